@@ -1,0 +1,150 @@
+"""The seam between agents and everything else: types, the Algorithm protocol, and THE timeline.
+
+step t          0      1      2      3          one environment, one episode of 4 observations
+obs             o0     o1     o2     o3
+is_first        1      0      0      0          carry and prev_action are zeroed before o_t is used
+is_last         0      0      0      1          the episode ended here, for whatever reason
+is_terminal     0      0      0      0/1        1 only if `terminated`, never for a time limit
+reward          0      r1     r2     r3         received on arriving at o_t, summed over repeats
+action          a0     a1     a2     (unused)   chosen after seeing o_t      - what replay stores
+prev_action     0      a0     a1     a2         led to o_t                   - what models consume
+
+imagination: states[:, t] --actions[:, t]--> states[:, t+1];  states (N, H+1), actions (N, H)
+lambda_return(reward, discount, next_value, lam) -> (N, H): every input describes the move t -> t+1
+
+Shape letters, here and in every docstring: `B` batch, `T` sequence, `N = B*T` imagination starts,
+`H` horizon, `D` deter, `S` stoch groups, `K` classes, `E` embed, `F = D + S*K` feat, `A` action in
+model units, `G` blocks, `J` planner candidates, `h w c` image (lower case: `H` is the horizon).
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from runtime.spec import ColumnSpec, NoiseSpec, PlanSpec, TensorSpec
+
+if TYPE_CHECKING:
+    from .blocks.replay import Windows
+
+Carry = dict[str, Tensor]  # always holds "prev_action" (B, A) in model units
+Obs = dict[str, Tensor]  # raw observations (B, ...) and "is_first" (B,) bool
+Noise = Mapping[str, Tensor]  # name -> (B, *shape)
+Batch = dict[str, Tensor]  # replay columns (B, T, ...), with "prev_action" shifted in
+Metrics = dict[str, Tensor]  # scalars, left on the device
+WriteBack = dict[str, Tensor]  # mutable replay columns (B, T, ...) of the batch's rows; often empty
+Rows = dict[str, np.ndarray]  # replay columns (B, ...) of one decision of B environments
+
+
+class Late(NamedTuple):
+    """A value that arrives after its row was stored: `back` rows before the newest one of `env`."""
+
+    env: int  # the environment's index
+    back: int  # 0 is the row being stored now
+    values: Mapping[str, np.ndarray | float | int | bool]
+
+
+class NoiseSource:
+    """Random tensors for one update, on one device, from one seeded generator.
+
+    Update k of a run draws from a generator seeded by (run seed, k), so a resumed run needs no
+    saved generator state.
+    """
+
+    def __init__(self, seed: int, device: torch.device | str = "cpu") -> None:
+        """Start the stream of `seed` on `device`."""
+        self.device = torch.device(device)
+        self.generator = torch.Generator(self.device)
+        self.generator.manual_seed(seed)
+
+    def normal(self, *shape: int) -> Tensor:
+        """Standard normal float32 of `shape`."""
+        return torch.randn(shape, generator=self.generator, device=self.device)
+
+    def uniform(self, *shape: int) -> Tensor:
+        """Uniform float32 in [0, 1) of `shape`."""
+        return torch.rand(shape, generator=self.generator, device=self.device)
+
+
+@runtime_checkable
+class Algorithm(Protocol):
+    """One agent's networks, acting step and gradient step; an nn.Module.
+
+    Built as `Algorithm(obs: Mapping[str, ObsSpec], action: ActionSpec, config)`. Holds no
+    environment, replay, counters or files. Optimiser state is kept in registered buffers or in
+    `optimizers()` so that a checkpoint finds it.
+    """
+
+    noise_spec: Mapping[str, NoiseSpec]  # what step and explore draw, by name
+    carry_spec: Mapping[str, TensorSpec]
+    columns: Mapping[str, ColumnSpec]  # replay columns beyond the standard ones; often empty
+    windows: "Windows"  # which windows of replay a batch is made of
+
+    def initial(self, batch: int) -> Carry:
+        """The carry before the first observation; zeros or learned."""
+        ...
+
+    def step(
+        self, carry: Carry, obs: Obs, noise: Noise, deterministic: Tensor
+    ) -> tuple[Carry, Tensor]:
+        """Observe and act: pure, resets where is_first, gives the environment's own action.
+
+        `deterministic` is (B,) bool and concerns the action only. The new carry's `prev_action` is
+        the action in model units.
+        """
+        ...
+
+    def explore(self, carry: Carry, noise: Noise, env_step: int) -> tuple[Carry, Tensor]:
+        """Training only: perturb the action in the carry; the new carry and the env's action."""
+        ...
+
+    def update(self, batch: Batch, noise: NoiseSource) -> tuple[Metrics, WriteBack]:
+        """One gradient step of everything that learns."""
+        ...
+
+    def optimizers(self) -> "Mapping[str, Stateful]":
+        """What holds optimiser state, by name, for checkpoints."""
+        ...
+
+
+class Annotating(Protocol):
+    """Algorithms that add columns to the rows they collect (latents, late rewards)."""
+
+    def annotate(
+        self, rows: Rows, envs: Sequence[int], carry: Carry, state: object
+    ) -> tuple[Rows, Sequence[Late], object]:
+        """Derived columns for the rows of this decision, values for earlier rows, own state.
+
+        Row i belongs to environment `envs[i]`; `carry` is what the step left for the rows, latents
+        included. `state` is None at the start of a run and after a checkpoint, where every
+        environment starts an episode; rows carry `is_first`, to reset per-episode state from.
+        """
+        ...
+
+
+class PlanningAlgorithm(Algorithm, Protocol):
+    """Acts by planning: `step` is `observe`, then the cross-entropy planner over `score`."""
+
+    plan_spec: PlanSpec
+
+    def observe(self, carry: Carry, obs: Obs, noise: Noise) -> Carry:
+        """The filtering half of a step, exported as observe.onnx."""
+        ...
+
+    def score(self, carry: Carry, actions: Tensor, noise: Noise) -> Tensor:
+        """Returns (B, J) of action sequences (B, J, H, A), exported as score.onnx."""
+        ...
+
+
+class Stateful(Protocol):
+    """Whatever saves itself as flat tensors by name and reads them back strictly."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Tensors by name."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Read tensors back, exactly the same names and shapes."""
+        ...

@@ -1,0 +1,169 @@
+"""Frozen dataclass configurations, presets, and overrides that say what was meant."""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from runtime.errors import ConfigError, nearest
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgentConfig:
+    """What every agent's configuration has: the world's defaults, the schedule, the batch.
+
+    Subclasses add their own fields; a trailing comment gives unit and source.
+    """
+
+    total_steps: int = 5_000_000  # environment steps including repeat; learn()'s default budget
+    repeat: int = 2  # action repeat, where the environment string leaves it open
+    render: str = "default"  # default|fast, where the environment string leaves it open
+    envs: int = 1  # environments collected from at a time
+    prefill: int = 5_000  # environment steps of uniformly random actions before learning
+    pretrain: int = 100  # updates at the first opportunity
+    update_every: int = (
+        1_000  # environment steps between bursts of updates; 0 is each episode's end
+    )
+    updates: int = 100  # updates in a burst
+    batch_size: int = 50  # B, windows in a batch
+    batch_length: int = 50  # T, rows in a window
+    replay_rows: int = 5_000_000  # capacity of the replay buffer in rows
+    log_every: int = 1_000  # environment steps between lines of metrics
+    eval_every: int = 10_000  # environment steps between evaluations; 0 is never
+    eval_episodes: int = 1  # episodes in each
+    checkpoint_every: int = 10_000  # environment steps between checkpoints; 0 is only the last
+    checkpoint_grace: int = 10_000  # environment steps before an unfinished episode is cut for one
+    precision: str = "fp32"  # fp32|tf32|bf16
+
+    def __post_init__(self) -> None:
+        """Check what no type says.
+
+        Raises:
+            ConfigError: naming the field, its value and what it has to be.
+        """
+        positive = (
+            "repeat",
+            "envs",
+            "batch_size",
+            "batch_length",
+            "updates",
+            "replay_rows",
+            "log_every",
+        )
+        for name in positive:
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name}={getattr(self, name)!r} has to be at least 1")
+        for name in ("total_steps", "prefill", "pretrain", "update_every", "eval_every",
+                     "eval_episodes", "checkpoint_every", "checkpoint_grace"):  # fmt: skip
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name}={getattr(self, name)!r} has to be 0 or more")
+        one_of("render", self.render, ("default", "fast"))
+        one_of("precision", self.precision, ("fp32", "tf32", "bf16"))
+
+
+Config = TypeVar("Config", bound=AgentConfig)
+
+
+def one_of(name: str, value: str, known: tuple[str, ...]) -> None:
+    """Refuse a value that is not among the known ones.
+
+    Raises:
+        ConfigError: with the nearest known value.
+    """
+    if value not in known:
+        raise ConfigError(f"{name}={value!r} is not known; {nearest(str(value), known)}")
+
+
+def configure(
+    config_class: type[Config], *layers: Mapping[str, object], name: str = "Agent"
+) -> Config:
+    """A configuration from layers of field values; later layers win.
+
+    Args:
+        config_class: the agent's configuration.
+        layers: a preset's fields, then the user's overrides.
+        name: the agent's name, for errors.
+
+    Raises:
+        ConfigError: for an unknown field (with the nearest names) or an ill-typed value.
+    """
+    hints = typing.get_type_hints(config_class)
+    values: dict[str, Any] = {}
+    for layer in layers:
+        for key, value in layer.items():
+            if key not in hints:
+                known = nearest(key, hints, "fields")
+                raise ConfigError(f"{name} has no configuration field {key!r}; {known}")
+            values[key] = typed(key, value, hints[key])
+    return config_class(**values)
+
+
+def typed(key: str, value: object, hint: object) -> object:
+    """The value as its field's type, where that loses nothing.
+
+    Raises:
+        ConfigError: saying what was given and expected.
+    """
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    for option in options:
+        found, converted = _match(value, option)
+        if found:
+            return converted
+    expected = " or ".join(_type_name(option) for option in options)
+    raise ConfigError(f"{key}={value!r} is a {type(value).__name__}, expected {expected}")
+
+
+def _type_name(option: object) -> str:
+    return "None" if option is type(None) else getattr(option, "__name__", str(option))
+
+
+def _match(value: object, option: object) -> tuple[bool, object]:
+    if typing.get_origin(option) is tuple:
+        (item, *_) = typing.get_args(option)
+        if not isinstance(value, list | tuple):
+            return False, value
+        matched = [_match(v, item) for v in value]
+        return all(ok for ok, _ in matched), tuple(v for _, v in matched)
+    if option is bool or isinstance(value, bool):
+        return option is bool and isinstance(value, bool), value
+    if option is int and isinstance(value, float) and value.is_integer():
+        return True, int(value)  # 5e6
+    if option is float and isinstance(value, int):
+        return True, float(value)
+    return isinstance(option, type) and isinstance(value, option), value
+
+
+def parse_setting(config_class: type[AgentConfig], setting: str) -> tuple[str, object]:
+    """A command line's `field=value` as a field and a typed value.
+
+    Raises:
+        ConfigError: if it has no `=`, names no field, or the value does not read as its type.
+    """
+    key, equals, text = setting.partition("=")
+    if not equals:
+        raise ConfigError(f"{setting!r} is not a setting; write field=value, such as deter=200")
+    hints = typing.get_type_hints(config_class)
+    if key not in hints:
+        raise ConfigError(f"no configuration field {key!r}; {nearest(key, hints, 'fields')}")
+    return key, typed(key, _literal(text), hints[key])
+
+
+def _literal(text: str) -> object:
+    words: dict[str, object] = {"true": True, "false": False, "none": None}
+    if text.lower() in words:
+        return words[text.lower()]
+    if "," in text:
+        return tuple(_literal(part) for part in text.split(",") if part)
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def to_json(config: AgentConfig) -> dict[str, object]:
+    """The configuration as a plain JSON object; `configure(cls, it)` reads it back."""
+    return dataclasses.asdict(config)
