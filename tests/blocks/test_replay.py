@@ -1,0 +1,196 @@
+"""Exact counts, contiguity, the action shift, joined short episodes, eviction, write-back, restore."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from agentzoo.blocks.replay import EpisodeWindows, ReplayBuffer, StreamWindows
+from runtime.errors import ReplayError, SpaceError
+from runtime.spec import ActionSpec, ColumnSpec, ObsSpec
+
+OBS = {"state": ObsSpec(kind="vector", shape=(2,), source=(2,))}
+ACTION = ActionSpec(kind="box", size=1, shape=(1,), dtype="float32", low=(-1.0,), high=(1.0,))
+LATENT = {"latent": ColumnSpec(shape=(3,), mutable=True)}
+
+
+def buffer(folder: Path, **options: object) -> ReplayBuffer:
+    return ReplayBuffer(
+        folder, OBS, ACTION, LATENT, **{"chunk_rows": 8, "capacity": 800, **options}
+    )
+
+
+def add_episode(replay: ReplayBuffer, rows: int, *, env: int = 0, closed: bool = True) -> None:
+    """Rows whose state is (absolute row number, row in its episode) and whose action is row + 0.5."""
+    for t in range(rows):
+        n = replay.streams[env].count
+        last = closed and t == rows - 1
+        replay.add(env, {
+            "state": np.array([n, t], np.float32),
+            "action": np.array([0.0 if last else n + 0.5], np.float32),
+            "reward": np.float32(n),
+            "is_first": t == 0,
+            "is_last": last,
+            "is_terminal": False,
+            "latent": np.full(3, n, np.float32),
+        })  # fmt: skip
+
+
+def draw(
+    replay: ReplayBuffer, length: int, windows=EpisodeWindows(), batch: int = 64, seed: int = 0
+):
+    batch, drawn = replay.sample(windows, batch, length, np.random.default_rng(seed))
+    return {name: column.numpy() for name, column in batch.items()}, drawn
+
+
+def test_windows_are_contiguous_and_the_last_row_is_sampled(tmp_path):
+    replay = buffer(tmp_path)
+    for rows in (20, 13, 30):
+        add_episode(replay, rows)
+    batch, _ = draw(replay, 10, batch=400)
+    n, t = batch["state"][..., 0], batch["state"][..., 1]
+    assert (np.diff(n, axis=1) == 1).all()
+    assert (np.diff(t, axis=1) == 1).all()
+    assert (batch["reward"] == n).all()
+    assert set(n[:, -1]) == {*range(9, 20), *range(29, 33), *range(42, 63)}
+    assert batch["is_last"][:, -1].any()
+
+
+def test_prev_action_is_the_one_that_led_there(tmp_path):
+    replay = buffer(tmp_path)
+    for rows in (20, 13):
+        add_episode(replay, rows)
+    batch, _ = draw(replay, 10, batch=200)
+    n = batch["state"][..., 0]
+    expected = np.where(batch["is_first"], 0.0, n - 0.5)
+    np.testing.assert_array_equal(batch["prev_action"][..., 0], expected)
+    assert (batch["prev_action"][:, 0] != 0).any(), "the row before a window is read"
+
+
+def test_episodes_are_uniform_whatever_their_length(tmp_path):
+    replay = buffer(tmp_path)
+    for rows in (10, 100):
+        add_episode(replay, rows)
+    batch, _ = draw(replay, 10, batch=4000)
+    share = (batch["state"][:, 0, 0] < 10).mean()
+    assert abs(share - 0.5) < 0.04
+
+
+def test_short_episodes_are_joined_at_a_first_row(tmp_path):
+    replay = buffer(tmp_path)
+    for rows in (4, 5, 1):
+        add_episode(replay, rows)
+    batch, drawn = draw(replay, 12)
+    n, first = batch["state"][..., 0], batch["is_first"]
+    assert all(sum(s.length for s in window) == 12 for window in drawn)
+    assert ((np.diff(n, axis=1) == 1) | first[:, 1:]).all()
+    assert (first.sum(1) >= 3).all()
+    assert (batch["prev_action"][first] == 0).all()
+
+
+def test_unfinished_episodes_are_left_to_the_stream_rule(tmp_path):
+    replay = buffer(tmp_path)
+    add_episode(replay, 6)
+    add_episode(replay, 20, closed=False)
+    by_episode, _ = draw(replay, 6)
+    assert (by_episode["state"][..., 0] < 6).all()
+    by_stream, _ = draw(replay, 6, StreamWindows(), batch=400)
+    assert set(by_stream["state"][:, 0, 0]) == set(range(21))
+    assert (np.diff(by_stream["state"][..., 0], axis=1) == 1).all()
+
+
+def test_oldest_chunks_are_dropped_with_the_episodes_that_began_in_them(tmp_path):
+    replay = buffer(tmp_path, capacity=16)
+    for _ in range(4):
+        add_episode(replay, 10)
+    stream = replay.streams[0]
+    assert (stream.first, stream.count) == (24, 40)
+    assert list(stream.finished) == [(30, 10)]
+    assert sorted(p.name for p in tmp_path.rglob("*.rows")) == ["00000003.rows", "00000004.rows"]
+    batch, _ = draw(replay, 5)
+    assert batch["state"][..., 0].min() >= 30
+
+
+def test_latents_are_written_back_to_their_own_rows(tmp_path):
+    replay = buffer(tmp_path)
+    add_episode(replay, 30)
+    _, drawn = draw(replay, 5, batch=3)
+    new = np.arange(3 * 5 * 3, dtype=np.float32).reshape(3, 5, 3) + 1000
+    replay.write_back(drawn, {"latent": new})
+    written = {s.start + t: new[b, t] for b, (s,) in enumerate(drawn) for t in range(5)}
+    every, _ = draw(replay, 30, batch=1)
+    for n in range(30):
+        np.testing.assert_array_equal(every["latent"][0, n], written.get(n, np.full(3, n)))
+
+
+def test_late_values_reach_the_row_they_are_for(tmp_path):
+    replay = buffer(tmp_path)
+    add_episode(replay, 10)
+    replay.amend(0, 2, {"latent": np.array([7, 8, 9], np.float32)})
+    every, _ = draw(replay, 10, batch=1)
+    assert every["latent"][0, 7].tolist() == [7, 8, 9]
+    assert every["latent"][0, 8].tolist() == [8, 8, 8]
+
+
+def test_streams_of_several_environments_are_apart(tmp_path):
+    replay = buffer(tmp_path, envs=2)
+    add_episode(replay, 10, env=0)
+    add_episode(replay, 12, env=1)
+    assert (len(replay), replay.episodes) == (22, 2)
+    _, drawn = draw(replay, 10, batch=50)
+    assert {segment.env for (segment,) in drawn} == {0, 1}
+
+
+def test_saved_and_restored_gives_the_same_batches(tmp_path):
+    replay = buffer(tmp_path / "a", capacity=16, envs=1)
+    for rows in (10, 10, 3, 9):
+        add_episode(replay, rows)
+    add_episode(replay, 4, closed=False)
+    replay.amend(0, 1, {"latent": np.full(3, -1, np.float32)})
+    replay.save(tmp_path / "saved")
+    other = buffer(tmp_path / "b", capacity=16)
+    other.restore(tmp_path / "saved")
+    for windows in (EpisodeWindows(), StreamWindows()):
+        ours, theirs = draw(replay, 7, windows)[0], draw(other, 7, windows)[0]
+        for name in ours:
+            np.testing.assert_array_equal(ours[name], theirs[name])
+    for copy in (replay, other):
+        add_episode(copy, 9)
+    np.testing.assert_array_equal(draw(replay, 9)[0]["state"], draw(other, 9)[0]["state"])
+
+
+def test_a_saved_copy_keeps_rows_that_the_run_dropped_later(tmp_path):
+    replay = buffer(tmp_path / "a", capacity=16)
+    add_episode(replay, 16)
+    replay.save(tmp_path / "saved")
+    for _ in range(4):
+        add_episode(replay, 16)
+    other = buffer(tmp_path / "b", capacity=16)
+    other.restore(tmp_path / "saved")
+    assert draw(other, 16, batch=1)[0]["state"][0, :, 0].tolist() == list(range(16))
+
+
+def test_empty_replay_says_so(tmp_path):
+    with pytest.raises(ReplayError, match="0 rows in 0 finished episodes; collect more"):
+        draw(buffer(tmp_path), 5)
+
+
+def test_capacity_below_a_chunk_is_refused(tmp_path):
+    with pytest.raises(ReplayError, match=r"replay_rows=10 for 2 environment\(s\) is below"):
+        buffer(tmp_path, capacity=10, envs=2)
+
+
+def test_more_rows_than_the_disk_holds_is_refused(tmp_path):
+    with pytest.raises(ReplayError, match=r"GB are free; set replay_rows lower"):
+        buffer(tmp_path, capacity=10**15).require_space(10**15)
+
+
+def test_other_settings_are_refused_at_restore(tmp_path):
+    buffer(tmp_path / "a").save(tmp_path / "saved")
+    with pytest.raises(ReplayError, match=r"holds 1 stream\(s\).*this run has 2"):
+        buffer(tmp_path / "b", envs=2).restore(tmp_path / "saved")
+
+
+def test_an_observation_with_a_column_of_replays_own_is_refused(tmp_path):
+    with pytest.raises(SpaceError, match="'reward', which replay uses for itself"):
+        ReplayBuffer(tmp_path, {"reward": OBS["state"]}, ACTION)
