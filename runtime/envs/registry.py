@@ -1,0 +1,295 @@
+"""`suite:task?key=value&...`: reading environment strings, filling them in, comparing them.
+
+A suite declares its typed keys and makes environments; others add theirs by the entry point group
+"agentzoo.envs", whose entries name a `Suite`.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Protocol
+
+import gymnasium as gym
+
+from ..errors import EnvironmentStringError, nearest
+
+GROUP = "agentzoo.envs"
+BUILT_IN = {"dmc": ".dmc", "gym": ".gym"}  # imported when first named; these names cannot be taken
+SAFE_TASK = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")  # "walker-walk", "ALE/Pong-v5"; no ":", no path
+
+Env = gym.Env[Any, Any]  # Gymnasium's type parameters are invariant, and ours to take are all
+Value = int | float | str
+Settings = Mapping[str, Value]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Key:
+    """One setting of a suite.
+
+    Attributes:
+        name: as it stands in the string.
+        default: its value when nobody says one, perhaps by task; None leaves the key out.
+        kind: int, float or str.
+        allowed: the only values, if not empty.
+        least: the smallest number.
+        applies: whether the key means anything beside the other settings; left out where not.
+    """
+
+    name: str
+    default: Value | Callable[[str], Value] | None
+    kind: type[int] | type[float] | type[str] = str
+    allowed: tuple[Value, ...] = ()
+    least: float | None = None
+    applies: Callable[[Settings], bool] = lambda settings: True
+
+    def default_for(self, task: str) -> Value | None:
+        """The default, for a task in its canonical spelling."""
+        return self.default(task) if callable(self.default) else self.default
+
+    def read(self, given: object, where: str) -> Value:
+        """A value of this key's type, from text or from a Python value.
+
+        Raises:
+            EnvironmentStringError: if it is of another type, not allowed, or too small.
+        """
+        try:
+            value = self.kind(str(given))
+        except ValueError as error:
+            raise self._refusal(given, where) from error
+        if (self.allowed and value not in self.allowed) or self._too_small(value):
+            raise self._refusal(given, where)
+        return value
+
+    def _too_small(self, value: Value) -> bool:
+        # written so that NaN is too small
+        return self.least is not None and not isinstance(value, str) and not value >= self.least
+
+    def _refusal(self, given: object, where: str) -> EnvironmentStringError:
+        expected = {int: "a whole number", float: "a number", str: "a text"}[self.kind]
+        if self.least is not None:
+            expected += f" of at least {self.least:g}"
+        if self.allowed:
+            expected = "one of " + ", ".join(map(str, self.allowed))
+        return EnvironmentStringError(
+            f'"{where}" sets {self.name}={given}, expected {expected}; '
+            f"{nearest(str(given), map(str, self.allowed)) if self.allowed else 'change the value'}"
+        )
+
+
+class Make(Protocol):
+    """How a suite makes an environment from a canonical task and its complete settings."""
+
+    def __call__(self, task: str, settings: Settings, render_mode: str | None) -> Env:
+        """Make it; every key of the suite that applies is in `settings`."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suite:
+    """A family of environments.
+
+    Attributes:
+        name: before the colon.
+        keys: what may stand behind the question mark.
+        canonical: a task in its one spelling; raises EnvironmentStringError if it is unknown.
+        make: makes an environment.
+    """
+
+    name: str
+    keys: tuple[Key, ...]
+    canonical: Callable[[str], str]
+    make: Make
+
+
+@dataclass(frozen=True)
+class _Parsed:
+    suite: Suite
+    task: str
+    settings: dict[str, Value]  # those that the string says
+
+    def complete(self, defaults: Mapping[str, object], where: str) -> dict[str, Value]:
+        """Every key that applies, sorted: the string's, else `defaults`', else the suite's."""
+        values: dict[str, Value] = {}
+        for key in self.suite.keys:
+            value = self.settings.get(key.name)
+            if value is None and defaults.get(key.name) is not None:
+                value = key.read(defaults[key.name], where)
+            if value is None:
+                value = key.default_for(self.task)
+            if value is not None:
+                values[key.name] = value
+        applies = {key.name: key.applies(values) for key in self.suite.keys}
+        return {name: values[name] for name in sorted(values) if applies[name]}
+
+    def written(self, settings: Settings) -> str:
+        query = "&".join(f"{name}={value}" for name, value in settings.items())
+        return f"{self.suite.name}:{self.task}" + (f"?{query}" if query else "")
+
+
+def suites() -> tuple[str, ...]:
+    """The names of all suites, our own and those of installed packages."""
+    return tuple(sorted({*BUILT_IN, *(entry.name for entry in entry_points(group=GROUP))}))
+
+
+def suite_of(name: str) -> Suite:
+    """The suite of an environment string or of a suite's bare name.
+
+    Raises:
+        EnvironmentStringError: if no such suite is registered, or a package registered nonsense.
+    """
+    suite = name.split(":", 1)[0]
+    if suite in BUILT_IN:
+        return import_module(BUILT_IN[suite], __package__).SUITE
+    for entry in entry_points(group=GROUP):
+        if entry.name == suite:
+            return _plugin(entry)
+    raise EnvironmentStringError(
+        f'"{name}" names the suite "{suite}", which is not registered; '
+        f"{nearest(suite, suites(), 'suites')}"
+    )
+
+
+def _plugin(entry: EntryPoint) -> Suite:
+    suite = entry.load()
+    if isinstance(suite, Suite):
+        return suite
+    raise EnvironmentStringError(
+        f'the suite "{entry.name}" is registered as {entry.value}, which is a '
+        f"{type(suite).__name__}, expected a runtime.envs.Suite; mend or remove that package"
+    )
+
+
+def make_env(name: str, *, render_mode: str | None = None, **settings: Value) -> Env:
+    """Make the environment that a string names.
+
+    Args:
+        name: `suite:task?key=value&...`.
+        render_mode: "rgb_array" if `render()` will be called; suites that draw anyway ignore it.
+        settings: keys of the suite, the same as in the string.
+
+    Returns:
+        A Gymnasium environment; alone it does not repeat actions.
+
+    Raises:
+        EnvironmentStringError: if suite, task, key or value are unknown, or string and settings
+            contradict each other.
+        MissingExtraError: if the suite's package is not installed.
+
+    Example:
+        env = make_env("dmc:walker-walk?obs=state", repeat=2)
+    """
+    parsed = _parse(name)
+    for key, value in settings.items():
+        read = _key(parsed.suite, key, name).read(value, name)
+        if parsed.settings.setdefault(key, read) != read:
+            raise EnvironmentStringError(f'"{name}" was given {key}={value} as well; say it once')
+    return parsed.suite.make(parsed.task, parsed.complete({}, name), render_mode)
+
+
+def resolve(
+    name: str, defaults: Mapping[str, object] | None = None, *, trusted: bool = True
+) -> str:
+    """The string with every key written out, sorted; resolving it again changes nothing.
+
+    Args:
+        name: `suite:task?key=value&...`.
+        defaults: values for keys that the string leaves open, before the suite's own; keys that the
+            suite lacks are not looked at, so that one preset serves several suites.
+        trusted: False for a string that was downloaded: its task may be a plain name only, so that
+            nothing is imported or opened for it.
+
+    Returns:
+        For example `dmc:walker-walk?camera=0&obs=pixels&render=default&repeat=2&size=64`. Keys that
+        mean nothing beside the others (camera for obs=state) are left out.
+
+    Raises:
+        EnvironmentStringError: if suite, task, key or value are unknown or not to be trusted.
+    """
+    if not trusted:
+        _check_plain(name)
+    parsed = _parse(name)
+    return parsed.written(parsed.complete(defaults or {}, name))
+
+
+def settings_of(name: str) -> dict[str, Value]:
+    """The typed settings of a string, filled with the suite's defaults, sorted by key."""
+    return _parse(name).complete({}, name)
+
+
+def merge(policy_env: str, asked: str, override: bool = False) -> str:
+    """The environment to run a policy in: what was asked, filled up from what it was trained in.
+
+    Args:
+        policy_env: the policy's resolved string; "" if it was trained on the user's own object.
+        asked: the string to run in; keys it leaves open are taken from `policy_env`.
+        override: let `asked` win where the two contradict each other.
+
+    Returns:
+        A resolved string.
+
+    Raises:
+        EnvironmentStringError: if the two contradict each other without `override`.
+    """
+    if not policy_env:
+        return resolve(asked)
+    policy, wanted = _parse(policy_env), _parse(asked)
+    differing = _contradictions(policy, wanted)
+    if differing and not override:
+        raise EnvironmentStringError(
+            f'"{asked}" contradicts "{policy_env}", which the policy was trained in: '
+            f"{'; '.join(differing)}; leave these out, or pass override=True"
+        )
+    same_suite = policy.suite.name == wanted.suite.name
+    return resolve(asked, policy.settings if same_suite else {})
+
+
+def _contradictions(policy: _Parsed, wanted: _Parsed) -> list[str]:
+    if (policy.suite.name, policy.task) != (wanted.suite.name, wanted.task):
+        return [f"{policy.written({})} and {wanted.written({})}"]
+    return [
+        f"{name}={policy.settings[name]} and {name}={value}"
+        for name, value in wanted.settings.items()
+        if policy.settings.get(name, value) != value
+    ]
+
+
+def _check_plain(name: str) -> None:
+    task = name.split("?", 1)[0].partition(":")[2]
+    if not SAFE_TASK.fullmatch(task):
+        raise EnvironmentStringError(
+            f'"{name}" comes from a download and names the task "{task}", expected the plain name '
+            "of a registered one (no module prefix, no path); if you trust it, pass it yourself"
+        )
+
+
+def _parse(name: str) -> _Parsed:
+    head, mark, query = name.partition("?")
+    if not re.fullmatch(r"[^:]+:.+", head) or (mark and not query):
+        raise EnvironmentStringError(
+            f'"{name}" is not an environment string, expected suite:task?key=value&key=value, such '
+            f"as dmc:walker-walk?obs=state; suites: {', '.join(suites())}"
+        )
+    suite = suite_of(name)
+    parsed = _Parsed(suite, suite.canonical(head.partition(":")[2]), {})
+    for pair in query.split("&") if query else ():
+        key, equals, value = pair.partition("=")
+        if not equals or not value or key in parsed.settings:
+            raise EnvironmentStringError(
+                f'"{name}" holds "{pair}", expected each key once as key=value; '
+                f"keys: {', '.join(each.name for each in suite.keys)}"
+            )
+        parsed.settings[key] = _key(suite, key, name).read(value, name)
+    return parsed
+
+
+def _key(suite: Suite, name: str, where: str) -> Key:
+    for key in suite.keys:
+        if key.name == name:
+            return key
+    known = [key.name for key in suite.keys]
+    raise EnvironmentStringError(
+        f'"{where}" sets "{name}", which the suite {suite.name} does not know; '
+        f"{nearest(name, known, 'keys')}"
+    )

@@ -1,0 +1,283 @@
+"""The DeepMind Control Suite behind Gymnasium's interface."""
+
+import os
+import subprocess
+import sys
+import warnings
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env
+
+from runtime.envs import Adapter, make_env
+from runtime.envs.dmc import TASKS
+from runtime.envs.opengl import headless_backend
+from runtime.errors import EnvironmentStringError, EpisodeError
+
+pytest.importorskip("dm_control")
+ALL = [f"{domain}-{task}" for domain in TASKS for task in TASKS[domain]]
+draws = pytest.mark.skipif(
+    "MUJOCO_GL" not in os.environ and headless_backend() == "disabled",
+    reason="no OpenGL library here",
+)
+
+
+def rollout(env: gym.Env, seed: int, steps: int = 3) -> list:
+    """Observations and rewards under fixed actions."""
+    rng = np.random.default_rng(0)
+    observation, _ = env.reset(seed=seed)
+    seen = [observation["state"], 0.0]
+    low, high = np.clip([env.action_space.low, env.action_space.high], -1, 1)
+    for _ in range(steps):
+        observation, reward, *_ = env.step(rng.uniform(low, high).astype(np.float32))
+        seen += [observation["state"], reward]
+    return seen
+
+
+def test_the_task_list_is_the_suites() -> None:
+    from dm_control import suite
+
+    assert sorted(ALL) == sorted(f"{domain}-{task}" for domain, task in suite.ALL_TASKS)
+    assert len(ALL) == 51
+
+
+@pytest.mark.parametrize("task", ALL)
+def test_every_task_loads_steps_and_reseeds(task: str) -> None:
+    one = make_env(f"dmc:{task}?obs=state")
+    first = rollout(one, 1)
+    assert one.observation_space.contains({"state": first[0]})
+    assert first[0].ndim == 1
+    assert isinstance(first[1], float)
+    rollout(one, 2)  # what came before must not matter
+    np.testing.assert_equal(rollout(one, 1), first)
+    one.close()
+
+
+@pytest.mark.parametrize("task", ["lqr-lqr_6_2", "stacker-stack_2", "quadruped-escape"])
+def test_two_objects_give_the_same_episode(task: str) -> None:
+    one, other = make_env(f"dmc:{task}?obs=state"), make_env(f"dmc:{task}?obs=state")
+    np.testing.assert_equal(rollout(one, 1), rollout(other, 1))
+
+
+def test_other_seeds_and_no_seed_give_other_episodes() -> None:
+    env = make_env("dmc:walker-walk?obs=state")
+    states = [env.reset(seed=seed)[0]["state"] for seed in (1, 2, None, None)]
+    assert len({state.tobytes() for state in states}) == 4
+    fresh = [make_env("dmc:walker-walk?obs=state").reset()[0]["state"] for _ in range(2)]
+    assert not np.array_equal(*fresh)
+    env.reset(seed=1)
+    np.testing.assert_array_equal(env.reset(seed=1)[0]["state"], states[0])
+
+
+def test_state_is_the_suites_own_order_with_scalars() -> None:
+    env = make_env("dmc:walker-walk?obs=state")
+    observation, _ = env.reset(seed=0)
+    raw = env.unwrapped._env.task.get_observation(env.unwrapped._env.physics)
+    assert list(raw) == ["orientations", "height", "velocity"]
+    assert np.shape(raw["height"]) == ()
+    expected = np.float32([*raw["orientations"], raw["height"], *raw["velocity"]])
+    np.testing.assert_array_equal(observation["state"], expected)
+
+
+def test_repeat_sums_rewards_and_ends_on_time() -> None:
+    single = make_env("dmc:cartpole-balance?obs=state")
+    triple = make_env("dmc:cartpole-balance?obs=state", repeat=3)
+    single.reset(seed=5)
+    triple.reset(seed=5)
+    action = np.float32([0.3])
+    for _ in range(4):
+        rewards = [single.step(action)[1] for _ in range(3)]
+        reward = triple.step(action)[1]
+        assert reward == pytest.approx(sum(rewards), abs=1e-12)
+    same = single.unwrapped._env.physics.get_state()
+    np.testing.assert_array_equal(triple.unwrapped._env.physics.get_state(), same)
+
+
+def test_a_time_limit_truncates() -> None:
+    adapter = Adapter.open("dmc:cartpole-balance?obs=state&repeat=300")
+    assert adapter.repeat == 300
+    rows = [adapter.reset([0], [0])] + [adapter.step([0], [[0.0]]) for _ in range(4)]
+    assert [row["is_last"][0] for row in rows] == [False, False, False, False, True]
+    assert [row["is_terminal"][0] for row in rows] == [False] * 5
+    # 1000 steps: the last decision holds 100 of them
+    assert 0 < rows[4]["reward"][0] <= 100 < rows[1]["reward"][0] <= 300
+    adapter.close()
+
+
+def test_discount_zero_terminates() -> None:
+    env = make_env("dmc:lqr-lqr_2_1?obs=state")
+    env.reset(seed=0)
+    env.unwrapped._env.task.get_termination = lambda physics: 0.0
+    assert env.step(np.zeros(1, np.float32))[2:4] == (True, False)
+    with pytest.raises(EpisodeError, match="outside an episode; call reset"):
+        env.step(np.zeros(1, np.float32))
+
+
+def test_a_step_before_reset_is_refused() -> None:
+    with pytest.raises(EpisodeError, match="call reset first"):
+        make_env("dmc:walker-walk?obs=state").step(np.zeros(6, np.float32))
+
+
+def test_state_only_never_makes_a_drawing_context() -> None:
+    env = make_env("dmc:quadruped-escape?obs=state")
+    env.reset(seed=0)
+    assert env.unwrapped._env.physics._contexts is None
+
+
+@draws
+@pytest.mark.parametrize(
+    ("name", "keys"),
+    [
+        ("dmc:walker-walk?obs=state", ["state"]),
+        ("dmc:walker-walk?render=fast", ["image"]),
+        ("dmc:cartpole-swingup?obs=both&render=fast&repeat=2", ["image", "state"]),
+    ],
+)
+def test_gymnasium_approves(name: str, keys: list[str]) -> None:
+    env = make_env(name)
+    assert list(env.observation_space.keys()) == keys
+    with warnings.catch_warnings():
+        # advice, not faults: unbounded observations, no spec to make the environment again
+        warnings.filterwarnings("ignore", message=".*(infinity|having a spec).*")
+        check_env(env)
+    env.close()
+
+
+@draws
+@pytest.mark.parametrize("render", ["default", "fast"])
+def test_pixels(render: str) -> None:
+    env = make_env("dmc:walker-walk", render=render, size=32, repeat=2)
+    image = env.reset(seed=0)[0]["image"]
+    kept = image.copy()
+    assert image.shape == (32, 32, 3)
+    assert image.dtype == np.uint8
+    assert image.std() > 10  # there is something to see
+    moved = env.step(np.ones(6, np.float32))[0]["image"]
+    assert (moved != image).any()
+    np.testing.assert_array_equal(image, kept)
+    np.testing.assert_array_equal(env.reset(seed=0)[0]["image"], kept)
+    env.close()
+
+
+@draws
+def test_default_pixels_are_dm_controls_own() -> None:
+    env = make_env("dmc:cheetah-run")
+    image = env.reset(seed=0)[0]["image"]
+    own = env.unwrapped._env.physics.render(64, 64, camera_id=0)
+    np.testing.assert_array_equal(image, own)
+    env.close()
+
+
+@draws
+def test_fast_pixels_lose_the_shadow_only() -> None:
+    def picture(render: str) -> np.ndarray:
+        env = make_env("dmc:walker-walk", render=render)
+        image = env.reset(seed=0)[0]["image"].astype(float)
+        env.close()
+        return image
+
+    default, fast = picture("default"), picture("fast")
+    changed = (np.abs(default - fast).max(-1) > 60).mean()
+    assert 0 < changed < 0.15
+
+
+@draws
+def test_the_quadruped_is_seen_by_camera_2() -> None:
+    env = make_env("dmc:quadruped-walk")
+    image = env.reset(seed=0)[0]["image"]
+    physics = env.unwrapped._env.physics
+    np.testing.assert_array_equal(image, physics.render(64, 64, camera_id=2))
+    assert (image != physics.render(64, 64, camera_id=0)).any()
+    env.close()
+
+
+@draws
+def test_one_picture_per_decision(monkeypatch: pytest.MonkeyPatch) -> None:
+    env = make_env("dmc:walker-walk?render=fast", repeat=4)
+    painter = env.unwrapped._painter
+    paint, sizes = painter.paint, []
+    monkeypatch.setattr(painter, "paint", lambda size: sizes.append(size) or paint(size))
+    env.reset(seed=0)
+    env.step(np.zeros(6, np.float32))
+    assert sizes == [64, 64]
+    env.close()
+
+
+@draws
+@pytest.mark.parametrize("obs", ["state", "pixels"])
+def test_render_draws_a_large_frame_whatever_is_observed(obs: str) -> None:
+    env = make_env("dmc:walker-walk", obs=obs, render="fast")
+    before = env.reset(seed=0)[0]
+    assert env.render().shape == (256, 256, 3)
+    env.unwrapped.render_size = 720  # larger than the model's own buffer
+    frame = env.render()
+    assert frame.shape == (720, 720, 3)
+    assert frame.std() > 10
+    again = env.reset(seed=0)[0]
+    np.testing.assert_array_equal(again[next(iter(again))], before[next(iter(before))])
+    env.close()
+    env.close()
+
+
+@draws
+def test_an_unknown_camera_is_refused() -> None:
+    with pytest.raises(EnvironmentStringError, match="has no camera 7, expected 0 to 1"):
+        make_env("dmc:walker-walk", camera=7)
+
+
+def fresh_process(code: str, **environ: str) -> str:
+    """What `code` prints in a process without a screen that chooses its own OpenGL."""
+    hidden = ("MUJOCO_GL", "PYOPENGL_PLATFORM", "DISPLAY", "WAYLAND_DISPLAY")
+    clean = {key: value for key, value in os.environ.items() if key not in hidden}
+    command = [sys.executable, "-W", "error", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, env=clean | environ)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_state_works_in_a_process_that_set_nothing() -> None:
+    code = (
+        "from runtime.envs import make_env\n"
+        "print(make_env('dmc:cartpole-balance?obs=state').reset(seed=0)[0]['state'].shape)"
+    )
+    assert fresh_process(code) == "(5,)"
+
+
+def test_without_opengl_states_work_and_pictures_say_what_to_install() -> None:
+    code = (
+        "from runtime.envs import make_env, opengl\n"
+        "opengl.headless_backend = lambda: 'disabled'\n"
+        "from runtime.envs import dmc; dmc.choose_backend = opengl.choose_backend\n"
+        "from runtime.errors import ProviderError\n"
+        "env = make_env('dmc:quadruped-escape?obs=state')\n"
+        "print(env.reset(seed=0)[0]['state'].shape)\n"
+        "for draw in (env.render, lambda: make_env('dmc:walker-walk')):\n"
+        "    try:\n"
+        "        draw()\n"
+        "    except ProviderError as error:\n"
+        "        print(error)"
+    )
+    shape, *sentences = fresh_process(code).splitlines()
+    assert shape == "(101,)"
+    assert len(sentences) == 2
+    assert all("apt-get install libegl1" in each and "libosmesa6" in each for each in sentences)
+
+
+def test_a_backend_the_user_chose_but_lacks_is_named() -> None:
+    code = (
+        "from runtime.envs import make_env\n"
+        "from runtime.errors import ProviderError\n"
+        "try:\n"
+        "    make_env('dmc:walker-walk')\n"
+        "except ProviderError as error:\n"
+        "    print(error)"
+    )
+    said = fresh_process(code, MUJOCO_GL="egl", __EGL_VENDOR_LIBRARY_FILENAMES="/nonexistent")
+    assert "unset MUJOCO_GL" in said
+    assert "libegl1" in said
+
+
+def test_a_driverless_egl_is_not_chosen() -> None:
+    code = "from runtime.envs.opengl import headless_backend; print(headless_backend())"
+    assert fresh_process(code, __EGL_VENDOR_LIBRARY_FILENAMES="/nonexistent") != "egl"
