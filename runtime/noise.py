@@ -8,6 +8,7 @@ whoever else draws, in whatever order, changes nothing.
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import cast
 
 import numpy as np
 
@@ -57,11 +58,12 @@ def draw(specs: Mapping[str, NoiseSpec], address: Array | Sequence[Sequence[int]
     Returns:
         name -> (B, *shape) float32.
     """
-    rows = [(int(s), int(r), int(t)) for s, r, t in address]
-    return {
-        name: np.stack([fill(_scratch.at(*row, tensor), spec) for row in rows])
-        for tensor, (name, spec) in enumerate(specs.items())
-    }
+    rows = cast("list[tuple[int, int, int]]", np.asarray(address).tolist())
+    noise: Arrays = {}
+    for tensor, (name, spec) in enumerate(specs.items()):
+        tensors = [fill(_scratch.at(*row, tensor), spec) for row in rows]
+        noise[name] = tensors[0][None] if len(tensors) == 1 else np.stack(tensors)
+    return noise
 
 
 class _Scratch(threading.local):
@@ -70,24 +72,24 @@ class _Scratch(threading.local):
     def __init__(self) -> None:
         self.bits = np.random.Philox(key=0)
         self.rng = np.random.Generator(self.bits)
+        self.key, self.counter = np.zeros(2, np.uint64), np.zeros(4, np.uint64)
+        self.buffer = np.zeros(4, np.uint64)
 
     def at(self, seed: int, row: int, step: int, tensor: int) -> np.random.Generator:
         """The same numbers as `generator` at that address."""
-        self.bits.state = {
+        self.key[0], self.key[1] = seed & MASK, row & MASK
+        self.counter[1], self.counter[2] = step & MASK, tensor
+        self.bits.state = {  # copied, so that our counter stays where it was put
             "bit_generator": "Philox",
-            "state": {
-                "counter": np.array([0, step & MASK, tensor, 0], np.uint64),
-                "key": np.array([seed & MASK, row & MASK], np.uint64),
-            },
-            "buffer": _EMPTY,
-            "buffer_pos": 4,  # used up, so that the next number opens a fresh block
+            "state": {"counter": self.counter, "key": self.key},
+            "buffer": self.buffer,
+            "buffer_pos": 4,  # used up: the next number opens a fresh block
             "has_uint32": 0,
             "uinteger": 0,
         }
         return self.rng
 
 
-_EMPTY = np.zeros(4, np.uint64)
 _scratch = _Scratch()
 
 

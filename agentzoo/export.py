@@ -1,0 +1,357 @@
+"""From an algorithm's torch step to a folder that runs without torch, checked against torch."""
+
+import copy
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from runtime.bundle import judge, open_graphs
+from runtime.errors import BundleError, ConfigError
+from runtime.golden import SCORED, by_role, scored_inputs
+from runtime.graphs import GraphSpec, Port, graph_specs
+from runtime.manifest import GOLDEN, MANIFEST, OPSET, write_manifest
+from runtime.noise import draw, drawn
+from runtime.planner import first_proposals
+from runtime.spec import Array, Arrays, ObsSpec, PolicySpec
+
+from .algorithm import Algorithm, PlanningAlgorithm
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
+EXAMPLE_BATCH = 3  # a batch of 1 is taken for a constant
+PARITY_BATCHES = (1, 7)
+RESET_EVERY = 17  # steps of the golden trace between resets
+PACKAGES = ("agentzoo", "torch", "onnx", "onnxscript", "onnxruntime", "numpy")  # the provenance
+
+
+class TorchStep:
+    """An algorithm's `step` in numpy, so that `runtime.policy.Policy` can wrap it.
+
+    Runs under no_grad and not inference_mode: what it gives may feed replay, and tensors made under
+    inference_mode raise in a later update.
+    """
+
+    def __init__(self, algorithm: Algorithm, device: torch.device | str = "cpu") -> None:
+        """Wrap `algorithm`, whose parameters are on `device`."""
+        self.algorithm = algorithm
+        self.device = torch.device(device)
+
+    def __call__(
+        self, carry: Arrays, obs: Arrays, noise: Arrays, deterministic: Array, /
+    ) -> tuple[Arrays, Array]:
+        """One acting step; see `runtime.policy.Step`."""
+        mode = tensor(deterministic, self.device)
+        with torch.no_grad():
+            carried, action = self.algorithm.step(
+                tensors(carry, self.device),
+                tensors(obs, self.device),
+                tensors(noise, self.device),
+                mode,
+            )
+        return arrays(carried), action.numpy(force=True)
+
+
+def tensor(array: Array, device: torch.device | str = "cpu") -> Tensor:
+    """An array as a tensor on the device; arrays that must not be written to are copied."""
+    array = np.ascontiguousarray(array)
+    return torch.from_numpy(array if array.flags.writeable else array.copy()).to(device)
+
+
+def tensors(values: Mapping[str, Array], device: torch.device | str = "cpu") -> dict[str, Tensor]:
+    """Arrays by name as tensors on the device."""
+    return {name: tensor(array, device) for name, array in values.items()}
+
+
+def arrays(values: Mapping[str, Tensor]) -> Arrays:
+    """Tensors by name as arrays."""
+    return {name: value.numpy(force=True) for name, value in values.items()}
+
+
+def export(
+    algorithm: Algorithm,
+    spec: PolicySpec,
+    folder: str | Path,
+    *,
+    golden_steps: int = 100,
+    observations: Mapping[str, Array] | None = None,
+) -> Path:
+    """Write what the runtime needs: the graphs, the golden trace, the manifest.
+
+    Nothing is written before ONNX Runtime agrees with torch to 1e-4 over the whole trace,
+    one row and seven rows at a time. Weights on a GPU are copied to the CPU first.
+
+    Args:
+        algorithm: an nn.Module that satisfies the Algorithm protocol. It may have a method
+            `margin(carry, obs, noise, deterministic) -> (B,)`: how far the closest discrete choice
+            of that step is from falling otherwise, inf where there is none.
+        spec: what the policy reads, keeps, draws and gives.
+        folder: the bundle's folder; made if it is not there.
+        golden_steps: steps in the trace.
+        observations: key -> (golden_steps, *shape) as the step takes them; None draws them at
+            random.
+
+    Returns:
+        The folder.
+
+    Raises:
+        BundleError: if the graph cannot be run, or its outputs differ from torch's.
+        ConfigError: if `golden_steps` is below 1 or the observations are not that many.
+        MissingExtraError: without onnxruntime.
+    """
+    folder = Path(folder)
+    obs = _observations(spec, golden_steps, observations)
+    with _resting(algorithm) as resting:
+        contents = {
+            name: _graph(_module(resting, spec, name), graph)
+            for name, graph in graph_specs(spec).items()
+        }
+        golden = _trace(resting, spec, obs)
+    _check_parity(contents, spec, golden)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / MANIFEST).unlink(missing_ok=True)  # until all files stand, the folder is no bundle
+    for name, content in contents.items():
+        (folder / name).write_bytes(content)
+    np.savez_compressed(folder / GOLDEN, allow_pickle=False, **golden)
+    write_manifest(folder, spec, _provenance())
+    return folder
+
+
+@contextmanager
+def _resting(algorithm: Algorithm) -> Iterator[Algorithm]:
+    """The algorithm on the CPU, in evaluation mode while it is looked at."""
+    module = cast("nn.Module", algorithm)
+    if any(one.device.type != "cpu" for one in module.parameters()):
+        module = copy.deepcopy(module).cpu()
+    training = module.training
+    module.eval()
+    try:
+        with torch.no_grad():
+            yield cast("Algorithm", module)
+    finally:
+        module.train(training)
+
+
+def _check_parity(contents: Mapping[str, bytes], spec: PolicySpec, golden: Arrays) -> None:
+    graphs = open_graphs(contents, spec, provider="cpu")
+    for batch in PARITY_BATCHES:
+        try:
+            judge(graphs, spec, golden, batch)
+        except BundleError as error:
+            raise BundleError(
+                f"the exported graph disagrees with torch, {batch} rows at a time: {error}"
+            ) from error
+
+
+def _provenance() -> dict[str, str]:
+    found = {"date": datetime.now(UTC).date().isoformat()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:  # a checkout that is not installed
+            continue
+    return found
+
+
+# -- graphs --------------------------------------------------------------------------------------
+
+
+class _Flat(nn.Module):
+    """A step whose inputs and outputs are lists in the graph's order.
+
+    The exporter names inputs by position and flattens a dict in the order it happens to have; a
+    list has one order only.
+    """
+
+    def __init__(self, algorithm: Algorithm, graph: GraphSpec) -> None:
+        super().__init__()
+        self.algorithm = algorithm
+        self.inputs = list(graph.inputs.values())
+        self.outputs = list(graph.outputs.values())
+
+    def forward(self, flat: list[Tensor]) -> list[Tensor]:
+        values: dict[str, dict[str, Tensor]] = {"carry": {}, "obs": {}, "noise": {}}
+        for port, value in zip(self.inputs, flat, strict=True):
+            values.setdefault(port.role, {})[port.key] = value
+        if "is_first" in values:
+            values["obs"]["is_first"] = values["is_first"][""]
+        found = self.run(values)
+        return [found[port.role][port.key].to(getattr(torch, port.dtype)) for port in self.outputs]
+
+    def run(self, values: dict[str, dict[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
+        carry, action = self.algorithm.step(
+            values["carry"], values["obs"], values["noise"], values["deterministic"][""]
+        )
+        return {"carry": carry, "action": {"": action}}
+
+
+class _Observe(_Flat):
+    def run(self, values: dict[str, dict[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
+        algorithm = cast("PlanningAlgorithm", self.algorithm)
+        carry = algorithm.observe(values["carry"], values["obs"], values["noise"])
+        return {"carry": {**values["carry"], **carry}}
+
+
+class _Score(_Flat):
+    def run(self, values: dict[str, dict[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
+        algorithm = cast("PlanningAlgorithm", self.algorithm)
+        returns = algorithm.score(values["carry"], values["actions"][""], values["noise"])
+        return {"returns": {"": returns}}
+
+
+MODULES = {"policy.onnx": _Flat, "observe.onnx": _Observe, "score.onnx": _Score}
+
+
+def _module(algorithm: Algorithm, spec: PolicySpec, name: str) -> _Flat:
+    return MODULES[name](algorithm, graph_specs(spec)[name])
+
+
+def _graph(module: _Flat, graph: GraphSpec) -> bytes:
+    """An ONNX file: one batch axis left open, no other file, nothing said of where it was made."""
+    example = [_example(port) for port in graph.inputs.values()]
+    batch = torch.export.Dim("batch")
+    with _quiet():
+        program = torch.onnx.export(
+            module,
+            (example,),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=list(graph.inputs),
+            output_names=list(graph.outputs),
+            dynamic_shapes=([{0: batch}] * len(example),),
+            external_data=False,
+            verbose=False,
+        )
+    assert program is not None
+    model = program.model_proto
+    _strip(model)
+    used = {node.domain for node in model.graph.node}
+    foreign = [one for one in model.opset_import if one.domain not in used | {""}]
+    for one in foreign:  # imported by the exporter, used by no node
+        model.opset_import.remove(one)
+    return model.SerializeToString()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep back what the exporter says about itself and about packages we do not use."""
+    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _example(port: Port) -> Tensor:
+    shape = (EXAMPLE_BATCH, *port.shape)
+    return torch.zeros(shape, dtype=getattr(torch, port.dtype))
+
+
+def _strip(message: "Message") -> None:
+    """Clear what the exporter writes down of paths and stack traces, at every depth."""
+    for field, value in message.ListFields():
+        if field.name in ("doc_string", "metadata_props"):
+            message.ClearField(field.name)
+        elif field.message_type is not None:
+            for one in value if field.is_repeated else [value]:
+                _strip(one)
+
+
+# -- the golden trace ----------------------------------------------------------------------------
+
+
+def _observations(spec: PolicySpec, steps: int, given: Mapping[str, Array] | None) -> Arrays:
+    if steps < 1:
+        raise ConfigError(f"golden_steps is {steps}, expected at least 1")
+    if given is None:
+        rng = np.random.default_rng(spec.seed)
+        return {key: _random_observation(rng, one, steps) for key, one in spec.obs.items()}
+    for key, one in spec.obs.items():
+        if key not in given or given[key].shape != (steps, *one.shape):
+            raise ConfigError(
+                f'the observations for the golden trace need "{key}" of shape '
+                f"{(steps, *one.shape)}, as the step takes it"
+            )
+    return {key: np.asarray(given[key], one.dtype) for key, one in spec.obs.items()}
+
+
+def _random_observation(rng: np.random.Generator, spec: ObsSpec, steps: int) -> Array:
+    if spec.kind == "image":
+        return rng.integers(0, 256, (steps, *spec.shape), np.uint8)
+    if spec.kind == "vector":
+        return rng.standard_normal((steps, *spec.shape), np.float32)
+    groups = [np.eye(n, dtype=np.float32)[rng.integers(0, n, steps)] for n in spec.nvec]
+    return np.concatenate(groups, axis=1)
+
+
+def _trace(algorithm: Algorithm, spec: PolicySpec, obs: Arrays) -> Arrays:
+    """Act by torch on the observations, and write every step down (see `golden_ports`)."""
+    steps = len(next(iter(obs.values())))
+    carry = {name: np.zeros((1, *one.shape), one.dtype) for name, one in spec.carry.items()}
+    rows: list[Arrays] = []
+    for t in range(steps):
+        row = {key: array[t : t + 1] for key, array in obs.items()}
+        record, carry = _record(algorithm, spec, carry, row, t)
+        rows.append(record)
+    golden = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+    return golden if spec.plan is None else {**golden, "returns": _returns(algorithm, spec, golden)}
+
+
+def _record(
+    algorithm: Algorithm, spec: PolicySpec, carry: Arrays, obs: Arrays, t: int
+) -> tuple[Arrays, Arrays]:
+    """One step of the trace, and the carry for the next."""
+    name, graph = next(iter(graph_specs(spec).items()))
+    address = np.array([[spec.seed, 0, t]], np.int64)
+    noise = draw(drawn(spec.noise, spec.plan), address)
+    values = {
+        "carry": carry,
+        "obs": obs,
+        "noise": noise,
+        "is_first": {"": np.array([t % RESET_EVERY == 0])},
+        "deterministic": {"": np.array([t % 2 == 1])},
+    }
+    inputs = {name: values[port.role][port.key] for name, port in graph.inputs.items()}
+    found = _module(algorithm, spec, name)([tensor(array) for array in inputs.values()])
+    outputs = arrays(dict(zip(graph.outputs, found, strict=True)))
+    margin = _margin(algorithm, values)
+    carried = by_role(graph.outputs, outputs, slice(None))["carry"]
+    if spec.plan is not None:  # any action does, and a plan for every step would take long
+        carried["prev_action"] = first_proposals(spec, noise)[0][:, 0, 0]
+    return {**inputs, **outputs, "address": address, "margin": margin}, carried
+
+
+def _margin(algorithm: Algorithm, values: Mapping[str, Arrays]) -> Array:
+    """(1,) float32; inf for an algorithm that makes no discrete choices."""
+    margin = getattr(algorithm, "margin", None)
+    if margin is None:
+        return np.full(1, np.inf, np.float32)
+    obs = {**values["obs"], "is_first": values["is_first"][""]}
+    mode = tensor(values["deterministic"][""])
+    found = margin(tensors(values["carry"]), tensors(obs), tensors(values["noise"]), mode)
+    return found.numpy(force=True).astype(np.float32)
+
+
+def _returns(algorithm: Algorithm, spec: PolicySpec, golden: Arrays) -> Array:
+    """(10, J) returns of the first proposals of the first rows."""
+    module = _module(algorithm, spec, "score.onnx")
+    rows: list[Array] = []
+    for t in range(min(SCORED, len(golden["margin"]))):
+        carry, actions, noise = scored_inputs(spec, golden, slice(t, t + 1))
+        values = {"carry": carry, "actions": {"": actions}, "noise": noise}
+        flat = [tensor(values[port.role][port.key]) for port in module.inputs]
+        rows.append(module(flat)[0].numpy(force=True))
+    return np.concatenate(rows)

@@ -1,0 +1,54 @@
+"""Serving: run exported policies with numpy and onnxruntime; never imports torch."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .bundle import inspect, load_policy, verify
+    from .envs import make_env
+    from .errors import AgentZooError
+    from .evaluation import Evaluation, evaluate, evaluate_random
+    from .policy import Policy
+    from .spec import PolicySpec
+
+__distribution__ = "agentzoo"  # tells this package from a foreign one of the same name
+
+__all__ = [
+    "AgentZooError",
+    "Evaluation",
+    "Policy",
+    "PolicySpec",
+    "evaluate",
+    "evaluate_random",
+    "inspect",
+    "load_policy",
+    "make_env",
+    "verify",
+]
+
+_HOMES = {
+    "AgentZooError": "errors",
+    "Evaluation": "evaluation",
+    "Policy": "policy",
+    "PolicySpec": "spec",
+    "evaluate": "evaluation",
+    "evaluate_random": "evaluation",
+    "inspect": "bundle",
+    "load_policy": "bundle",
+    "make_env": "envs",
+    "verify": "bundle",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Resolve an exported name on first use, so that importing the package costs nothing."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """The exported names beside the module's own."""
+    return sorted({*globals(), *__all__})

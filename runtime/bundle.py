@@ -1,0 +1,204 @@
+"""Open a bundle's folder: everything is checked before anything is run.
+
+The format is described in docs/bundle.md.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn, cast
+
+import numpy as np
+
+from .errors import BundleError
+from .golden import Replay, read_golden, replay
+from .graphs import Graph, Provider, graph_specs, onnx_step
+from .manifest import GOLDEN, Manifest, read_checked, read_json, read_manifest
+from .onnx_check import check_onnx
+from .policy import Policy
+from .spec import Arrays, PolicySpec
+from .strict_json import read_object
+
+RESULTS = "results.json"
+TOLERANCE = {"cpu": 1e-4, "cuda": 1e-3}  # between the recording and a replay, by provider
+
+
+@dataclass(frozen=True)
+class Verification:
+    """The outcome of replaying a bundle's golden trace.
+
+    Attributes:
+        agent: class name of the agent.
+        provider: what it ran on, "cpu" or "cuda".
+        steps: recorded steps.
+        worst: largest difference among the steps that were not excused.
+        tolerance: what it may be at most.
+        excused: steps in which a discrete choice too close to call fell otherwise.
+    """
+
+    agent: str
+    provider: str
+    steps: int
+    worst: float
+    tolerance: float
+    excused: int
+
+    def __str__(self) -> str:
+        """One line for the terminal."""
+        return (
+            f"{self.agent}: {self.steps} recorded steps agree on {self.provider}; largest "
+            f"difference {self.worst:.1e} of {self.tolerance:.0e} allowed, {self.excused} excused"
+        )
+
+
+def load_policy(
+    folder: str | Path,
+    *,
+    provider: Provider = "auto",
+    threads: int = 1,
+    seed: int | None = None,
+    deterministic: bool | None = None,
+) -> Policy:
+    """Check a bundle's folder and open its policy.
+
+    Args:
+        folder: what `export` wrote.
+        provider: "cpu", "cuda", or "auto" for CUDA where there is a device.
+        threads: of onnxruntime, for one step.
+        seed: keys the policy's noise; None is the one recorded in the bundle.
+        deterministic: whether actions are the distribution's mode where a call does not say; None
+            is the paper's evaluation protocol.
+
+    Raises:
+        BundleError: if the folder is incomplete, damaged, foreign or from a newer version.
+        MissingExtraError: without onnxruntime.
+        ProviderError: if CUDA was asked for and is not there.
+    """
+    folder = Path(folder)
+    manifest = read_manifest(folder)
+    graphs = _open_graphs(folder, manifest, provider, threads)
+    step = onnx_step(manifest.policy, graphs)
+    digest = manifest.files[next(iter(graphs))].sha256
+    return Policy(step, manifest.policy, seed=seed, deterministic=deterministic, digest=digest)
+
+
+def verify(folder: str | Path, *, provider: Provider = "auto", threads: int = 1) -> Verification:
+    """Replay a bundle's golden trace on this machine, step by step from the recorded carry.
+
+    Raises:
+        BundleError: if the folder does not pass its checks, or a step differs by more than the
+            tolerance without a discrete choice too close to call; names the worst step.
+        MissingExtraError: without onnxruntime.
+        ProviderError: if CUDA was asked for and is not there.
+    """
+    folder = Path(folder)
+    manifest = read_manifest(folder)
+    graphs = _open_graphs(folder, manifest, provider, threads)
+    golden = read_golden(read_checked(folder, GOLDEN, manifest.files[GOLDEN]), manifest.policy)
+    return judge(graphs, manifest.policy, golden)
+
+
+def judge(
+    graphs: Mapping[str, Graph], spec: PolicySpec, golden: Arrays, batch: int = 1
+) -> Verification:
+    """Replay a trace through open graphs and say how well they agree.
+
+    Args:
+        graphs: the policy's open graphs by file name.
+        spec: the policy's spec.
+        golden: the trace.
+        batch: rows in one call.
+
+    Raises:
+        BundleError: if a step differs; names the worst one.
+    """
+    provider = next(iter(graphs.values())).provider
+    tolerance = TOLERANCE[provider]
+    found = replay(graphs, spec, golden, batch)
+    if found.failed(tolerance).any():
+        _refuse_replay(found, tolerance, provider)
+    excused = found.excused(tolerance)
+    return Verification(
+        agent=spec.agent,
+        provider=provider,
+        steps=len(excused),
+        worst=float(found.error[~excused].max(initial=0.0)),
+        tolerance=tolerance,
+        excused=int(excused.sum()),
+    )
+
+
+def _refuse_replay(found: Replay, tolerance: float, provider: str) -> NoReturn:
+    failed = found.failed(tolerance)
+    error = np.where(failed, np.nan_to_num(found.error, nan=np.inf), -1.0)
+    worst = int(error.argmax())
+    raise BundleError(
+        f"{int(failed.sum())} of {len(failed)} recorded steps differ on {provider}; the worst is "
+        f"step {worst}, by {found.error[worst]:.2e} with {tolerance:.0e} allowed, and its closest "
+        f"discrete choice had a margin of {found.margin[worst]:.2e}: export the policy again, and "
+        "if that does not help, do not trust this provider"
+    )
+
+
+def inspect(folder: str | Path) -> str:
+    """What a bundle holds, for people: the policy's parts, its files, its score.
+
+    Raises:
+        BundleError: if the folder does not pass its checks.
+    """
+    folder = Path(folder)
+    manifest = read_manifest(folder)
+    spec = manifest.policy
+    mode = "the distribution's mode" if spec.deterministic else "sampled"
+    facts = [
+        ("agent", spec.agent),
+        ("environment", spec.env or "an object of the user's own"),
+        *((f"reads {key}", f"{one.kind} {one.source}") for key, one in spec.obs.items()),
+        ("gives", f"{spec.action.kind} {spec.action.shape} {spec.action.dtype}, {mode}"),
+        *((f"keeps {key}", f"{one.dtype} {one.shape}") for key, one in spec.carry.items()),
+        *((f"draws {key}", f"{one.kind} {one.shape}") for key, one in spec.noise.items()),
+        *((f"file {name}", f"{entry.bytes:,} bytes") for name, entry in manifest.files.items()),
+        *((f"made with {name}", found) for name, found in manifest.provenance.items()),
+        ("score", _score(folder)),
+    ]
+    width = max(len(name) for name, _ in facts)
+    return "\n".join(f"{name:{width}}  {fact}" for name, fact in facts)
+
+
+def _score(folder: Path) -> str:
+    path = folder / RESULTS
+    if not path.is_file():
+        return "not evaluated yet"
+    results = read_object(read_json(path), RESULTS)
+    returns = results.get("returns")
+    episodes = len(cast("list[object]", returns)) if isinstance(returns, list) else 0
+    return f"mean {results.get('mean')} over {episodes} episodes"
+
+
+def _open_graphs(
+    folder: Path, manifest: Manifest, provider: Provider, threads: int
+) -> dict[str, Graph]:
+    contents = {name: read_checked(folder, name, manifest.files[name]) for name in manifest.graphs}
+    return open_graphs(contents, manifest.policy, provider=provider, threads=threads)
+
+
+def open_graphs(
+    contents: Mapping[str, bytes],
+    spec: PolicySpec,
+    *,
+    provider: Provider = "auto",
+    threads: int = 1,
+) -> dict[str, Graph]:
+    """Look inside a policy's ONNX files, then open them.
+
+    Raises:
+        BundleError: if a graph reaches outside of itself or is not the spec's.
+        MissingExtraError: without onnxruntime.
+        ProviderError: if CUDA was asked for and is not there.
+    """
+    for name, content in contents.items():
+        check_onnx(content, name)
+    return {
+        name: Graph(name, contents[name], graph, provider=provider, threads=threads)
+        for name, graph in graph_specs(spec).items()
+    }

@@ -1,0 +1,332 @@
+"""Episodes, their returns, and how sure one can be of the mean."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from .envs import Env, make_env, merge, resolve, settings_of
+from .errors import ConfigError, EpisodeError, SpaceError
+from .policy import Policy
+from .spaces import Observation, action_spec, env_action, observation_specs
+from .spec import Array, Arrays, NoiseSpec, PolicySpec, TensorSpec
+from .video import Film
+
+FORMAT = 1  # of results.json
+RESAMPLES = 10_000
+LEVEL = 0.95  # of the bootstrap interval
+FPS = 30.0  # of a film whose environment does not say
+
+
+class Session(Protocol):
+    """What plays one episode."""
+
+    deterministic: bool
+    digest: str
+
+    def act(self, obs: Observation, *, deterministic: bool | None = None) -> Array:
+        """The action for one observation; remembers the episode so far."""
+        ...
+
+
+class Sessions(Protocol):
+    """What can be evaluated: a Policy, an Agent, a policy behind a network."""
+
+    spec: PolicySpec
+
+    def session(self, seed: int | None = None) -> Session:
+        """The same weights with their own carry and noise."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """Episodes of one policy in one environment.
+
+    Attributes:
+        agent: class name of the agent ("random" for the baseline).
+        env: resolved environment string, or "" for an environment object.
+        returns: undiscounted sum of rewards of each episode.
+        lengths: decisions in each episode.
+        seeds: environment and noise seed of each episode.
+        deterministic: whether actions were the distribution's mode.
+        repeat: environment steps in one decision.
+        policy_sha256: of the graph that ran; "" for a policy that is still in training.
+    """
+
+    agent: str
+    env: str
+    returns: tuple[float, ...]
+    lengths: tuple[int, ...]
+    seeds: tuple[int, ...]
+    deterministic: bool
+    repeat: int = 1
+    policy_sha256: str = ""
+
+    @property
+    def seed(self) -> int:
+        """The first episode's seed."""
+        return self.seeds[0]
+
+    @property
+    def mean(self) -> float:
+        """Mean return."""
+        return float(np.mean(self.returns))
+
+    @property
+    def std(self) -> float:
+        """Standard deviation of the returns over these episodes (population, as in SB3)."""
+        return float(np.std(self.returns))
+
+    @cached_property
+    def interval(self) -> tuple[float, float]:
+        """95 % bootstrap interval of the mean return (see `bootstrap`)."""
+        return bootstrap(self.returns)
+
+    def to_json(self) -> dict[str, object]:
+        """The content of results.json."""
+        derived = {"mean": self.mean, "std": self.std, "interval": list(self.interval)}
+        return {"format": FORMAT, **asdict(self), **derived}
+
+
+def bootstrap(values: Sequence[float]) -> tuple[float, float]:
+    """Percentile bootstrap interval of the mean: 10,000 resamples from a fixed seed, 95 %.
+
+    Source: Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapter 13.
+    """
+    sample = np.asarray(values, np.float64)
+    rng = np.random.default_rng(0)
+    means = sample[rng.integers(0, len(sample), (RESAMPLES, len(sample)))].mean(1)
+    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
+
+
+def evaluate(
+    policy: Sessions,
+    env: str | Env | None = None,
+    *,
+    episodes: int = 10,
+    seed: int = 0,
+    deterministic: bool | None = None,
+    envs: int = 1,
+    progress: bool = False,
+    video: str | Path | None = None,
+    override: bool = False,
+) -> Evaluation:
+    """Play episodes and add up their rewards.
+
+    Episode i has environment seed and noise seed `seed + i`, however many run at once.
+
+    Args:
+        policy: a Policy or whatever else gives sessions.
+        env: an environment string, whose missing keys are the policy's; an environment object,
+            taken as it is; or None for the policy's own environment.
+        episodes: how many.
+        seed: of the first episode.
+        deterministic: whether actions are the distribution's mode; None is the policy's protocol.
+        envs: how many environments run at once; their actions are computed in one batch.
+        progress: print a line for each episode.
+        video: mp4 to film the first episode to.
+        override: let `env` contradict the environment the policy was trained in.
+
+    Raises:
+        ConfigError: if `episodes` or `envs` is below 1, or one object should run several times.
+        EnvironmentStringError: if the string is unknown or contradicts the policy's.
+        SpaceError: if the environment's spaces are not the policy's.
+        EpisodeError: if the environment gives a reward that is not finite, or no picture to film.
+    """
+    if episodes < 1 or envs < 1:
+        raise ConfigError(f"evaluate got episodes={episodes}, envs={envs}; expected at least 1")
+    name = _resolved(policy.spec, env, override)
+    seeds = range(seed, seed + episodes)
+    with ExitStack() as stack:
+        places = _open(name, env, min(envs, episodes), video is not None, stack)
+        _check_spaces(policy.spec, places[0])
+        fps = float(places[0].metadata.get("render_fps", FPS))
+        film = None if video is None else stack.enter_context(Film(video, fps=fps))
+        played = [_Episode(policy.session(one), one) for one in seeds]
+        _play(places, played, deterministic, film, _tell if progress else _silent)
+    first = played[0].session
+    return Evaluation(
+        agent=policy.spec.agent,
+        env=name,
+        returns=tuple(episode.total for episode in played),
+        lengths=tuple(episode.length for episode in played),
+        seeds=tuple(seeds),
+        deterministic=first.deterministic if deterministic is None else deterministic,
+        repeat=int(settings_of(name).get("repeat", 1)) if name else 1,
+        policy_sha256=first.digest,
+    )
+
+
+def evaluate_random(
+    env: str | Env,
+    *,
+    episodes: int = 10,
+    seed: int = 0,
+    envs: int = 1,
+    progress: bool = False,
+    video: str | Path | None = None,
+) -> Evaluation:
+    """The baseline: actions uniform in the action space (in [-1, 1] where a Box has no bounds).
+
+    Args, seeds and errors are those of `evaluate`.
+    """
+    if isinstance(env, str):
+        with ExitStack() as stack:
+            name, probe = resolve(env), stack.enter_context(make_env(env))
+            policy = random_policy(probe, name)
+    else:
+        policy = random_policy(env)
+    return evaluate(
+        policy, env, episodes=episodes, seed=seed, envs=envs, progress=progress, video=video
+    )
+
+
+def random_policy(env: Env, name: str = "") -> Policy:
+    """A policy that draws uniform actions for an environment's spaces."""
+    action = action_spec(env.action_space)
+
+    def step(
+        carry: Arrays, obs: Arrays, noise: Arrays, deterministic: Array, /
+    ) -> tuple[Arrays, Array]:
+        # the largest of independent uniforms is uniform among the classes, too
+        units = 2.0 * noise["action"] - 1.0
+        return {"prev_action": units}, env_action(action, units)
+
+    spec = PolicySpec(
+        agent="random",
+        env=name,
+        obs=observation_specs(env.observation_space),
+        action=action,
+        carry={"prev_action": TensorSpec(shape=(action.size,))},
+        noise={"action": NoiseSpec(shape=(action.size,), kind="uniform", role="action")},
+        deterministic=False,
+    )
+    return Policy(step, spec)
+
+
+class _Episode:
+    """One episode: its session, its environment while it runs, and its sums."""
+
+    def __init__(self, session: Session, seed: int) -> None:
+        self.session, self.seed = session, seed
+        self.total, self.length, self.is_over = 0.0, 0, False
+        self.env: Env
+        self.obs: Observation
+
+    def start(self, env: Env) -> "_Episode":
+        self.env = env
+        self.obs, _ = env.reset(seed=self.seed)
+        return self
+
+    def step(self, action: Array) -> None:
+        self.obs, reward, terminated, truncated, _ = self.env.step(action)
+        if not math.isfinite(reward):
+            raise EpisodeError(
+                f"the environment gave the reward {reward} at decision {self.length + 1} of the "
+                f"episode with seed {self.seed}; it has diverged or is broken"
+            )
+        self.total += float(reward)
+        self.length += 1
+        self.is_over = bool(terminated or truncated)
+
+
+Tell = Callable[[_Episode], None]
+
+
+def _play(
+    places: Sequence[Env],
+    episodes: Sequence[_Episode],
+    deterministic: bool | None,
+    film: Film | None,
+    tell: Tell,
+) -> None:
+    """Run all episodes, as many at once as there are environments."""
+    waiting = iter(episodes)
+    running = [episode.start(env) for env, episode in zip(places, waiting, strict=False)]
+    while running:
+        _shoot(film, episodes[0])
+        actions = _act(running, deterministic)
+        for episode, action in zip(running, actions, strict=True):
+            episode.step(action)
+        for episode in running:
+            if episode.is_over:
+                tell(episode)
+        running = list(_next_round(running, waiting))
+
+
+def _next_round(running: Sequence[_Episode], waiting: Iterator[_Episode]) -> Iterator[_Episode]:
+    for episode in running:
+        if not episode.is_over:
+            yield episode
+        elif (following := next(waiting, None)) is not None:
+            yield following.start(episode.env)
+
+
+def _act(running: Sequence[_Episode], deterministic: bool | None) -> list[Array]:
+    local = [one.session for one in running if isinstance(one.session, Policy)]
+    observations = [one.obs for one in running]
+    if len(local) == len(running):
+        return Policy.together(local, observations, deterministic=deterministic)
+    return [one.session.act(one.obs, deterministic=deterministic) for one in running]
+
+
+def _shoot(film: Film | None, episode: _Episode) -> None:
+    if film is None or episode.is_over:
+        return
+    frame: object = episode.env.render()
+    if not isinstance(frame, np.ndarray):
+        raise EpisodeError(
+            f"the environment drew {type(frame).__name__}, expected an array (h, w, 3); make it "
+            'with render_mode="rgb_array", or leave video out'
+        )
+    film.add(frame)
+
+
+def _resolved(spec: PolicySpec, env: str | Env | None, override: bool) -> str:
+    if isinstance(env, str):
+        return merge(spec.env, env, override)
+    if env is not None:
+        return ""
+    if not spec.env:
+        raise ConfigError(
+            f"this {spec.agent} learned on an environment object, which it cannot name; "
+            "pass evaluate an environment"
+        )
+    return resolve(spec.env, trusted=False)  # the string may have come with a download
+
+
+def _open(name: str, env: str | Env | None, count: int, draws: bool, stack: ExitStack) -> list[Env]:
+    if env is not None and not isinstance(env, str):
+        if count > 1:
+            raise ConfigError(
+                f"one environment object cannot run {count} episodes at once; pass envs=1 or a "
+                "string"
+            )
+        return [env]  # the caller's to close
+    modes = ["rgb_array" if draws and i == 0 else None for i in range(count)]
+    return [stack.enter_context(make_env(name, render_mode=mode)) for mode in modes]
+
+
+def _check_spaces(spec: PolicySpec, env: Env) -> None:
+    found = (observation_specs(env.observation_space), action_spec(env.action_space))
+    if found != (dict(spec.obs), spec.action):
+        raise SpaceError(
+            f"the environment reads and gives {found}, the policy {(dict(spec.obs), spec.action)}; "
+            "run it in the environment it was trained in"
+        )
+
+
+def _tell(episode: _Episode) -> None:
+    decisions = f"{episode.length} decisions"
+    print(f"seed {episode.seed}: return {episode.total:.1f} in {decisions}", flush=True)
+
+
+def _silent(episode: _Episode) -> None:
+    del episode

@@ -1,0 +1,343 @@
+"""ONNX graphs as acting steps: the names of their tensors, and the device they run on."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from types import ModuleType
+from typing import Literal, Protocol
+
+from .errors import BundleError, MissingExtraError, ProviderError
+from .noise import drawn
+from .planner import PlanStep
+from .policy import Step
+from .spec import Array, Arrays, PolicySpec, TensorSpec
+
+Provider = Literal["auto", "cpu", "cuda"]
+Role = Literal["carry", "obs", "noise", "is_first", "deterministic", "actions", "action", "returns"]
+
+PROVIDERS = ("auto", "cpu", "cuda")
+CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
+NUMPY_TYPES = {
+    "tensor(float)": "float32",
+    "tensor(double)": "float64",
+    "tensor(uint8)": "uint8",
+    "tensor(int32)": "int32",
+    "tensor(int64)": "int64",
+    "tensor(bool)": "bool",
+}
+REFUSALS = (  # what onnxruntime raises for a graph it cannot open; all derive from Exception alone
+    "EPFail",
+    "Fail",
+    "InvalidArgument",
+    "InvalidGraph",
+    "InvalidProtobuf",
+    "NotImplemented",
+    "RuntimeException",
+)
+
+
+# -- names ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Port:
+    """One input or output of a graph: whose tensor it is, its shape and dtype.
+
+    Attributes:
+        role: where the tensor comes from or goes to.
+        key: its name there ("image", "deter"); "" where a role has a single tensor.
+        shape: without the batch axis.
+        dtype: numpy's name for it.
+    """
+
+    role: Role
+    key: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+Ports = dict[str, Port]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GraphSpec:
+    """Inputs and outputs of one graph by the names they have in it, in its order."""
+
+    inputs: Mapping[str, Port]
+    outputs: Mapping[str, Port]
+
+
+def graph_specs(spec: PolicySpec) -> dict[str, GraphSpec]:
+    """The files a policy's graphs stand in, and every tensor's name in them.
+
+    Returns:
+        `policy.onnx`, or for planning agents `observe.onnx` and `score.onnx`.
+    """
+    state_in = _numbered("state_in", "carry", spec.carry)
+    state_out = _numbered("state_out", "carry", spec.carry)
+    obs = _numbered("obs", "obs", _tensors(spec.obs)) | _single("is_first", (), "bool")
+    step_noise = _noise(spec, planned=False)
+    if spec.plan is None:
+        inputs = state_in | obs | step_noise | _single("deterministic", (), "bool")
+        dtype = "float32" if spec.action.kind == "box" else "int64"
+        outputs = state_out | _single("action", spec.action.shape, dtype)
+        return {"policy.onnx": GraphSpec(inputs=inputs, outputs=outputs)}
+    lead = (spec.plan.candidates, spec.plan.horizon)
+    actions = _single("actions", (*lead, spec.action.size), "float32")
+    returns = _single("returns", lead[:1], "float32")
+    inputs = state_in | actions | _noise(spec, planned=True)
+    return {
+        "observe.onnx": GraphSpec(inputs=state_in | obs | step_noise, outputs=state_out),
+        "score.onnx": GraphSpec(inputs=inputs, outputs=returns),
+    }
+
+
+def slug(key: str) -> str:
+    """A key in the letters a graph's names have; keys that share one differ in their number."""
+    return re.sub(r"[^a-z0-9_]", "_", key.lower())
+
+
+def _tensors(specs: Mapping[str, "Shaped"]) -> dict[str, TensorSpec]:
+    return {key: TensorSpec(shape=one.shape, dtype=one.dtype) for key, one in specs.items()}
+
+
+class Shaped(Protocol):
+    """Anything with the shape and dtype of a tensor."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Without the batch axis."""
+        ...
+
+    @property
+    def dtype(self) -> str:
+        """Numpy's name for it."""
+        ...
+
+
+def _noise(spec: PolicySpec, *, planned: bool) -> Ports:
+    """Noise of the filtering step, or of one planner iteration's rollouts."""
+    whole = drawn(spec.noise, spec.plan)
+    # (I, J, H, ...) -> (J, H, ...): a graph scores one iteration
+    tensors = {
+        key: TensorSpec(shape=noise.shape[1:] if planned else noise.shape)
+        for key, noise in whole.items()
+    }
+    numbered = _numbered("noise", "noise", tensors)
+    roles = ("score",) if planned else ("latent", "action", "dequantise")
+    return {name: port for name, port in numbered.items() if whole[port.key].role in roles}
+
+
+def _numbered(prefix: str, role: Role, tensors: Mapping[str, Shaped]) -> Ports:
+    # two digits: Triton Inference Server pairs states by the order of their sorted names
+    assert len(tensors) <= 100, len(tensors)
+    return {
+        f"{prefix}_{k:02d}_{slug(key)}": Port(
+            role=role, key=key, shape=tuple(one.shape), dtype=one.dtype
+        )
+        for k, (key, one) in enumerate(tensors.items())
+    }
+
+
+def _single(role: Role, shape: tuple[int, ...], dtype: str) -> Ports:
+    return {role: Port(role=role, key="", shape=shape, dtype=dtype)}
+
+
+# -- sessions ------------------------------------------------------------------------------------
+
+
+class _Node(Protocol):
+    name: str
+    type: str
+    shape: list[int | str | None]
+
+
+class _Session(Protocol):
+    def run(self, outputs: Sequence[str], feeds: Mapping[str, Array]) -> list[Array]: ...
+    def get_inputs(self) -> list[_Node]: ...
+    def get_outputs(self) -> list[_Node]: ...
+    def get_providers(self) -> list[str]: ...
+
+
+class Graph:
+    """One open graph whose tensors are called by role and key.
+
+    Attributes:
+        spec: its inputs and outputs.
+        provider: what it runs on, "cpu" or "cuda".
+    """
+
+    def __init__(
+        self,
+        file: str,
+        content: bytes,
+        spec: GraphSpec,
+        *,
+        provider: Provider = "auto",
+        threads: int = 1,
+    ) -> None:
+        """Open a graph; `content` has been checked (see `bundle`).
+
+        Args:
+            file: its name, for messages.
+            content: the ONNX file.
+            spec: the inputs and outputs it has to have.
+            provider: auto takes CUDA where there is a device, else the CPU.
+            threads: onnxruntime's intra-op threads.
+
+        Raises:
+            MissingExtraError: without onnxruntime.
+            ProviderError: if CUDA was asked for and is not there.
+            BundleError: if onnxruntime refuses the graph, or its tensors are not the spec's.
+        """
+        self.spec = spec
+        self._session = _open(file, content, provider, threads)
+        self.provider = "cuda" if CUDA in self._session.get_providers() else "cpu"
+        _compare(file, "input", self._session.get_inputs(), spec.inputs)
+        _compare(file, "output", self._session.get_outputs(), spec.outputs)
+        self._inputs = [(name, port.role, port.key) for name, port in spec.inputs.items()]
+        self._outputs = list(spec.outputs)
+        self._keys = [(port.role, port.key) for port in spec.outputs.values()]
+
+    def run(self, values: Mapping[str, Arrays]) -> dict[tuple[str, str], Array]:
+        """Outputs by (role, key) from inputs by role and key."""
+        feeds = {name: values[role][key] for name, role, key in self._inputs}
+        return dict(zip(self._keys, self._session.run(self._outputs, feeds), strict=True))
+
+
+def _open(file: str, content: bytes, provider: Provider, threads: int) -> _Session:
+    ort = _onnxruntime()
+    available: list[str] = ort.get_available_providers()
+    wanted = _wanted(provider, available)
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3  # errors
+    try:
+        session: _Session = ort.InferenceSession(content, options, providers=wanted)
+    except _refusals() as error:
+        raise BundleError(f"onnxruntime cannot open {file}: {error}; export it again") from error
+    if provider == "cuda" and CUDA not in session.get_providers():
+        raise ProviderError(  # onnxruntime itself only logs this and takes the CPU
+            "cuda was asked for, but onnxruntime could not start it and offers "
+            f"{', '.join(session.get_providers())}; check the driver, CUDA and cuDNN versions, or "
+            'pass provider="cpu"'
+        )
+    return session
+
+
+def _wanted(provider: Provider, available: Sequence[str]) -> list[object]:
+    if provider not in PROVIDERS:
+        raise ProviderError(f"the provider is {provider!r}, expected {', '.join(PROVIDERS)}")
+    if provider == "cuda" and CUDA not in available:
+        raise ProviderError(
+            f"cuda was asked for, but this onnxruntime has only {', '.join(available)}; "
+            'run: pip uninstall onnxruntime && pip install "agentzoo[onnx-gpu]", '
+            'or pass provider="cpu"'
+        )
+    if provider == "cpu" or CUDA not in available:
+        return [CPU]
+    return [(CUDA, {"use_tf32": 0}), CPU]  # TF32 rounds products to 10 bits
+
+
+def _onnxruntime() -> ModuleType:
+    if find_spec("onnxruntime") is None:
+        raise MissingExtraError("onnxruntime", "onnx")
+    if all(map(_is_installed, ("onnxruntime", "onnxruntime-gpu"))):
+        raise ProviderError(
+            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other's files; "
+            "run: pip uninstall onnxruntime onnxruntime-gpu, then install one of the two"
+        )
+    return import_module("onnxruntime")
+
+
+def _is_installed(distribution: str) -> bool:
+    try:
+        version(distribution)
+    except PackageNotFoundError:
+        return False
+    return True
+
+
+def _refusals() -> tuple[type[Exception], ...]:
+    state = import_module("onnxruntime.capi.onnxruntime_pybind11_state")
+    return tuple(getattr(state, name) for name in REFUSALS if hasattr(state, name))
+
+
+def _compare(file: str, kind: str, nodes: Sequence[_Node], ports: Mapping[str, Port]) -> None:
+    found = {node.name: node for node in nodes}
+    if found.keys() != ports.keys():
+        differing = ", ".join(sorted(found.keys() ^ ports.keys()))
+        raise BundleError(
+            f"{file} and the manifest differ in their {kind}s: {differing}; export it again"
+        )
+    for name, port in ports.items():
+        shape, dtype = found[name].shape, NUMPY_TYPES.get(found[name].type, found[name].type)
+        if (tuple(shape[1:]), dtype) != (port.shape, port.dtype) or isinstance(shape[0], int):
+            raise BundleError(
+                f"{file} has the {kind} {name} of shape {shape} and type {dtype}, expected "
+                f"{['batch', *port.shape]} and {port.dtype}; export it again"
+            )
+
+
+# -- steps ---------------------------------------------------------------------------------------
+
+
+class OnnxStep:
+    """The acting step of `policy.onnx`."""
+
+    def __init__(self, graph: Graph) -> None:
+        """Wrap an open graph."""
+        self.graph = graph
+
+    def __call__(
+        self, carry: Arrays, obs: Arrays, noise: Arrays, deterministic: Array, /
+    ) -> tuple[Arrays, Array]:
+        """One acting step; see `policy.Step`."""
+        outputs = self.graph.run(
+            {
+                "carry": carry,
+                "obs": obs,
+                "noise": noise,
+                "is_first": {"": obs["is_first"]},
+                "deterministic": {"": deterministic},
+            }
+        )
+        action = outputs.pop(("action", ""))
+        return {key: array for (_, key), array in outputs.items()}, action
+
+
+class OnnxObserve:
+    """The filtering step of `observe.onnx`."""
+
+    def __init__(self, graph: Graph) -> None:
+        """Wrap an open graph."""
+        self.graph = graph
+
+    def __call__(self, carry: Arrays, obs: Arrays, noise: Arrays, /) -> Arrays:
+        """The carry after this observation; `prev_action` is left as it was."""
+        inputs = {"carry": carry, "obs": obs, "noise": noise, "is_first": {"": obs["is_first"]}}
+        return {key: array for (_, key), array in self.graph.run(inputs).items()}
+
+
+class OnnxScore:
+    """Returns of action sequences by `score.onnx`."""
+
+    def __init__(self, graph: Graph) -> None:
+        """Wrap an open graph."""
+        self.graph = graph
+
+    def __call__(self, carry: Arrays, actions: Array, noise: Arrays, /) -> Array:
+        """Returns (B, J) of action sequences (B, J, H, A)."""
+        inputs = {"carry": carry, "actions": {"": actions}, "noise": noise}
+        return self.graph.run(inputs)["returns", ""]
+
+
+def onnx_step(spec: PolicySpec, graphs: Mapping[str, Graph]) -> Step:
+    """The acting step of a policy whose graphs are open, planning or not."""
+    if spec.plan is None:
+        return OnnxStep(graphs["policy.onnx"])
+    return PlanStep(OnnxObserve(graphs["observe.onnx"]), OnnxScore(graphs["score.onnx"]), spec)

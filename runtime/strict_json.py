@@ -1,0 +1,91 @@
+"""Dataclasses from parsed JSON, strictly: a file from elsewhere has no say in what is optional."""
+
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from math import isfinite
+from types import UnionType
+from typing import TYPE_CHECKING, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
+
+from .errors import BundleError, nearest
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+D = TypeVar("D", bound="DataclassInstance")
+
+
+def read_fields(cls: type[D], value: object, where: str) -> D:
+    """A dataclass from parsed JSON; unknown, missing and ill-typed fields are errors.
+
+    Understands the annotations our files use: numbers, strings, Literal, `X | None`, homogeneous
+    tuples, Mapping[str, X] and nested dataclasses.
+
+    Args:
+        cls: the dataclass.
+        value: parsed JSON, supposed to be an object with the fields of `cls`.
+        where: path of the value, for messages ("policy.obs.image").
+
+    Raises:
+        BundleError: naming the field, what stands there and what was expected.
+    """
+    entries = read_object(value, where)
+    known = [field.name for field in fields(cls)]
+    unknown = [name for name in entries if name not in known]
+    if unknown:
+        hint = nearest(unknown[0], known, "known fields")
+        raise BundleError(f'"{where}" has the unknown field "{unknown[0]}"; {hint}')
+    missing = [name for name in known if name not in entries]
+    if missing:
+        raise BundleError(f'"{where}" lacks the field "{missing[0]}"; export the policy again')
+    kinds = get_type_hints(cls)
+    return cls(**{name: _read(kinds[name], entries[name], f"{where}.{name}") for name in known})
+
+
+def read_object(value: object, where: str) -> dict[str, object]:
+    """The value, supposed to be a JSON object.
+
+    Raises:
+        BundleError: if it is something else.
+    """
+    if not isinstance(value, dict):
+        raise BundleError(f'"{where}" is {value!r:.80}, expected an object')
+    return cast("dict[str, object]", value)
+
+
+def _read(kind: object, value: object, where: str) -> object:
+    origin, args = get_origin(kind), get_args(kind)
+    if is_dataclass(kind):
+        return read_fields(cast("type[DataclassInstance]", kind), value, where)
+    if origin is UnionType:
+        return None if value is None else _read(args[0], value, where)
+    if origin is tuple:
+        return tuple(_read(args[0], item, where) for item in _list(value, where))
+    if origin is Mapping:
+        entries = read_object(value, where)
+        return {key: _read(args[1], item, f"{where}.{key}") for key, item in entries.items()}
+    if origin is Literal:
+        return _one_of(args, value, where)
+    return _scalar(cast("type", kind), value, where)
+
+
+def _scalar(kind: type, value: object, where: str) -> object:
+    if kind is float and type(value) is int:
+        return float(value)
+    if type(value) is not kind:  # exactly: isinstance takes a bool for an int
+        raise BundleError(f'"{where}" is {value!r:.80}, expected {kind.__name__}')
+    if isinstance(value, float) and not isfinite(value):
+        raise BundleError(f'"{where}" is {value!r}, expected a finite number')
+    return value
+
+
+def _one_of(choices: tuple[object, ...], value: object, where: str) -> object:
+    if value not in choices:
+        expected = ", ".join(map(str, choices))
+        raise BundleError(f'"{where}" is {value!r:.80}, expected one of {expected}')
+    return value
+
+
+def _list(value: object, where: str) -> list[object]:
+    if not isinstance(value, list | tuple):
+        raise BundleError(f'"{where}" is {value!r:.80}, expected a list')
+    return list(cast("list[object]", value))
