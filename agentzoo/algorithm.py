@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from runtime.spec import ColumnSpec, NoiseSpec, PlanSpec, TensorSpec
+from runtime.spec import ActionSpec, ColumnSpec, NoiseSpec, PlanSpec, TensorSpec
 
 if TYPE_CHECKING:
     from .blocks.replay import Windows
@@ -128,6 +128,7 @@ class PlanningAlgorithm(Algorithm, Protocol):
     """Acts by planning: `step` is `observe`, then the cross-entropy planner over `score`."""
 
     plan_spec: PlanSpec
+    action: ActionSpec
 
     def observe(self, carry: Carry, obs: Obs, noise: Noise) -> Carry:
         """The filtering half of a step, exported as observe.onnx."""

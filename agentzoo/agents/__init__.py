@@ -1,0 +1,1 @@
+"""Recipes: one file an agent, read top to bottom beside the paper."""

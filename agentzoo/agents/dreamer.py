@@ -1,0 +1,495 @@
+"""Dreamer: behaviors learned by latent imagination (Hafner et al. 2020, arXiv:1912.01603).
+
+Read beside the paper's algorithm 1. Where the paper and the author's second implementation
+(danijar/dreamer) disagree, the implementation is followed; docs/dreamer.md lists every difference.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from runtime.errors import ConfigError
+from runtime.spec import ActionSpec, ColumnSpec, NoiseSpec, ObsSpec, TensorSpec
+
+from ..agent import Agent
+from ..algorithm import Batch, Carry, Metrics, Noise, NoiseSource, Obs, WriteBack
+from ..blocks.actions import to_env
+from ..blocks.cores import GRUCore
+from ..blocks.decoders import ConvDecoder, Decoder
+from ..blocks.distributions import onehot_argmax
+from ..blocks.encoders import ConvEncoder, Encoder
+from ..blocks.heads import Actor, BernoulliHead, NormalHead, OneHotActor, TanhNormalActor
+from ..blocks.imagination import imagine
+from ..blocks.kl import free_nats_on_mean
+from ..blocks.latents import GaussianLatent
+from ..blocks.layers import MLP, keras_init
+from ..blocks.optim import Adam
+from ..blocks.replay import EpisodeWindows
+from ..blocks.returns import lambda_return
+from ..blocks.rssm import RSSM, State
+from ..config import AgentConfig, one_of
+
+GROUPS = {
+    "model": ("encoder", "rssm", "decoder", "reward", "cont"),
+    "actor": ("actor",),
+    "value": ("value",),
+}
+ENTROPY_STATES = 32  # imagined states whose actor entropy is measured
+
+
+@dataclass(frozen=True, kw_only=True)
+class DreamerConfig(AgentConfig):
+    """Settings of Dreamer; the defaults are danijar/dreamer's for the DeepMind Control Suite."""
+
+    deter: int = 200  # D, deterministic state
+    stoch: int = 30  # S, Gaussian latent dimensions
+    hidden: int = 200  # width of the RSSM's dense layers
+    min_std: float = 0.1  # of prior and posterior
+    depth: int = 32  # filters of the first convolution
+    units: int = 400  # width of all heads, and of the networks for vector observations
+    state_layers: int = 2  # dense layers of the networks for vector observations; ours
+    reward_layers: int = 2  # the paper's text has three layers of 300 everywhere
+    cont_layers: int = 3
+    value_layers: int = 3
+    actor_layers: int = 4
+    state_std: float = 1.0  # deviation of the vector likelihood, in the observations' units; ours
+    reward_scale: float = 1.0  # of the reward's likelihood
+    free_nats: float = 3.0  # nats, on the mean KL
+    kl_scale: float = 1.0  # 0.1 for discrete actions
+    cont: bool = False  # learn to predict terminations; needed where episodes can terminate
+    cont_scale: float = 10.0
+    clip_rewards: str = "none"  # none|tanh, on replayed rewards
+    discount: float = 0.99  # gamma
+    lam: float = 0.95  # lambda of the return
+    horizon: int = 15  # H, imagined steps; 10 for discrete actions
+    imagine_starts: int | None = None  # posteriors to imagine from; None is all
+    actor_init_std: float = 5.0  # before tanh
+    actor_mean_scale: float = 5.0  # largest mean before tanh
+    actor_min_std: float = 1e-4
+    mode_samples: int = 100  # candidates of a deterministic continuous action
+    expl_amount: float = 0.3  # added deviation; discrete: probability of a random action
+    expl_decay: float = 0.0  # environment steps in which it halves; 0 is never
+    expl_min: float = 0.0  # floor of the decay
+    model_lr: float = 6e-4
+    actor_lr: float = 8e-5
+    value_lr: float = 8e-5
+    adam_eps: float = 1e-7
+    grad_clip: float = 100.0  # global norm, each optimiser
+
+    def __post_init__(self) -> None:
+        """Check what no type says.
+
+        Raises:
+            ConfigError: naming the field, its value and what it has to be.
+        """
+        super().__post_init__()
+        one_of("clip_rewards", self.clip_rewards, ("none", "tanh"))
+        if self.horizon < 2:
+            raise ConfigError(
+                f"horizon={self.horizon} has to be at least 2: the last imagined state has no "
+                "return of its own"
+            )
+        if self.imagine_starts is not None and self.imagine_starts < 1:
+            raise ConfigError(
+                f"imagine_starts={self.imagine_starts} has to be at least 1, or None for all"
+            )
+        if self.cont and self.batch_length < 2:
+            raise ConfigError(
+                "batch_length=1 leaves nothing to imagine from: with cont=True a window's last row "
+                "is left out; use 2 or more"
+            )
+
+
+class DreamerAlgorithm(nn.Module):
+    """World model, actor and value; satisfies `agentzoo.algorithm.Algorithm`.
+
+    Args:
+        obs: the observations by key.
+        action: the environment's action.
+        config: the settings.
+    """
+
+    columns: Mapping[str, ColumnSpec] = {}
+    windows = EpisodeWindows()
+
+    def __init__(
+        self, obs: Mapping[str, ObsSpec], action: ActionSpec, config: DreamerConfig
+    ) -> None:
+        super().__init__()
+        self.action, self.config, c = action, config, config
+        self.encoder = Encoder(
+            obs,
+            image=lambda channels: ConvEncoder(channels, c.depth),
+            vector=lambda size: MLP(size, c.units, c.state_layers),
+        )
+        latent = GaussianLatent(c.stoch, c.min_std)
+        self.rssm = RSSM(
+            GRUCore(c.stoch, action.size, c.hidden, c.deter),
+            latent,
+            prior=MLP(c.deter, c.hidden, 1, latent.stats_size),
+            posterior=MLP(c.deter, c.hidden, 1, latent.stats_size, early=self.encoder.size),
+        )
+        feat = self.rssm.feat_size
+        self.decoder = Decoder(
+            obs,
+            image=lambda channels: ConvDecoder(feat, channels, c.depth),
+            vector=lambda size: MLP(feat, c.units, c.state_layers, size),
+            vector_std=c.state_std,
+        )
+        self.reward = NormalHead(feat, c.units, c.reward_layers)
+        self.cont = BernoulliHead(feat, c.units, c.cont_layers) if c.cont else None
+        self.value = NormalHead(feat, c.units, c.value_layers)
+        self.actor = build_actor(feat, action, config)
+        self.apply(keras_init)
+        rates = {"model": c.model_lr, "actor": c.actor_lr, "value": c.value_lr}
+        self._optimizers = {
+            name: Adam(self._group(name), lr=rate, eps=c.adam_eps, clip=c.grad_clip)
+            for name, rate in rates.items()
+        }
+        self.carry_spec = {
+            "deter": TensorSpec(shape=(c.deter,)),
+            "stoch": TensorSpec(shape=(c.stoch,)),
+            "prev_action": TensorSpec(shape=(action.size,)),
+        }
+        self.noise_spec = noise_spec(latent, self.actor, action)
+
+    # -- acting ----------------------------------------------------------------------------------
+
+    def initial(self, batch: int) -> Carry:
+        """Zeros."""
+        state = self.rssm.initial(batch)
+        prev_action = state.deter.new_zeros(batch, self.action.size)
+        return {"deter": state.deter, "stoch": state.stoch, "prev_action": prev_action}
+
+    def step(
+        self, carry: Carry, obs: Obs, noise: Noise, deterministic: Tensor
+    ) -> tuple[Carry, Tensor]:
+        """Filter the observation, then act: the mode where `deterministic`, else a sample."""
+        state, stats = self._perceive(carry, obs, noise)
+        action = self.actor.act(stats, noise["action"], deterministic)
+        carry = {"deter": state.deter, "stoch": state.stoch, "prev_action": action}
+        return carry, to_env(action, self.action)
+
+    def explore(self, carry: Carry, noise: Noise, env_step: int) -> tuple[Carry, Tensor]:
+        """Add clipped Gaussian noise, or replace a discrete action by a random one now and then.
+
+        Source: danijar/dreamer dreamer.py:exploration.
+        """
+        c = self.config
+        amount = c.expl_amount * (0.5 ** (env_step / c.expl_decay) if c.expl_decay else 1.0)
+        amount, action = max(c.expl_min, amount), carry["prev_action"]
+        if self.action.kind == "box":
+            action = (action + amount * noise["explore"]).clamp(-1, 1)
+        else:
+            # (B, 1 + A): the first number decides, the others choose
+            decide, choose = noise["explore"].split([1, self.action.size], -1)
+            groups = choose.split(list(self.action.nvec), -1)
+            uniform = torch.cat([onehot_argmax(group) for group in groups], -1)
+            action = torch.where(decide < amount, uniform, action)
+        return {**carry, "prev_action": action}, to_env(action, self.action)
+
+    def margin(self, carry: Carry, obs: Obs, noise: Noise, deterministic: Tensor) -> Tensor:
+        """By how many nats the chosen action beat the runner-up, (B,); inf where none was chosen.
+
+        Two implementations of the same step may differ where this is below their numerical error.
+        """
+        _, stats = self._perceive(carry, obs, noise)
+        return self.actor.margin(stats, noise["action"], deterministic)
+
+    def _perceive(self, carry: Carry, obs: Obs, noise: Noise) -> tuple[State, Tensor]:
+        embed, first = self.encoder(obs), obs["is_first"]
+        # shape[0], not len(): the latter fixes the batch size in an exported graph
+        prev = self.rssm.initial(first.shape[0])._replace(
+            deter=carry["deter"], stoch=carry["stoch"]
+        )
+        state = self.rssm.obs_step(prev, carry["prev_action"], embed, first, noise["latent"])
+        return state, self.actor(self.rssm.feat(state))
+
+    # -- learning --------------------------------------------------------------------------------
+
+    def update(self, batch: Batch, noise: NoiseSource) -> tuple[Metrics, WriteBack]:
+        """One gradient step of model, actor and value, all from the same parameters."""
+        with self._autocast():
+            post, model_loss, metrics = self._model_loss(batch, noise)
+        grads = {"model": self._grad("model", model_loss)}
+        start, alive = self._starts(post, batch["is_terminal"], noise)
+        with self._autocast():
+            actor_loss, value_loss, imagined = self._behavior_losses(start, alive, noise)
+        grads["actor"] = self._grad("actor", actor_loss, retain_graph=True)
+        grads["value"] = self._grad("value", value_loss)
+        for name, group in grads.items():
+            metrics[f"opt/{name}_grad_norm"] = self._optimizers[name].step(group)
+        return {k: v.detach() for k, v in (metrics | imagined).items()}, {}
+
+    def _autocast(self) -> torch.autocast:
+        # sums, likelihoods and recurrent states stay float32 by promotion
+        device = next(self.parameters()).device.type
+        return torch.autocast(device, torch.bfloat16, enabled=self.config.precision == "bf16")
+
+    def _model_loss(self, batch: Batch, noise: NoiseSource) -> tuple[State, Tensor, Metrics]:
+        """The paper's reconstruction objective: observations, rewards, and the KL to the prior."""
+        c, (B, T) = self.config, batch["reward"].shape
+        # Dynamics learning: infer states
+        eps = noise.normal(B, T, *self.rssm.latent.noise_shape)
+        embeds = self.encoder(batch)
+        post = self.rssm.observe(
+            self.rssm.initial(B), batch["prev_action"], embeds, batch["is_first"], eps
+        )
+        prior, feat = self.rssm.prior(post), self.rssm.feat(post)
+        # Predict observations, rewards and continuation
+        reward = torch.tanh(batch["reward"]) if c.clip_rewards == "tanh" else batch["reward"]
+        losses = self.decoder.losses(feat, batch)
+        losses["reward"] = self.reward.loss(self.reward(feat), reward)
+        if self.cont is not None:
+            # gamma is part of the label, so the head gives discounts
+            target = c.discount * (1 - batch["is_terminal"].float())
+            losses["cont"] = self.cont.loss(self.cont(feat), target)
+        for name, loss in losses.items():
+            assert loss.shape == (B, T), (name, loss.shape)
+        latent, post_stats, prior = self.rssm.latent, post.stats.float(), prior.float()
+        kl = latent.kl(post_stats, prior)
+        means = {name: loss.mean() for name, loss in losses.items()}
+        scales = {"cont": c.cont_scale, "reward": c.reward_scale}
+        scaled = [scales.get(name, 1.0) * value for name, value in means.items()]
+        loss = torch.stack(scaled).sum() + c.kl_scale * free_nats_on_mean(kl, c.free_nats)
+        metrics = {f"loss/{name}": value for name, value in means.items()}
+        metrics |= {"loss/model": loss, "model/kl": kl.mean()}
+        with torch.no_grad():
+            metrics["model/post_entropy"] = latent.entropy(post_stats).mean()
+            metrics["model/prior_entropy"] = latent.entropy(prior).mean()
+        return post, loss, metrics
+
+    def _starts(self, post: State, is_terminal: Tensor, noise: NoiseSource) -> tuple[State, Tensor]:
+        """Constant posteriors (N,) to imagine from, all or a random subset, and weights (N, 1).
+
+        Nothing follows a terminal state. The reference leaves out each window's last row, the only
+        one that can be terminal there; where short episodes are joined in a window, the others have
+        weight zero.
+        """
+        alive = torch.ones_like(post.deter[..., :1])
+        if self.cont is not None:
+            alive = alive * ~is_terminal[..., None]
+            post, alive = State(*(x[:, :-1] for x in post)), alive[:, :-1]
+        start, alive, count = (
+            post.detach().flatten(),
+            alive.flatten(0, 1),
+            self.config.imagine_starts,
+        )
+        if count is None or count >= len(alive):
+            return start, alive
+        chosen = noise.uniform(len(alive)).topk(count).indices
+        return State(*(x[chosen] for x in start)), alive[chosen]
+
+    def _behavior_losses(
+        self, start: State, alive: Tensor, noise: NoiseSource
+    ) -> tuple[Tensor, Tensor, Metrics]:
+        """The paper's actor and value objectives, on lambda returns (equation 6)."""
+        c, N = self.config, len(start.deter)
+        # Imagine trajectories; the start state is not part of them
+        imagined = imagine(
+            self.rssm,
+            lambda feat, eps: self.actor.sample(self.actor(feat.detach()), eps),
+            start,
+            noise.normal(N, c.horizon, *self.rssm.latent.noise_shape),
+            self._action_noise(noise, N, c.horizon, self.action.size),
+        )
+        feat = imagined.feat[:, 1:].contiguous()
+        # Predict rewards, values and discounts
+        reward, value = self.reward(feat), self.value(feat)
+        if self.cont is None:
+            discount = torch.full_like(reward, c.discount)
+        else:
+            discount = torch.sigmoid(self.cont(feat))
+        # Compute value estimates; a value includes the reward of arriving at its own state
+        ret = lambda_return(reward[:, :-1], discount[:, :-1], value[:, 1:], c.lam)
+        with torch.no_grad():
+            weight = torch.cat([alive, discount[:, :-2]], 1).cumprod(1)
+        # Update the actor, then the value
+        actor_loss = -(weight * ret).mean()
+        value_loss = (weight * self.value.loss(value[:, :-1], ret.detach())).mean()
+        metrics = {
+            "loss/actor": actor_loss,
+            "loss/value": value_loss,
+            "imag/reward": reward.mean(),
+            "imag/value": value.mean(),
+            "imag/ret": ret.mean(),
+            "imag/discount": discount.mean(),
+            "actor/entropy": self._entropy(imagined.feat[:ENTROPY_STATES, 0], noise),
+        }
+        return actor_loss, value_loss, metrics
+
+    def _action_noise(self, noise: NoiseSource, *shape: int) -> Tensor:
+        draw = noise.normal if self.actor.noise_kind == "normal" else noise.uniform
+        return draw(*shape)
+
+    @torch.no_grad()
+    def _entropy(self, feat: Tensor, noise: NoiseSource) -> Tensor:
+        eps = self._action_noise(noise, len(feat), *self.actor.noise_shape)
+        return self.actor.entropy(self.actor(feat), eps).mean()
+
+    def _group(self, name: str) -> dict[str, nn.Parameter]:
+        prefixes = GROUPS[name]
+        return {k: p for k, p in self.named_parameters() if k.split(".")[0] in prefixes}
+
+    def _grad(self, name: str, loss: Tensor, *, retain_graph: bool = False) -> tuple[Tensor, ...]:
+        # gradients of one group only: nothing else is computed, so nothing has to be frozen
+        params = self._optimizers[name].params
+        return torch.autograd.grad(loss, params, retain_graph=retain_graph)
+
+    def optimizers(self) -> Mapping[str, Adam]:
+        """The three Adams by name: model, actor, value."""
+        return self._optimizers
+
+    # -- looking inside --------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def open_loop(self, batch: Batch, noise: NoiseSource, context: int = 5) -> dict[str, Tensor]:
+        """What the model saw for `context` rows and imagines after, by observation key.
+
+        Args:
+            batch: replay columns (B, T, ...) with T > context.
+            noise: for the latents.
+            context: rows reconstructed from posteriors; the rest follows the batch's actions.
+
+        Returns:
+            (B, T, h, w, c) in [0, 1] for images, (B, T, n) for vectors.
+        """
+        B, T = batch["reward"].shape
+        eps = noise.normal(B, T, *self.rssm.latent.noise_shape)
+        seen = {key: value[:, :context] for key, value in batch.items()}
+        post = self.rssm.observe(
+            self.rssm.initial(B),
+            seen["prev_action"],
+            self.encoder(seen),
+            seen["is_first"],
+            eps[:, :context],
+        )
+        feats, state = [self.rssm.feat(post)], State(*(x[:, -1] for x in post))
+        for t in range(context, T):
+            state = self.rssm.img_step(state, batch["prev_action"][:, t], eps[:, t])
+            feats.append(self.rssm.feat(state).unsqueeze(1))
+        return self.decoder(torch.cat(feats, 1))
+
+
+def build_actor(inputs: int, action: ActionSpec, config: DreamerConfig) -> Actor:
+    """The actor that fits the action: tanh-normal for a Box, else one-hot groups."""
+    c = config
+    if action.kind != "box":
+        return OneHotActor(inputs, action.nvec, c.units, c.actor_layers)
+    return TanhNormalActor(
+        inputs,
+        action.size,
+        c.units,
+        c.actor_layers,
+        init_std=c.actor_init_std,
+        mean_scale=c.actor_mean_scale,
+        min_std=c.actor_min_std,
+        samples=c.mode_samples,
+    )
+
+
+def noise_spec(latent: GaussianLatent, actor: Actor, action: ActionSpec) -> dict[str, NoiseSpec]:
+    """What a step and an exploring step draw."""
+    box = action.kind == "box"
+    return {
+        "latent": NoiseSpec(shape=latent.noise_shape, kind=latent.noise_kind, role="latent"),
+        "action": NoiseSpec(shape=actor.noise_shape, kind=actor.noise_kind, role="action"),
+        "explore": NoiseSpec(
+            shape=(action.size if box else 1 + action.size,),
+            kind="normal" if box else "uniform",
+            role="explore",
+        ),
+    }
+
+
+_CPU: dict[str, object] = {
+    "total_steps": 100_000,
+    "repeat": 4,
+    "render": "fast",
+    "deter": 64,
+    "stoch": 16,
+    "hidden": 64,
+    "units": 64,
+    "actor_layers": 3,
+    "actor_init_std": 1.0,
+    "actor_mean_scale": 2.0,
+    "actor_min_std": 0.1,
+    "state_std": 0.3,
+    "reward_scale": 10.0,
+    "free_nats": 0.5,
+    "batch_size": 16,
+    "batch_length": 32,
+    "imagine_starts": 256,
+    "model_lr": 1e-3,
+    "actor_lr": 3e-4,
+    "value_lr": 1e-3,
+    "update_every": 100,
+    "updates": 10,
+    "replay_rows": 200_000,
+}
+_DEBUG: dict[str, object] = {
+    **_CPU,
+    "total_steps": 2_000,
+    "deter": 16,
+    "stoch": 4,
+    "hidden": 16,
+    "units": 16,
+    "batch_size": 4,
+    "batch_length": 8,
+    "horizon": 5,
+    "imagine_starts": 16,
+    "prefill": 500,
+    "pretrain": 2,
+    "update_every": 100,
+    "updates": 2,
+    "replay_rows": 10_000,
+    "eval_every": 1_000,
+    "checkpoint_every": 1_000,
+}
+
+
+class Dreamer(Agent):
+    """Dreamer, the 2020 agent: learns a world model and trains its actor inside it.
+
+    Example:
+        >>> agent = Dreamer("dmc:walker-walk")  # pixels, the paper's settings
+        >>> agent.learn(1_000_000)
+        >>> action = agent.act(obs)
+
+    Source: Hafner, Lillicrap, Ba, Norouzi: Dream to Control (ICLR 2020, arXiv:1912.01603).
+    """
+
+    config_class = DreamerConfig
+    algorithm_class = DreamerAlgorithm
+    presets: ClassVar[Mapping[str, Mapping[str, object]]] = {
+        "dmc_vision": {},
+        "dmc_state": {"replay_rows": 2_000_000},
+        "cpu": _CPU,
+        "cpu_pixels": {**_CPU, "depth": 8, "batch_length": 24},
+        "debug": _DEBUG,
+        "debug_pixels": {**_DEBUG, "depth": 2},
+    }
+
+    @classmethod
+    def default_preset(cls, suite: str, obs: Mapping[str, ObsSpec]) -> str:
+        """The paper's settings, for images or for vectors alone."""
+        return "dmc_vision" if any(s.kind == "image" for s in obs.values()) else "dmc_state"
+
+    @classmethod
+    def for_world(
+        cls, config: AgentConfig, suite: str, obs: Mapping[str, ObsSpec], action: ActionSpec
+    ) -> Mapping[str, object]:
+        """A continuation head where episodes can terminate; discrete settings for discrete actions.
+
+        Source: google-research/dreamer configs `discrete` and `pcont`; the exploration's halving
+        reaches its floor at two fifths of the budget, as the paper's linear decay does.
+        """
+        fields: dict[str, object] = {} if suite == "dmc" else {"cont": True, "repeat": 1}
+        if action.kind != "box":
+            assert isinstance(config, DreamerConfig), type(config)
+            fields |= {"horizon": min(10, config.horizon), "kl_scale": 0.1, "expl_amount": 0.4}
+            fields |= {"expl_min": 0.1, "expl_decay": config.total_steps / 5}
+        return fields

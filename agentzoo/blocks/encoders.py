@@ -1,0 +1,124 @@
+"""Encoders: raw observations to one embedding."""
+
+from collections.abc import Callable, Mapping
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from runtime.errors import ConfigError
+from runtime.spec import ObsSpec
+
+from .layers import MLP
+
+IMAGE_SIZE = 64  # height and width in pixels that the convolutions of these papers are made for
+
+
+def image_keys(obs: Mapping[str, ObsSpec]) -> list[str]:
+    """Keys of the images, in the observations' order.
+
+    Raises:
+        ConfigError: if images differ in size, or have a size the convolutions do not take.
+    """
+    keys = [key for key, spec in obs.items() if spec.kind == "image"]
+    sizes = {key: obs[key].shape[:2] for key in keys}
+    if len(set(sizes.values())) > 1:
+        listed = ", ".join(f'"{key}" {h}x{w}' for key, (h, w) in sizes.items())
+        raise ConfigError(
+            f"the images differ in size: {listed}; they are joined on channels, so resize them to "
+            f"{IMAGE_SIZE}x{IMAGE_SIZE}"
+        )
+    for key, (h, w) in sizes.items():
+        if (h, w) != (IMAGE_SIZE, IMAGE_SIZE):
+            raise ConfigError(
+                f'the image "{key}" has {h}x{w} pixels, the convolutions take {IMAGE_SIZE}x'
+                f"{IMAGE_SIZE}; write size={IMAGE_SIZE} in the environment string or wrap the "
+                f"environment in gymnasium.wrappers.ResizeObservation(env, ({IMAGE_SIZE}, "
+                f"{IMAGE_SIZE}))"
+            )
+    return keys
+
+
+def vector_keys(obs: Mapping[str, ObsSpec]) -> list[str]:
+    """Keys of everything that is not an image, in the observations' order."""
+    return [key for key, spec in obs.items() if spec.kind != "image"]
+
+
+def join_images(obs: Mapping[str, Tensor], keys: list[str]) -> Tensor:
+    """uint8 images (..., h, w, c) joined on channels and scaled to [-0.5, 0.5].
+
+    Source: danijar/dreamer dreamer.py:preprocess, x / 255 - 0.5.
+    """
+    image = torch.cat([obs[key] for key in keys], -1) if len(keys) > 1 else obs[keys[0]]
+    return image.float() / 255 - 0.5
+
+
+def join_vectors(obs: Mapping[str, Tensor], keys: list[str]) -> Tensor:
+    """Vectors (..., n) joined on the last axis, float32."""
+    return torch.cat([obs[key].float() for key in keys], -1)
+
+
+class ConvEncoder(nn.Module):
+    """Four convolutions of kernel 4 and stride 2 without padding: 64 -> 31 -> 14 -> 6 -> 2.
+
+    Args:
+        channels: channels of the image.
+        depth: filters of the first convolution; each further one has twice as many.
+
+    Source: Ha & Schmidhuber 2018 (arXiv:1803.10122); danijar/dreamer models.py:ConvEncoder.
+    """
+
+    def __init__(self, channels: int, depth: int = 32) -> None:
+        super().__init__()
+        widths = [channels, depth, 2 * depth, 4 * depth, 8 * depth]
+        self.size = 2 * 2 * widths[-1]
+        self.layers = nn.ModuleList(nn.Conv2d(a, b, 4, 2) for a, b in pairwise(widths))
+        self.layers.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(N, 64, 64, c) in [-0.5, 0.5] -> (N, 32 * depth)."""
+        x = image.permute(0, 3, 1, 2)  # a view of channels-last memory
+        for layer in self.layers:
+            x = F.relu(layer(x))
+        return x.permute(0, 2, 3, 1).flatten(1)
+
+
+class Encoder(nn.Module):
+    """All observations to one embedding: images through one network, vectors through another.
+
+    Args:
+        obs: the observations.
+        image: makes the image network from the number of channels; it has a `size`.
+        vector: makes the vector network from the length of the joined vectors; it has a `size`.
+
+    Raises:
+        ConfigError: if the images' sizes do not fit.
+    """
+
+    def __init__(
+        self,
+        obs: Mapping[str, ObsSpec],
+        *,
+        image: Callable[[int], ConvEncoder],
+        vector: Callable[[int], MLP],
+    ) -> None:
+        super().__init__()
+        self.images, self.vectors = image_keys(obs), vector_keys(obs)
+        channels = sum(obs[key].shape[-1] for key in self.images)
+        length = sum(obs[key].shape[0] for key in self.vectors)
+        self.image = image(channels) if self.images else None
+        self.vector = vector(length) if self.vectors else None
+        self.size = sum(net.size for net in (self.image, self.vector) if net is not None)
+
+    def forward(self, obs: Mapping[str, Tensor]) -> Tensor:
+        """Raw observations (..., *shape) -> (..., E); the image part comes first."""
+        embeds: list[Tensor] = []
+        if self.image is not None:
+            image = join_images(obs, self.images)
+            # (..., h, w, c) -> (N, h, w, c) -> (..., E)
+            embed = self.image(image.flatten(0, -4))
+            embeds.append(embed.unflatten(0, image.shape[:-3]))
+        if self.vector is not None:
+            embeds.append(self.vector(join_vectors(obs, self.vectors)))
+        return torch.cat(embeds, -1) if len(embeds) > 1 else embeds[0]

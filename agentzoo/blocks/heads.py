@@ -1,0 +1,241 @@
+"""Heads on features: scalars with a likelihood, and actors that sample in model units."""
+
+import math
+from collections.abc import Sequence
+from typing import Literal, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .distributions import (
+    gumbel,
+    normal_nll,
+    onehot_argmax,
+    straight_through,
+    tanh_normal_log_prob,
+    top2_margin,
+)
+from .layers import MLP, Activation
+
+
+class NormalHead(nn.Module):
+    """A scalar under a Normal distribution of unit deviation.
+
+    Args:
+        inputs: F, size of the features.
+        units: width of the hidden layers.
+        layers: number of hidden layers.
+        act: activation.
+    """
+
+    def __init__(self, inputs: int, units: int, layers: int, *, act: Activation = F.elu) -> None:
+        super().__init__()
+        self.net = MLP(inputs, units, layers, 1, act=act)
+
+    def forward(self, feat: Tensor) -> Tensor:
+        """The mean, which is also the mode: (..., F) -> (...)."""
+        return self.net(feat).squeeze(-1).float()
+
+    def loss(self, mean: Tensor, target: Tensor) -> Tensor:
+        """Negative log-likelihood in nats, constant included: (...) and (...) -> (...)."""
+        return normal_nll(target, mean)
+
+
+class BernoulliHead(nn.Module):
+    """The probability of an event, as a logit; targets may be soft.
+
+    Args:
+        inputs: F, size of the features.
+        units: width of the hidden layers.
+        layers: number of hidden layers.
+        act: activation.
+    """
+
+    def __init__(self, inputs: int, units: int, layers: int, *, act: Activation = F.elu) -> None:
+        super().__init__()
+        self.net = MLP(inputs, units, layers, 1, act=act)
+
+    def forward(self, feat: Tensor) -> Tensor:
+        """The logit: (..., F) -> (...)."""
+        return self.net(feat).squeeze(-1).float()
+
+    def loss(self, logit: Tensor, target: Tensor) -> Tensor:
+        """Negative log-likelihood in nats of a target in [0, 1]: (...) and (...) -> (...)."""
+        return F.binary_cross_entropy_with_logits(logit, target, reduction="none")
+
+
+class Actor(Protocol):
+    """A policy on features: an nn.Module from features to the stats of an action distribution.
+
+    Attributes:
+        noise_shape: noise per state that `mode`, `entropy` and `margin` take; `sample` takes one
+            row of it where it has two axes, all of it where it has one.
+        noise_kind: distribution of that noise.
+    """
+
+    noise_shape: tuple[int, ...]
+    noise_kind: Literal["normal", "uniform"]
+
+    def __call__(self, feat: Tensor) -> Tensor:
+        """Stats of the action distribution."""
+        ...
+
+    def act(self, stats: Tensor, noise: Tensor, deterministic: Tensor) -> Tensor:
+        """The mode where `deterministic` (B,), else a sample: (B, A)."""
+        ...
+
+    def sample(self, stats: Tensor, noise: Tensor) -> Tensor:
+        """A sample in model units, differentiable in the stats: (..., A)."""
+        ...
+
+    def entropy(self, stats: Tensor, noise: Tensor) -> Tensor:
+        """Entropy in nats: (...)."""
+        ...
+
+    def margin(self, stats: Tensor, noise: Tensor, deterministic: Tensor) -> Tensor:
+        """By how many nats the chosen alternative beat the second: (B,); inf if none was chosen."""
+        ...
+
+
+class TanhNormalActor(nn.Module):
+    """A Normal distribution squashed by tanh, with a bounded mean.
+
+    mean = scale * tanh(m / scale), std = softplus(s + softplus^-1(init_std)) + min_std, where m is
+    the first and s the second half of the network's output. There is no closed form of the mode: it
+    is the likeliest of `samples` samples, chosen row by row.
+
+    Args:
+        inputs: F, size of the features.
+        action: A, length of the action.
+        units: width of the hidden layers.
+        layers: number of hidden layers.
+        init_std: standard deviation before tanh where the network puts out zero.
+        mean_scale: largest absolute mean before tanh.
+        min_std: smallest standard deviation before tanh.
+        samples: candidates for the mode.
+        act: activation.
+
+    Source: danijar/dreamer models.py:ActionDecoder and tools.py:SampleDist. Two changes: that code
+    takes the likeliest index of the batch's first row for all rows, and computes log-densities
+    through a clipped atanh.
+    """
+
+    noise_kind: Literal["normal", "uniform"] = "normal"
+
+    def __init__(
+        self,
+        inputs: int,
+        action: int,
+        units: int,
+        layers: int,
+        *,
+        init_std: float = 5.0,
+        mean_scale: float = 5.0,
+        min_std: float = 1e-4,
+        samples: int = 100,
+        act: Activation = F.elu,
+    ) -> None:
+        super().__init__()
+        self.noise_shape = (samples, action)
+        self.raw_init_std = math.log(math.expm1(init_std))
+        self.mean_scale = mean_scale
+        self.min_std = min_std
+        self.net = MLP(inputs, units, layers, 2 * action, act=act)
+
+    def forward(self, feat: Tensor) -> Tensor:
+        """The network's output: (..., F) -> (..., 2A)."""
+        return self.net(feat).float()
+
+    def parameters_of(self, stats: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation before tanh: (..., 2A) -> (..., A) each."""
+        mean, std = stats.chunk(2, -1)
+        mean = self.mean_scale * torch.tanh(mean / self.mean_scale)
+        return mean, F.softplus(std + self.raw_init_std) + self.min_std
+
+    def sample(self, stats: Tensor, noise: Tensor) -> Tensor:
+        """A reparameterised sample from standard normal noise (..., A): (..., A) in (-1, 1)."""
+        mean, std = self.parameters_of(stats)
+        return torch.tanh(mean + std * noise)
+
+    def act(self, stats: Tensor, noise: Tensor, deterministic: Tensor) -> Tensor:
+        """The likeliest of all samples where `deterministic` (B,), else the first: (B, A)."""
+        u, log_prob = self._candidates(stats, noise)
+        best = torch.where(deterministic, log_prob.argmax(-1), 0)
+        index = best[:, None, None].expand(-1, 1, u.shape[-1])
+        return torch.tanh(u.gather(1, index)).squeeze(1)
+
+    def entropy(self, stats: Tensor, noise: Tensor) -> Tensor:
+        """Monte-Carlo estimate from noise (B, samples, A): (B,) nats."""
+        return -self._candidates(stats, noise)[1].mean(-1)
+
+    def margin(self, stats: Tensor, noise: Tensor, deterministic: Tensor) -> Tensor:
+        """Log-density of the best candidate over the second; inf for a sample: (B,)."""
+        _, log_prob = self._candidates(stats, noise)
+        return torch.where(deterministic, top2_margin(log_prob), torch.inf)
+
+    def _candidates(self, stats: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        mean, std = (x.unsqueeze(1) for x in self.parameters_of(stats))
+        u = mean + std * noise
+        return u, tanh_normal_log_prob(u, noise, std)
+
+
+class OneHotActor(nn.Module):
+    """Independent categoricals, one a group, as joined one-hots with straight-through gradients.
+
+    Args:
+        inputs: F, size of the features.
+        nvec: number of classes of each group; one group for a Discrete action.
+        units: width of the hidden layers.
+        layers: number of hidden layers.
+        act: activation.
+
+    Source: danijar/dreamer models.py:ActionDecoder (`onehot`); several groups are ours.
+    """
+
+    noise_kind: Literal["normal", "uniform"] = "uniform"
+
+    def __init__(
+        self,
+        inputs: int,
+        nvec: Sequence[int],
+        units: int,
+        layers: int,
+        *,
+        act: Activation = F.elu,
+    ) -> None:
+        super().__init__()
+        self.nvec = list(nvec)
+        self.noise_shape = (sum(nvec),)
+        self.net = MLP(inputs, units, layers, sum(nvec), act=act)
+
+    def forward(self, feat: Tensor) -> Tensor:
+        """The logits: (..., F) -> (..., A)."""
+        return self.net(feat).float()
+
+    def sample(self, stats: Tensor, noise: Tensor) -> Tensor:
+        """One-hots by Gumbel-max on uniform noise (..., A), with softmax's gradient: (..., A)."""
+        groups = zip(self._groups(stats), self._groups(stats + gumbel(noise)), strict=True)
+        hot = [straight_through(onehot_argmax(s.detach()), logits) for logits, s in groups]
+        return torch.cat(hot, -1)
+
+    def act(self, stats: Tensor, noise: Tensor, deterministic: Tensor) -> Tensor:
+        """The likeliest classes where `deterministic` (B,), else a sample: (B, A)."""
+        scores = self._scores(stats, noise, deterministic)
+        return torch.cat([onehot_argmax(group) for group in self._groups(scores)], -1)
+
+    def entropy(self, stats: Tensor, noise: Tensor) -> Tensor:
+        """Exact entropy, summed over the groups; the noise is not used: (...) nats."""
+        logs = [torch.log_softmax(group, -1) for group in self._groups(stats)]
+        return -torch.stack([(log.exp() * log).sum(-1) for log in logs]).sum(0)
+
+    def margin(self, stats: Tensor, noise: Tensor, deterministic: Tensor) -> Tensor:
+        """Smallest margin of any group, of logits or, for a sample, perturbed logits: (B,)."""
+        scores = self._scores(stats, noise, deterministic)
+        return torch.stack([top2_margin(group) for group in self._groups(scores)]).amin(0)
+
+    def _scores(self, stats: Tensor, noise: Tensor, deterministic: Tensor) -> Tensor:
+        return stats + torch.where(deterministic[:, None], 0.0, gumbel(noise))
+
+    def _groups(self, x: Tensor) -> tuple[Tensor, ...]:
+        return x.split(self.nvec, -1)

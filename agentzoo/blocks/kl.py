@@ -1,0 +1,52 @@
+"""Divergences between posterior and prior, and what the agents do with free nats."""
+
+import torch
+from torch import Tensor
+
+
+def gaussian_kl(mean: Tensor, std: Tensor, prior_mean: Tensor, prior_std: Tensor) -> Tensor:
+    """KL(N(mean, std) || N(prior_mean, prior_std)) in nats, summed over the last axis.
+
+    Args:
+        mean: (..., S) of the posterior, like the other three.
+        std: standard deviation of the posterior.
+        prior_mean: mean of the prior.
+        prior_std: standard deviation of the prior.
+
+    Returns:
+        (...), not negative.
+    """
+    ratio = std / prior_std
+    shift = (mean - prior_mean) / prior_std
+    return (0.5 * (ratio.square() + shift.square() - 1) - ratio.log()).sum(-1)
+
+
+def free_nats_on_mean(kl: Tensor, free_nats: float) -> Tensor:
+    """max(mean(kl), free_nats): below the threshold the whole batch has no gradient.
+
+    Args:
+        kl: (B, T) nats per step.
+        free_nats: threshold in nats.
+
+    Returns:
+        A scalar.
+
+    Source: danijar/dreamer dreamer.py:_train. The paper's first code hinges every step (see
+    `free_nats_per_step`); its author calls either fine (danijar/dreamer#44).
+    """
+    return torch.clamp(kl.mean(), min=free_nats)
+
+
+def free_nats_per_step(kl: Tensor, free_nats: float) -> Tensor:
+    """max(0, kl - free_nats), step by step, so each step has its own gradient or none.
+
+    Args:
+        kl: (B, T) nats per step.
+        free_nats: threshold in nats.
+
+    Returns:
+        (B, T).
+
+    Source: google-research/planet, configs `free_nats: 3` and training/utility.py.
+    """
+    return torch.clamp(kl - free_nats, min=0)
