@@ -1,0 +1,513 @@
+"""Agent: what the user holds. learn, act, predict, evaluate, save, load, export."""
+
+import json
+import re
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import datetime
+from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import gymnasium as gym
+import numpy as np
+import torch
+from torch import nn
+
+from runtime import envs
+from runtime.errors import BundleError, ConfigError, ProviderError, RunError, nearest
+from runtime.evaluation import Evaluation, evaluate
+from runtime.noise import derive
+from runtime.policy import Policy
+from runtime.spaces import action_spec, observation_specs
+from runtime.spec import ActionSpec, Array, ObsSpec, PolicySpec
+
+from . import checkpoint
+from .algorithm import Algorithm
+from .blocks.replay import ReplayBuffer, write_durably
+from .callbacks import Callback, Evaluate, Report
+from .checkpoint import Counters, read_tensors, write_tensors
+from .collection import noise_for_step
+from .config import AgentConfig, configure, to_json
+from .logger import Logger, ProgressBar
+from .training import Training, require_environment
+
+FORMAT = 1
+AGENTS = {"Dreamer": ".agents.dreamer"}  # what a saved folder may name
+EnvLike = str | gym.Env[Any, Any]
+
+
+class Agent:
+    """A world-model agent: construct it with an environment, learn, act, save, export.
+
+    Args:
+        env: an environment string ("dmc:walker-walk"), a gymnasium.Env, or None to name it later.
+        preset: settings by name; None lets the suite and the observations choose.
+        device: "auto" (CUDA where there is one), "cpu", "cuda", "cuda:1".
+        seed: of weights, environments, exploration and replay; None draws one and records it.
+        **overrides: any field of the agent's configuration.
+
+    Raises:
+        ConfigError: for an unknown preset or field, or an ill-typed value.
+        EnvironmentStringError: for an unknown suite, task or key.
+        ProviderError: if the device is not there.
+    """
+
+    config_class: ClassVar[type[AgentConfig]]
+    algorithm_class: ClassVar[type[nn.Module]]
+    presets: ClassVar[Mapping[str, Mapping[str, object]]]
+    deterministic: ClassVar[bool] = True  # the paper's evaluation protocol
+
+    config: AgentConfig
+    algorithm: Algorithm
+    spec: PolicySpec
+    policy: Policy
+
+    def __init__(
+        self,
+        env: EnvLike | None = None,
+        *,
+        preset: str | None = None,
+        device: str = "auto",
+        seed: int | None = None,
+        **overrides: object,
+    ) -> None:
+        self.device = find_device(device)
+        self.seed = secrets.randbits(31) if seed is None else seed
+        self._seed_given = seed is not None
+        self.run: Path | None = None
+        self.env = ""  # resolved string, or "" for an environment object
+        self._source: EnvLike | None = None
+        self._preset, self._overrides = preset, overrides
+        known = sorted(self.presets)
+        if preset is not None and preset not in known:
+            raise ConfigError(
+                f"{type(self).__name__} has no preset {preset!r}; {nearest(preset, known)}"
+            )
+        configure(self.config_class, overrides, name=type(self).__name__)  # errors come early
+        if env is not None:
+            self._build(env)
+
+    # -- acting ---------------------------------------------------------------------------------
+
+    def act(self, obs: Array | Mapping[str, Array], *, deterministic: bool | None = None) -> Array:
+        """The action for one observation, in the environment's own form; keeps recurrent state."""
+        return self._built().policy.act(obs, deterministic=deterministic)
+
+    def predict(
+        self,
+        observation: Array | Mapping[str, Array],
+        state: Any = None,
+        episode_start: Array | None = None,
+        deterministic: bool | None = False,
+    ) -> tuple[Array, Any]:
+        """Stable-Baselines3's stateless form of `act`, for one or many environments."""
+        return self._built().policy.predict(observation, state, episode_start, deterministic)
+
+    def reset(self) -> None:
+        """Start a new episode: the next `act` begins from the initial state."""
+        self._built().policy.reset()
+
+    def session(self, seed: int | None = None) -> Policy:
+        """The same weights with a recurrent state and noise of its own."""
+        return self._built().policy.session(seed)
+
+    def evaluate(
+        self,
+        env: EnvLike | None = None,
+        *,
+        episodes: int = 10,
+        seed: int = 0,
+        deterministic: bool | None = None,
+        video: str | Path | None = None,
+        override: bool = False,
+    ) -> Evaluation:
+        """Score the agent; the same function that scores an exported policy."""
+        where = self._built()._source if env is None else env
+        return evaluate(
+            self.policy,
+            where if where is not None else self.env,
+            episodes=episodes,
+            seed=seed,
+            deterministic=deterministic,
+            video=video,
+            override=override,
+        )
+
+    # -- learning -------------------------------------------------------------------------------
+
+    def learn(
+        self,
+        total_steps: float | EnvLike | None = None,
+        env: EnvLike | None = None,
+        *,
+        run: str | Path | None = None,
+        callbacks: Sequence[Callback] = (),
+        progress: bool = True,
+    ) -> Self:
+        """Learn for `total_steps` environment steps, action repeat included.
+
+        Called again it goes that many steps further, in the same run. With `run` the number is that
+        run's total: an interrupted run goes on, a finished one says so, a larger total extends it.
+
+        Args:
+            total_steps: environment steps; None is the preset's budget. An environment in this
+                place is the same as `env`.
+            env: where to learn, if the agent was made without one.
+            run: the run's folder, new or to be resumed; None makes one under runs/.
+            callbacks: told about everything that happens.
+            progress: show a progress bar.
+
+        Returns:
+            The agent itself.
+
+        Raises:
+            RunError: without an environment, or if `run` holds a run with other settings.
+        """
+        if isinstance(total_steps, str | gym.Env):
+            total_steps, env = None, total_steps
+        if env is not None:
+            self._build(env)
+        require_environment(self._source)
+        config = self.config
+        budget = config.total_steps if total_steps is None else round(total_steps)
+        folder, counters, newest = self._open_run(None if run is None else Path(run))
+        total = budget if run is not None else counters.env_step + budget
+        if newest is not None and counters.env_step >= total:
+            print(f"{folder} is finished: {counters.env_step:,} of {total:,} environment steps")
+            return self
+        self._train(folder, counters, newest, total, callbacks, progress)
+        return self
+
+    def _open_run(self, run: Path | None) -> tuple[Path, Counters, Path | None]:
+        """The run's folder, where it stands, and the checkpoint to go on from."""
+        folder = run or self.run or new_run_folder(type(self).__name__, self.env)
+        newest = checkpoint.newest(folder / "checkpoints")
+        if newest is None:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_durably(folder / "config.json", json.dumps(self._settings(), indent=1).encode())
+            self.run = folder
+            return folder, Counters(), None
+        self._require_same_settings(newest)
+        self.seed = read_settings(newest)["seed"]
+        self._wire(self.spec.obs, self.spec.action)
+        self._load_weights(newest)
+        self.run = folder
+        return folder, Counters.read(newest / "training"), newest
+
+    def _train(
+        self,
+        folder: Path,
+        counters: Counters,
+        newest: Path | None,
+        total: int,
+        callbacks: Sequence[Callback],
+        progress: bool,
+    ) -> None:
+        config = self.config
+        adapter = self._adapter()
+        resume = None if newest is None else counters.env_step
+        ready: list[Callback] = []
+        if config.eval_every and config.eval_episodes and self.env:
+            ready.append(Evaluate(config.eval_every, config.eval_episodes))
+        ready.append(Report())
+        replay = ReplayBuffer(
+            folder / "replay",
+            self.spec.obs,
+            self.spec.action,
+            self.algorithm.columns,
+            envs=config.envs,
+            capacity=config.replay_rows,
+        )
+        replay.require_space((total - counters.env_step) // adapter.repeat)
+        bar = ProgressBar(total, start=counters.env_step, enabled=progress)
+        with Logger(folder, resume_step=resume) as logger, bar:
+            training = Training(
+                self, folder, adapter, replay, counters, logger, bar, [*ready, *callbacks]
+            )
+            if newest is not None:
+                training.restore(newest)
+                bar.note(f"resumed from step {counters.env_step:,} of {folder}")
+            try:
+                training.run(total)
+            finally:
+                if isinstance(self._source, str):
+                    adapter.close()
+            if counters.interrupted:
+                bar.note(
+                    f"stopped at step {counters.env_step:,}; to go on: "
+                    f'agent.learn({total}, run="{folder}")'
+                )
+
+    # -- saving ---------------------------------------------------------------------------------
+
+    def save(self, folder: str | Path) -> Path:
+        """Write config.json and model.safetensors; `load` reads them back."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self._built()
+        write_durably(folder / "config.json", json.dumps(self._settings(), indent=1).encode())
+        write_tensors(folder / "model.safetensors", module(self.algorithm).state_dict())
+        return folder
+
+    @classmethod
+    def load(cls, folder: str | Path, *, device: str = "auto") -> Self:
+        """Read a saved agent, or the newest checkpoint of a run's folder.
+
+        Raises:
+            BundleError: if the folder holds no agent, another class of agent, or a newer format.
+        """
+        folder = Path(folder)
+        folder = checkpoint.newest(folder / "checkpoints") or folder
+        settings = read_settings(folder)
+        if settings["agent"] != cls.__name__:
+            raise BundleError(
+                f"{folder} holds a {settings['agent']}, not a {cls.__name__}; "
+                f"use {settings['agent']}.load or agentzoo.load"
+            )
+        agent = cls(device=device, seed=settings["seed"])
+        agent.env = settings["env"]
+        agent._source = agent.env or None
+        agent.config = configure(cls.config_class, settings["config"], name=cls.__name__)
+        policy = settings["policy"]
+        agent._wire(
+            {key: ObsSpec(**tuples(spec)) for key, spec in policy["obs"].items()},
+            ActionSpec(**tuples(policy["action"])),
+        )
+        agent._load_weights(folder)
+        return agent
+
+    def export(self, folder: str | Path, *, golden_steps: int = 100) -> Path:
+        """Save, and add what the runtime needs: ONNX graphs, manifest, golden trace.
+
+        Raises:
+            BundleError: if ONNX Runtime's actions differ from torch's.
+        """
+        from .export import export
+
+        folder = self.save(folder)
+        return export(self.algorithm, self.spec, folder, golden_steps=golden_steps)
+
+    # -- inside ---------------------------------------------------------------------------------
+
+    @classmethod
+    def default_preset(cls, suite: str, obs: Mapping[str, ObsSpec]) -> str:
+        """The preset for a suite ("" for an environment object) and observations."""
+        raise NotImplementedError(f"{cls.__name__} names no presets")
+
+    @classmethod
+    def for_world(
+        cls, config: Any, suite: str, obs: Mapping[str, ObsSpec], action: ActionSpec
+    ) -> Mapping[str, object]:
+        """Fields that the world decides, between the preset's (`config`) and the user's own."""
+        return {}
+
+    def _build(self, env: EnvLike) -> None:
+        """Choose the preset, resolve the string, read the spaces, make the networks."""
+        probe = envs.make_env(env) if isinstance(env, str) else env
+        obs, action = observation_specs(probe.observation_space), action_spec(probe.action_space)
+        if isinstance(env, str):
+            probe.close()
+        if self._source is not None:
+            self._require_same_spaces(obs, action)
+        suite = env.partition(":")[0] if isinstance(env, str) else ""
+        self.config = self._configure(suite, obs, action)
+        if isinstance(env, str):
+            open_keys = {"repeat": self.config.repeat, "render": self.config.render}
+            self.env = envs.resolve(env, open_keys)
+        built, self._source = self._source is not None, self.env or env
+        if not built:
+            self._wire(obs, action)
+
+    def _configure(self, suite: str, obs: Mapping[str, ObsSpec], action: ActionSpec) -> AgentConfig:
+        """The preset's fields, what the world decides, then the user's overrides."""
+        name, fields = type(self).__name__, self.presets[self._choose_preset(suite, obs)]
+        preset = configure(self.config_class, fields, name=name)
+        world = self.for_world(preset, suite, obs, action)
+        config = configure(self.config_class, fields, world, self._overrides, name=name)
+        if config.precision == "tf32" and self.device.type != "cuda":
+            raise ConfigError(f"precision='tf32' is CUDA's, the device is {self.device}; use fp32")
+        return config
+
+    def _choose_preset(self, suite: str, obs: Mapping[str, ObsSpec]) -> str:
+        image = any(spec.kind == "image" for spec in obs.values())
+        preset = self._preset or self.default_preset(suite, obs)
+        variant = f"{preset}_pixels"
+        return variant if image and variant in self.presets else preset
+
+    def _wire(self, obs: Mapping[str, ObsSpec], action: ActionSpec) -> None:
+        """Networks from spaces and configuration, with weights drawn from the seed."""
+        if self.device.type == "cuda":
+            tf32 = self.config.precision == "tf32"
+            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
+        with torch.random.fork_rng():
+            torch.manual_seed(derive(self.seed, "weights"))
+            network = self.algorithm_class(obs, action, self.config).to(self.device)
+        assert isinstance(network, Algorithm), f"{self.algorithm_class} lacks a part of Algorithm"
+        self.algorithm = network
+        self.spec = PolicySpec(
+            agent=type(self).__name__,
+            env=self.env,
+            obs=obs,
+            action=action,
+            carry=network.carry_spec,
+            noise=noise_for_step(network.noise_spec),
+            deterministic=self.deterministic,
+            plan=getattr(network, "plan_spec", None),
+            precision=self.config.precision,
+            seed=self.seed,
+        )
+        from .export import TorchStep
+
+        self.policy = Policy(TorchStep(network, self.device), self.spec)
+
+    def _adapter(self) -> envs.Adapter:
+        assert self._source is not None, "require_environment was called"
+        return envs.Adapter.open(self._source, self.config.envs)
+
+    def _built(self) -> Self:
+        if not hasattr(self, "algorithm"):
+            raise RunError(
+                f"this {type(self).__name__} has no environment yet, so its sizes are unknown; "
+                f'give one: {type(self).__name__}("dmc:walker-walk")'
+            )
+        return self
+
+    def _settings(self) -> dict[str, Any]:
+        packages = {name: version(name) for name in ("numpy", "torch", "gymnasium")}
+        policy = asdict(self.spec)
+        return {
+            "format": FORMAT,
+            "agent": type(self).__name__,
+            "env": self.env,
+            "seed": self.seed,
+            "config": to_json(self.config),
+            "policy": {"obs": policy["obs"], "action": policy["action"]},
+            "packages": packages,
+        }
+
+    def _load_weights(self, folder: Path) -> None:
+        path = folder / "model.safetensors"
+        if not path.is_file():
+            raise BundleError(f"{folder} has no model.safetensors; save the agent there again")
+        try:
+            module(self.algorithm).load_state_dict(read_tensors(path), strict=True)
+        except RuntimeError as error:
+            raise BundleError(
+                f"the weights in {path} are not those of this {type(self).__name__}: {error}"
+            ) from error
+
+    def _require_same_settings(self, folder: Path) -> None:
+        """A resumed run keeps its settings; what differs is listed."""
+        theirs, ours = read_settings(folder), self._settings()
+        free = {"total_steps", "checkpoint_every", "log_every", "eval_every", "eval_episodes"}
+        names = ("agent", "env", "seed") if self._seed_given else ("agent", "env")
+        pairs = {name: (theirs[name], ours[name]) for name in names}
+        for name, mine in ours["config"].items():
+            if name not in free:
+                pairs[name] = (theirs["config"].get(name), mine)
+        differing = [f"{n} was {a!r}, is {b!r}" for n, (a, b) in pairs.items() if not same(a, b)]
+        if differing:
+            raise RunError(
+                f"the run {folder.parent.parent} has other settings: {'; '.join(differing)}; "
+                "resume it with its own, or name another folder"
+            )
+
+    def _require_same_spaces(self, obs: Mapping[str, ObsSpec], action: ActionSpec) -> None:
+        if dict(self.spec.obs) != dict(obs) or self.spec.action != action:
+            raise RunError(
+                f"this agent was made for observations {dict(self.spec.obs)} and action "
+                f"{self.spec.action}; the environment has {dict(obs)} and {action}"
+            )
+
+    def __repr__(self) -> str:
+        """The class, its environment, and parameters per block."""
+        if not hasattr(self, "algorithm"):
+            return f"{type(self).__name__}()"
+        blocks = module(self.algorithm).named_children()
+        sizes = {name: sum(p.numel() for p in block.parameters()) for name, block in blocks}
+        lines = [f"  {name:<12}{count:>12,}" for name, count in sizes.items() if count]
+        total = f"  {'parameters':<12}{sum(sizes.values()):>12,}"
+        return "\n".join([f"{type(self).__name__}({self.env!r})", *lines, total])
+
+
+def load(folder: str | Path, *, device: str = "auto") -> Agent:
+    """Read a saved agent of any class, or the newest checkpoint of a run's folder.
+
+    Raises:
+        BundleError: if the folder holds no agent, or one this version does not know.
+    """
+    name = read_settings(checkpoint.newest(Path(folder) / "checkpoints") or Path(folder))["agent"]
+    if name not in AGENTS:
+        raise BundleError(
+            f"{folder} holds a {name!r}, which this version does not know; "
+            f"{nearest(str(name), AGENTS, 'agents')}"
+        )
+    kind = getattr(import_module(AGENTS[name], __package__), name)
+    return kind.load(folder, device=device)
+
+
+def module(algorithm: Algorithm) -> nn.Module:
+    """The algorithm as the nn.Module it is."""
+    assert isinstance(algorithm, nn.Module), type(algorithm)
+    return algorithm
+
+
+def find_device(name: str) -> torch.device:
+    """The torch device of a name.
+
+    Raises:
+        ProviderError: if it names a device that is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ProviderError(f"device={name!r} is no device; use auto, cpu or cuda") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ProviderError(
+            f'device={name!r} was asked for, but torch sees no CUDA device; use device="cpu", or '
+            "install a CUDA build of torch on a machine with a GPU"
+        )
+    return device
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """config.json of a saved agent.
+
+    Raises:
+        BundleError: if it is missing, is no agent's, or has a newer format.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        raise BundleError(f"{folder} holds no saved agent (no config.json); give save()'s folder")
+    try:
+        settings = json.loads(path.read_text())
+        found = settings["format"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise BundleError(f"{path} is not a saved agent's config.json") from error
+    if found > FORMAT:
+        raise BundleError(
+            f"{path} has format {found}, this version reads up to {FORMAT}; update agentzoo"
+        )
+    return settings
+
+
+def new_run_folder(agent: str, env: str) -> Path:
+    """A folder of its own under runs/: agent, task and the time."""
+    task = re.sub(r"[^a-z0-9]+", "-", env.partition("?")[0].lower()).strip("-") or "environment"
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    return Path("runs") / f"{agent.lower()}-{task}-{stamp}"
+
+
+def tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON's lists as the tuples they were."""
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+
+
+def same(a: object, b: object) -> bool:
+    """Equal, where JSON turned tuples into lists."""
+    return np.array_equal(np.asarray(a, object), np.asarray(b, object))

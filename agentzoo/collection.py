@@ -1,0 +1,205 @@
+"""Collection: the acting half of training. One decision of every environment at a time."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from runtime.envs import Adapter, episode_seed
+from runtime.noise import derive, draw, drawn
+from runtime.spec import ActionSpec, NoiseSpec
+
+from .algorithm import Algorithm, Carry, Rows
+from .blocks.actions import to_env
+from .blocks.replay import ReplayBuffer, record
+from .checkpoint import Counters
+
+
+@dataclass(frozen=True)
+class Episode:
+    """A finished episode of collection, exploration noise included."""
+
+    env: int
+    total_reward: float  # undiscounted sum
+    rows: int  # decisions, the last observation included
+    env_steps: int
+
+
+@dataclass
+class Collector:
+    """Acts in the environments and stores what happens.
+
+    A call of `advance` brings every environment to its next row (a step, or a seeded reset after an
+    episode's end); a call of `decide` chooses the actions at those rows and stores both. Ended
+    environments are held back while `holding`, so that a checkpoint finds all of them at an
+    episode's start.
+
+    Args:
+        algorithm: acts and explores.
+        adapter: the environments.
+        replay: where rows go.
+        counters: the run's; `started` and `rows` are kept here.
+        seed: of the run.
+        prefill: environment steps of uniformly random actions.
+        device: of the algorithm.
+    """
+
+    algorithm: Algorithm
+    adapter: Adapter
+    replay: ReplayBuffer
+    counters: Counters
+    seed: int
+    prefill: int
+    device: torch.device
+    holding: bool = False
+    rows: Rows = field(default_factory=dict)  # the newest row of each environment in `active`
+    active: list[int] = field(default_factory=list)  # environments inside an episode
+    ended: list[int] = field(default_factory=list)  # environments that wait for a reset
+    _actions: np.ndarray | None = None
+    _carry: Carry = field(default_factory=dict)
+    _state: object = None  # what the algorithm's annotate keeps
+
+    def __post_init__(self) -> None:
+        """Every environment waits for its first reset."""
+        envs = len(self.adapter)
+        self.counters.started = self.counters.started or [0] * envs
+        self.counters.rows = self.counters.rows or [0] * envs
+        self.ended = list(range(envs))
+        self._sums = np.zeros(envs)
+        self._lengths = [0] * envs
+        self._noise_seed = derive(self.seed, "collect")
+        self._noise = noise_for_collection(self.algorithm, self.adapter.action)
+
+    def advance(self) -> int:
+        """Step the environments inside an episode, reset the others; the number of env steps."""
+        steps = len(self.active) * self.adapter.repeat
+        parts: list[tuple[list[int], Rows]] = []
+        if self.active:
+            assert self._actions is not None, "decide comes before advance"
+            parts.append((self.active, self.adapter.step(self.active, self._actions)))
+        if self.ended and not self.holding:
+            parts.append((self.ended, self._reset(self.ended)))
+            self.ended = []
+        self.active, self.rows, self._carry = self._merge(parts)
+        return steps
+
+    def cut(self) -> None:
+        """End every open episode at its newest row: is_last without is_terminal."""
+        if self.rows:
+            self.rows["is_last"] = np.ones(len(self.active), bool)
+
+    def forget(self) -> None:
+        """Drop what `annotate` keeps, as a resumed run must begin without it."""
+        self._state = None
+
+    def decide(self) -> list[Episode]:
+        """Choose an action at every newest row, store the rows, give the episodes that ended."""
+        if not self.active:
+            return []
+        self._carry, self._actions = self._act()
+        rows = {**self.rows, "action": self._carry["prev_action"].cpu().numpy()}
+        rows = self._annotated(rows)
+        last = rows["is_last"]
+        rows["action"] = np.where(last[:, None], np.float32(0), rows["action"])  # unused
+        finished = []
+        for i, env in enumerate(self.active):
+            self.replay.add(env, record(rows, i))
+            self.counters.rows[env] += 1
+            self._sums[env] += rows["reward"][i]
+            self._lengths[env] += 1
+            if last[i]:
+                finished.append(self._finish(env))
+        self._keep(np.flatnonzero(~last))
+        return finished
+
+    def _act(self) -> tuple[Carry, np.ndarray]:
+        step = self.counters.env_step
+        address = [(self._noise_seed, env, self.counters.rows[env]) for env in self.active]
+        noise = {k: self._tensor(v) for k, v in draw(self._noise, address).items()}
+        obs = {k: self._tensor(self.rows[k]) for k in (*self.adapter.obs, "is_first")}
+        greedy = torch.zeros(len(self.active), dtype=torch.bool, device=self.device)
+        with torch.no_grad():
+            carry, _ = self.algorithm.step(self._carry, obs, noise, greedy)
+            if step < self.prefill:
+                random = random_action(noise["prefill"], self.adapter.action)
+                carry, action = (
+                    {**carry, "prev_action": random},
+                    to_env(random, self.adapter.action),
+                )
+            else:
+                carry, action = self.algorithm.explore(carry, noise, step)
+        return carry, action.cpu().numpy()
+
+    def _annotated(self, rows: Rows) -> Rows:
+        annotate = getattr(self.algorithm, "annotate", None)
+        if annotate is None:
+            return rows
+        rows, late, self._state = annotate(rows, self.active, self._carry, self._state)
+        for env, back, values in late:
+            # rows of this decision are not stored yet: the newest stored one is one row back
+            self.replay.amend(env, back - 1, values)
+        return rows
+
+    def _finish(self, env: int) -> Episode:
+        rows = self._lengths[env]
+        episode = Episode(env, float(self._sums[env]), rows, (rows - 1) * self.adapter.repeat)
+        self._sums[env], self._lengths[env] = 0.0, 0
+        self.ended.append(env)
+        return episode
+
+    def _keep(self, inside: np.ndarray) -> None:
+        """Go on with the environments whose episode goes on."""
+        assert self._actions is not None, "decide has chosen actions"
+        self.active = [self.active[i] for i in inside]
+        self._actions = self._actions[inside]
+        index = torch.as_tensor(inside, device=self.device)
+        self._carry = {name: tensor[index] for name, tensor in self._carry.items()}
+
+    def _reset(self, envs: list[int]) -> Rows:
+        seeds = [episode_seed(self.seed, env, self.counters.started[env]) for env in envs]
+        for env in envs:
+            self.counters.started[env] += 1
+        return self.adapter.reset(envs, seeds)
+
+    def _merge(self, parts: list[tuple[list[int], Rows]]) -> tuple[list[int], Rows, Carry]:
+        """The parts' rows in the order of their environments, with fresh carries after resets."""
+        envs = [env for part, _ in parts for env in part]
+        if not envs:
+            return [], {}, {}
+        order = np.argsort(envs)
+        names = parts[0][1]
+        rows = {n: np.concatenate([part[n] for _, part in parts])[order] for n in names}
+        known = len(next(iter(self._carry.values()))) if self._carry else 0
+        carry = self.algorithm.initial(len(envs) - known)
+        if known:
+            carry = {n: torch.cat([self._carry[n], carry[n]]) for n in carry}
+        index = torch.as_tensor(order, device=self.device)
+        return [envs[i] for i in order], rows, {n: t[index] for n, t in carry.items()}
+
+    def _tensor(self, array: np.ndarray) -> Tensor:
+        return torch.from_numpy(array).to(self.device)
+
+
+def random_action(uniform: Tensor, action: ActionSpec) -> Tensor:
+    """A uniformly random action (B, A) in model units from uniform noise (B, A)."""
+    if action.kind == "box":
+        return 2 * uniform - 1
+    groups = uniform.split(list(action.nvec), dim=-1)
+    hot = [torch.nn.functional.one_hot(g.argmax(-1), g.shape[-1]) for g in groups]
+    return torch.cat(hot, -1).to(uniform.dtype)
+
+
+def noise_for_step(specs: Mapping[str, NoiseSpec]) -> dict[str, NoiseSpec]:
+    """The noise tensors that a step takes at run time: all but the exploring ones."""
+    return {name: spec for name, spec in specs.items() if spec.role != "explore"}
+
+
+def noise_for_collection(algorithm: Algorithm, action: ActionSpec) -> dict[str, NoiseSpec]:
+    """What one decision of collection draws: the step's noise, the exploring, the random action."""
+    specs = algorithm.noise_spec
+    exploring = {name: spec for name, spec in specs.items() if spec.role == "explore"}
+    prefill = NoiseSpec(shape=(action.size,), kind="uniform", role="explore")
+    plan = getattr(algorithm, "plan_spec", None)
+    return {**drawn(specs, plan), **exploring, "prefill": prefill}

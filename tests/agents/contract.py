@@ -1,0 +1,32 @@
+"""Which agents the contract test runs, in which world and with which settings each."""
+
+from typing import NamedTuple
+
+from agentzoo import Dreamer
+from agentzoo.agent import Agent
+from tests.agents.toys import TOYS
+
+
+class Case(NamedTuple):
+    """An agent, where it learns, and settings beyond the debug preset's."""
+
+    agent: type[Agent]
+    env: str
+    fields: dict[str, object]
+
+    def make(self, **fields: object) -> Agent:
+        """The agent, on one CPU, with a seed of its own."""
+        fields = {"checkpoint_every": 400, **self.fields, **fields}
+        return self.agent(self.env, preset="debug", device="cpu", seed=3, **fields)
+
+
+PENDULUM, CARTPOLE = "gym:Pendulum-v1", "gym:CartPole-v1"
+CASES = {
+    "BestOfMany": Case(TOYS["BestOfMany"], PENDULUM, {}),
+    "TruncatedActor": Case(TOYS["TruncatedActor"], PENDULUM, {}),
+    "LatentStore": Case(TOYS["LatentStore"], CARTPOLE, {}),
+    "Planner": Case(TOYS["Planner"], PENDULUM, {}),
+    "LateRewards": Case(TOYS["LateRewards"], PENDULUM, {}),
+    "Dreamer": Case(Dreamer, PENDULUM, {"repeat": 2}),
+    "Dreamer-discrete": Case(Dreamer, CARTPOLE, {"repeat": 1, "cont": True}),
+}

@@ -1,0 +1,294 @@
+"""The loop around an agent: schedule, stopping, resuming, extending, refusing, two worlds."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+
+from agentzoo.agent import Agent
+from agentzoo.callbacks import Callback, StopOnReturn
+from agentzoo.checkpoint import Counters, newest, whole
+from agentzoo.logger import read_metrics
+from agentzoo.training import Training, UpdateSchedule
+from runtime.errors import BundleError, ConfigError, EpisodeError, ProviderError, RunError
+from tests.agents.contract import CASES, PENDULUM
+from tests.agents.test_contract import Keep, all_rows, assert_same_run
+from tests.agents.toys import TOYS
+
+TOY = TOYS["TruncatedActor"]
+
+
+def toy(env: object = PENDULUM, **fields: object) -> Agent:
+    return TOY(env, preset="debug", device="cpu", seed=3, **fields)
+
+
+def counters(run: Path) -> Counters:
+    path = newest(run / "checkpoints")
+    assert path is not None
+    return Counters.read(path / "training")
+
+
+class Short(gym.Env[np.ndarray, np.ndarray]):
+    """Episodes of three steps, or of one; ends by termination."""
+
+    observation_space = gym.spaces.Box(-1, 1, (2,), np.float32)
+    action_space = gym.spaces.Box(-1, 1, (1,), np.float32)
+
+    def __init__(self, length: int = 3, reward: float = 1.0) -> None:
+        self.length, self.reward = length, reward
+
+    def reset(self, *, seed: int | None = None, options: dict[str, object] | None = None):
+        super().reset(seed=seed)
+        self.t = 0
+        return self.np_random.uniform(-1, 1, 2).astype(np.float32), {}
+
+    def step(self, action: np.ndarray):
+        self.t += 1
+        obs = self.np_random.uniform(-1, 1, 2).astype(np.float32)
+        return obs, self.reward, self.t >= self.length, False, {}
+
+
+class TestSchedule:
+    def test_dreamer_counts_of_the_paper(self):
+        # 100 updates per 1,000 environment steps after 5,000 of prefill, and 100 at first
+        schedule = UpdateSchedule(prefill=5_000, pretrain=100, every=1_000, updates=100)
+        assert schedule.due(4_999, 0) == 0
+        assert schedule.due(5_000, 0) == 100
+        assert schedule.due(5_999, 0) == 100
+        assert schedule.due(6_000, 0) == 200
+        assert schedule.due(1_000_000, 0) == 99_500 + 100
+
+    def test_planet_counts_a_burst_for_each_episode(self):
+        schedule = UpdateSchedule(prefill=5_000, pretrain=100, every=0, updates=100)
+        assert [schedule.due(5_000 + 1_000 * n, n) for n in range(4)] == [100, 200, 300, 400]
+
+    def test_two_hundred_and_fifty_replayed_rows_for_each_environment_step(self):
+        schedule = UpdateSchedule(prefill=5_000, pretrain=0, every=1_000, updates=100)
+        assert schedule.due(105_000, 0) * 50 * 50 / 100_000 == 250
+
+
+def test_prefill_of_five_thousand_steps_stores_2505_rows(tmp_path: Path):
+    keep = Keep()
+    agent = toy(Short(length=500), prefill=10**6, replay_rows=10_000)
+    agent.learn(2_500, run=tmp_path, callbacks=[keep], progress=False)  # repeat 2 makes it 5,000
+    assert (len(keep.training.replay), keep.training.replay.episodes) == (2_505, 5)
+
+
+def test_learning_goes_on_in_the_same_run(tmp_path: Path):
+    agent = toy().learn(600, run=tmp_path / "run", progress=False)
+    assert counters(tmp_path / "run").env_step == 600
+    agent.learn(400, progress=False)
+    assert agent.run == tmp_path / "run"
+    assert counters(tmp_path / "run").env_step == 1_000
+
+
+def test_finished_run_says_so_and_a_larger_total_extends_it(tmp_path: Path, capsys):
+    toy().learn(600, run=tmp_path, progress=False)
+    before = counters(tmp_path)
+    toy().learn(600, run=tmp_path, progress=False)
+    assert "is finished: 600 of 600 environment steps" in capsys.readouterr().out
+    assert counters(tmp_path) == before
+    toy().learn(1_000, run=tmp_path)
+    assert "resumed from step 600" in capsys.readouterr().err
+    assert counters(tmp_path).env_step == 1_000
+    steps = [line["env_step"] for line in read_metrics(tmp_path)]
+    assert steps == sorted(steps)
+
+
+def test_other_settings_are_listed(tmp_path: Path):
+    toy().learn(400, run=tmp_path, progress=False)
+    with pytest.raises(RunError, match=r"other settings: .*batch_size was 4, is 8"):
+        toy(batch_size=8).learn(800, run=tmp_path, progress=False)
+    with pytest.raises(RunError, match=r"seed was 3, is 4"):
+        TOY(PENDULUM, preset="debug", device="cpu", seed=4).learn(800, run=tmp_path)
+
+
+def test_ctrl_c_saves_whole_episodes_and_says_how_to_go_on(tmp_path: Path):
+    code = (
+        "import torch; torch.set_num_threads(1)\n"
+        "from tests.agents.contract import CASES\n"
+        f"CASES['TruncatedActor'].make().learn(10**7, run={str(tmp_path / 'run')!r})\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, bufsize=1
+    )
+    assert process.stderr is not None
+    for line in process.stderr:  # the estimate is told once updates have begun
+        if "of updates ahead" in line:
+            break
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 0, said
+    assert "stopping after this update" in said
+    assert 'agent.learn(10000000, run="' in said
+    stopped = counters(tmp_path / "run")
+    assert stopped.interrupted
+    keep = Keep()
+    toy(checkpoint_every=400).learn(
+        stopped.env_step + 400, run=tmp_path / "run", callbacks=[keep], progress=False
+    )
+    (rows,) = all_rows(keep.training.replay)
+    assert rows["is_last"][np.flatnonzero(rows["is_first"])[1:] - 1].all()
+    assert not rows["is_terminal"].any()
+
+
+def test_killed_between_two_environments_resumes_bit_for_bit(tmp_path: Path):
+    torch.set_num_threads(1)
+    uninterrupted, resumed = Keep(), Keep()
+    CASES["LatentStore"].make(envs=2).learn(
+        1_600, run=tmp_path / "a", callbacks=[uninterrupted], progress=False
+    )
+    command = ["LatentStore", str(tmp_path / "b"), "1600", "1100", "envs=2"]
+    process = subprocess.run(
+        [sys.executable, "-m", "tests.agents.killed", *command], capture_output=True, text=True
+    )
+    assert process.returncode == -signal.SIGKILL, process.stderr
+    assert 0 < counters(tmp_path / "b").env_step < 1_100
+    CASES["LatentStore"].make(envs=2).learn(
+        1_600, run=tmp_path / "b", callbacks=[resumed], progress=False
+    )
+    assert_same_run(uninterrupted, resumed)
+
+
+def test_a_half_written_checkpoint_is_not_taken(tmp_path: Path):
+    toy().learn(800, run=tmp_path, progress=False)
+    good = newest(tmp_path / "checkpoints")
+    partial = tmp_path / "checkpoints" / "partial-000009"
+    partial.mkdir()
+    (partial / "config.json").write_text("{")
+    assert newest(tmp_path / "checkpoints") == good
+    toy().learn(1_000, run=tmp_path, progress=False)
+    assert not partial.exists()
+
+
+def test_the_last_two_checkpoints_are_kept_and_share_chunks(tmp_path: Path):
+    toy(replay_rows=4096, checkpoint_every=400).learn(4_400, run=tmp_path, progress=False)
+    kept = whole(tmp_path / "checkpoints")
+    assert len(kept) == 2
+    chunks = [path / "training" / "replay" / "env00" / "00000000.rows" for path in kept]
+    live = tmp_path / "replay" / "env00" / "00000000.rows"
+    assert len({os.stat(path).st_ino for path in [*chunks, live]}) == 1
+
+
+def test_an_unfinished_episode_is_cut_for_a_checkpoint_after_the_grace(tmp_path: Path):
+    keep = Keep()
+    agent = toy(Short(length=10**6), checkpoint_every=300, checkpoint_grace=50)
+    agent.learn(1_000, run=tmp_path, callbacks=[keep], progress=False)
+    (rows,) = all_rows(keep.training.replay)
+    assert np.flatnonzero(rows["is_last"]).tolist() == [350, 651, 952, 1003]
+    assert not rows["is_terminal"].any()
+
+
+def test_actions_are_stored_with_the_row_they_were_chosen_at(tmp_path: Path):
+    keep = Keep()
+    toy(Short()).learn(600, run=tmp_path, callbacks=[keep], progress=False)
+    (rows,) = all_rows(keep.training.replay)
+    assert (rows["action"][rows["is_last"]] == 0).all()
+    assert (rows["action"][~rows["is_last"]] != 0).all()
+    assert rows["is_first"][:8].tolist() == [True, False, False, False] * 2
+    assert (rows["is_terminal"] == rows["is_last"]).all()
+    assert (rows["reward"] == np.where(rows["is_first"], 0, 1)).all()
+
+
+def test_episodes_of_one_step_are_learned_from(tmp_path: Path):
+    keep = Keep()
+    toy(Short(length=1)).learn(800, run=tmp_path, callbacks=[keep], progress=False)
+    assert keep.training.counters.updates > 0
+    assert keep.training.returns[-1][1] == 1.0
+
+
+def test_stop_on_return_ends_the_run_with_a_checkpoint(tmp_path: Path):
+    agent = toy(eval_every=200)
+    agent.learn(10**6, run=tmp_path, callbacks=[StopOnReturn(-1e9)], progress=False)
+    assert 200 <= counters(tmp_path).env_step < 1_000
+    assert any("eval/mean_reward" in line for line in read_metrics(tmp_path))
+
+
+def test_callbacks_hear_of_every_event(tmp_path: Path):
+    heard: dict[str, int] = {}
+
+    class Count(Callback):
+        def on_start(self, training: Training) -> None:
+            self.count("start")
+
+        def on_step(self, training: Training) -> None:
+            self.count("step")
+
+        def on_episode(self, training: Training, episode: object) -> None:
+            self.count("episode")
+
+        def on_update(self, training: Training, metrics: object) -> None:
+            self.count("update")
+
+        def on_checkpoint(self, training: Training, path: Path) -> None:
+            self.count("checkpoint")
+
+        def on_end(self, training: Training) -> None:
+            self.count("end")
+
+        def count(self, name: str) -> None:
+            heard[name] = heard.get(name, 0) + 1
+
+    toy(checkpoint_every=400).learn(1_000, run=tmp_path, callbacks=[Count()], progress=False)
+    # 5 episodes of 200 steps and their 5 first rows; checkpoints at 0, 400, 800 and the end
+    assert heard == {
+        "start": 1, "step": 1_005, "episode": 5, "update": 14, "checkpoint": 4, "end": 1
+    }  # fmt: skip
+
+
+def test_a_run_leaves_a_curve(tmp_path: Path):
+    toy().learn(600, run=tmp_path, progress=False)
+    assert (tmp_path / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+class TestRefusals:
+    def test_no_environment(self):
+        with pytest.raises(RunError, match=r"no environment to learn in; give one"):
+            TOY(preset="debug").learn(10)
+        with pytest.raises(RunError, match=r"has no environment yet"):
+            TOY(preset="debug").act(np.zeros(3))
+
+    def test_unknown_preset_and_field_name_the_nearest(self):
+        with pytest.raises(ConfigError, match=r"no preset 'debugg'; did you mean \"debug\""):
+            TOY(PENDULUM, preset="debugg")
+        with pytest.raises(ConfigError, match=r"no configuration field 'batchsize'.*batch_size"):
+            TOY(PENDULUM, batchsize=3)
+
+    def test_ill_typed_and_impossible_values(self):
+        with pytest.raises(ConfigError, match=r"batch_size='big' is a str, expected int"):
+            TOY(PENDULUM, batch_size="big")
+        with pytest.raises(ConfigError, match=r"repeat=0 has to be at least 1"):
+            TOY(PENDULUM, repeat=0)
+        with pytest.raises(ConfigError, match=r"precision='fp8' is not known"):
+            TOY(PENDULUM, precision="fp8")
+
+    def test_a_device_that_is_not_there(self):
+        with pytest.raises(ProviderError, match=r"device='tpu' is no device"):
+            TOY(PENDULUM, device="tpu")
+        if not torch.cuda.is_available():
+            with pytest.raises(ProviderError, match=r"torch sees no CUDA device"):
+                TOY(PENDULUM, device="cuda")
+
+    def test_a_reward_that_is_not_finite(self, tmp_path: Path):
+        with pytest.raises(EpisodeError, match=r"reward"):
+            toy(Short(reward=float("nan"))).learn(100, run=tmp_path, progress=False)
+
+    def test_one_environment_object_cannot_be_several(self, tmp_path: Path):
+        with pytest.raises(ConfigError, match=r"cannot be 2 environments"):
+            toy(Short(), envs=2).learn(100, run=tmp_path, progress=False)
+
+    def test_a_folder_that_holds_no_agent_or_another_one(self, tmp_path: Path):
+        with pytest.raises(BundleError, match=r"holds no saved agent"):
+            TOY.load(tmp_path)
+        toy().save(tmp_path)
+        with pytest.raises(BundleError, match=r"holds a TruncatedActor, not a BestOfMany"):
+            TOYS["BestOfMany"].load(tmp_path)
+        (tmp_path / "model.safetensors").unlink()
+        with pytest.raises(BundleError, match=r"has no model.safetensors"):
+            TOY.load(tmp_path)

@@ -1,0 +1,278 @@
+"""Five toy recipes, each with one odd demand on the seams; the contract test runs them all.
+
+BestOfMany          its greedy action is the best of 100 samples
+TruncatedActor      its action is a truncated normal, inverted from uniform noise
+LatentStore         stores latents with its rows and writes them back from a context row
+Planner             has no actor: two exported graphs and the cross-entropy planner
+LateRewards         columns that arrive rows later, and a learned first state
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from agentzoo.agent import Agent
+from agentzoo.algorithm import Batch, Carry, Late, Metrics, Noise, NoiseSource, Obs, Rows, WriteBack
+from agentzoo.blocks import truncated_normal
+from agentzoo.blocks.actions import to_env
+from agentzoo.blocks.optim import Adam
+from agentzoo.blocks.replay import EpisodeWindows, StreamWindows
+from agentzoo.config import AgentConfig
+from agentzoo.planning import plan_step
+from runtime.spec import ActionSpec, ColumnSpec, NoiseSpec, ObsSpec, PlanSpec, TensorSpec
+
+UNITS = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToyConfig(AgentConfig):
+    """Sizes at which a whole run takes a second or two."""
+
+    repeat: int = 1
+    prefill: int = 400
+    pretrain: int = 2
+    update_every: int = 100
+    updates: int = 2
+    batch_size: int = 4
+    batch_length: int = 8
+    replay_rows: int = 4096
+    eval_every: int = 0
+    checkpoint_every: int = 400
+
+
+class Toy(nn.Module):
+    """A GRU that predicts rewards and copies actions; the recipes below override the odd part."""
+
+    windows = EpisodeWindows()
+    columns: ClassVar[Mapping[str, ColumnSpec]] = {}
+    noise_spec: Mapping[str, NoiseSpec]
+
+    def __init__(self, obs: Mapping[str, ObsSpec], action: ActionSpec, config: AgentConfig) -> None:
+        super().__init__()
+        self.keys, self.action = list(obs), action
+        size = sum(spec.shape[0] for spec in obs.values())
+        self.core = nn.GRUCell(size + action.size, UNITS)
+        self.actor = nn.Linear(UNITS, 2 * action.size)
+        self.reward = nn.Linear(UNITS, 1)
+        self.optimizer = Adam(dict(self.named_parameters()), lr=1e-2)
+        self.noise_spec = {
+            "action": NoiseSpec(shape=(action.size,), role="action"),
+            "explore": NoiseSpec(shape=(action.size,), role="explore"),
+        }
+        self.carry_spec = {
+            "deter": TensorSpec(shape=(UNITS,)),
+            "prev_action": TensorSpec(shape=(action.size,)),
+        }
+
+    def initial(self, batch: int) -> Carry:
+        return {name: torch.zeros(batch, *spec.shape) for name, spec in self.carry_spec.items()}
+
+    def observe(self, carry: Carry, obs: Obs, noise: Noise) -> Carry:
+        first = obs["is_first"][:, None]
+        start = self.initial(1)
+        carry = {name: torch.where(first, start[name], carry[name]) for name in carry}
+        vector = torch.cat([obs[key] for key in self.keys], -1)
+        deter = self.core(torch.cat([vector, carry["prev_action"]], -1), carry["deter"])
+        return {"deter": deter, "prev_action": carry["prev_action"]}
+
+    def step(
+        self, carry: Carry, obs: Obs, noise: Noise, deterministic: Tensor
+    ) -> tuple[Carry, Tensor]:
+        carry = self.observe(carry, obs, noise)
+        action = self.act(carry["deter"], noise, deterministic)
+        return {**carry, "prev_action": action}, to_env(action, self.action)
+
+    def act(self, deter: Tensor, noise: Noise, deterministic: Tensor) -> Tensor:
+        mean, std = self.actor(deter).chunk(2, -1)
+        sample = mean + F.softplus(std) * noise["action"]
+        return torch.tanh(torch.where(deterministic[:, None], mean, sample))
+
+    def explore(self, carry: Carry, noise: Noise, env_step: int) -> tuple[Carry, Tensor]:
+        action = (carry["prev_action"] + 0.3 * noise["explore"]).clamp(-1, 1)
+        return {**carry, "prev_action": action}, to_env(action, self.action)
+
+    def unroll(self, batch: Batch, deter: Tensor) -> Tensor:
+        states = []
+        for t in range(batch["reward"].shape[1]):
+            vector = torch.cat([batch[key][:, t] for key in self.keys], -1)
+            first = batch["is_first"][:, t, None]
+            deter = torch.where(first, self.initial(1)["deter"], deter)
+            deter = self.core(torch.cat([vector, batch["prev_action"][:, t]], -1), deter)
+            states.append(deter)
+        return torch.stack(states, 1)
+
+    def learn_from(
+        self, states: Tensor, batch: Batch, target: Tensor, noise: NoiseSource
+    ) -> Metrics:
+        jitter = states + 0.01 * noise.normal(*states.shape)
+        mean, std = self.actor(jitter).chunk(2, -1)
+        loss = (self.reward(jitter)[..., 0] - target).square().mean()
+        loss = loss + (torch.tanh(mean) - batch["action"]).square().mean() + std.square().mean()
+        self.optimizer.step(torch.autograd.grad(loss, list(self.parameters())))
+        return {"loss/toy": loss.detach()}
+
+    def update(self, batch: Batch, noise: NoiseSource) -> tuple[Metrics, WriteBack]:
+        start = self.initial(1)["deter"].expand(len(batch["reward"]), -1)
+        return self.learn_from(self.unroll(batch, start), batch, batch["reward"], noise), {}
+
+    def optimizers(self) -> Mapping[str, Adam]:
+        return {"optimizer": self.optimizer}
+
+
+class BestOfManyAlgorithm(Toy):
+    """Odd demand: deterministic is the most likely of 100 samples, a discrete choice per row."""
+
+    def __init__(self, obs: Mapping[str, ObsSpec], action: ActionSpec, config: AgentConfig) -> None:
+        super().__init__(obs, action, config)
+        self.noise_spec["action"] = NoiseSpec(shape=(100, action.size), role="action")
+
+    def scores(self, deter: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
+        mean, std = self.actor(deter)[:, None].chunk(2, -1)
+        u = mean + F.softplus(std) * noise["action"]
+        squash = 2 * (np.log(2) - u - F.softplus(-2 * u))
+        return torch.tanh(u), (-0.5 * noise["action"].square() - squash).sum(-1)
+
+    def act(self, deter: Tensor, noise: Noise, deterministic: Tensor) -> Tensor:
+        samples, scores = self.scores(deter, noise)
+        best = scores.argmax(1)[:, None, None].expand(-1, 1, samples.shape[-1])
+        best = samples.gather(1, best)[:, 0]
+        return torch.where(deterministic[:, None], best, samples[:, 0])
+
+    def margin(self, carry: Carry, obs: Obs, noise: Noise, deterministic: Tensor) -> Tensor:
+        _, scores = self.scores(self.observe(carry, obs, noise)["deter"], noise)
+        top = scores.topk(2, 1).values
+        return torch.where(deterministic, top[:, 0] - top[:, 1], torch.inf)
+
+
+class TruncatedActorAlgorithm(Toy):
+    """Odd demand: a truncated normal, inverted from uniform noise; its mode is the location."""
+
+    def __init__(self, obs: Mapping[str, ObsSpec], action: ActionSpec, config: AgentConfig) -> None:
+        super().__init__(obs, action, config)
+        self.noise_spec["action"] = NoiseSpec(shape=(action.size,), kind="uniform", role="action")
+
+    def act(self, deter: Tensor, noise: Noise, deterministic: Tensor) -> Tensor:
+        mean, std = self.actor(deter).chunk(2, -1)
+        loc = torch.tanh(mean)
+        sample = truncated_normal.sample(loc, F.softplus(std) + 0.1, noise["action"])
+        return torch.where(deterministic[:, None], loc, sample)
+
+
+class LatentStoreAlgorithm(Toy):
+    """Odd demand: rows carry the latent they were collected with; updates write newer ones back."""
+
+    windows = StreamWindows()
+    columns: ClassVar = {"deter": ColumnSpec(shape=(UNITS,), mutable=True)}
+
+    def annotate(
+        self, rows: Rows, envs: Sequence[int], carry: Carry, state: object
+    ) -> tuple[Rows, Sequence[Late], object]:
+        return {**rows, "deter": carry["deter"].numpy()}, [], None
+
+    def update(self, batch: Batch, noise: NoiseSource) -> tuple[Metrics, WriteBack]:
+        context = batch["deter"][:, 0]
+        rest = {name: column[:, 1:] for name, column in batch.items()}
+        states = self.unroll(rest, context)
+        metrics = self.learn_from(states, rest, rest["reward"], noise)
+        return metrics, {"deter": torch.cat([context[:, None], states.detach()], 1)}
+
+
+class PlannerAlgorithm(Toy):
+    """Odd demand: no actor; a filtering graph, a scoring graph, and the planner between them."""
+
+    plan_spec = PlanSpec(horizon=3, candidates=12, elites=4, iterations=2)
+
+    def __init__(self, obs: Mapping[str, ObsSpec], action: ActionSpec, config: AgentConfig) -> None:
+        super().__init__(obs, action, config)
+        self.model = nn.GRUCell(action.size, UNITS)
+        self.optimizer = Adam(dict(self.named_parameters()), lr=1e-2)
+        self.noise_spec = {
+            "plan": NoiseSpec(shape=(action.size,), role="plan"),
+            "score": NoiseSpec(shape=(UNITS,), role="score"),
+            "explore": NoiseSpec(shape=(action.size,), role="explore"),
+        }
+
+    def step(
+        self, carry: Carry, obs: Obs, noise: Noise, deterministic: Tensor
+    ) -> tuple[Carry, Tensor]:
+        return plan_step(self, carry, obs, noise)
+
+    def score(self, carry: Carry, actions: Tensor, noise: Noise) -> Tensor:
+        J, H = actions.shape[1:3]
+        deter = carry["deter"][:, None].expand(-1, J, -1)
+        total = torch.zeros_like(actions[..., 0, 0])
+        for t in range(H):
+            pair = actions[:, :, t].flatten(0, 1), deter.flatten(0, 1)
+            deter = self.model(*pair).unflatten(0, (-1, J)) + 0.01 * noise["score"][:, :, t]
+            total = total + self.reward(deter)[..., 0]
+        return total
+
+    def update(self, batch: Batch, noise: NoiseSource) -> tuple[Metrics, WriteBack]:
+        states = self.unroll(batch, self.initial(len(batch["reward"]))["deter"])
+        ahead = self.model(batch["action"].flatten(0, 1), states.flatten(0, 1))
+        loss = (self.reward(states)[..., 0] - batch["reward"]).square().mean()
+        loss = loss + (ahead - states.flatten(0, 1)).square().mean()
+        loss = loss + self.actor(states).square().mean() + 0 * noise.normal(1).sum()
+        self.optimizer.step(torch.autograd.grad(loss, list(self.parameters())))
+        return {"loss/toy": loss.detach()}, {}
+
+
+class LateRewardsAlgorithm(Toy):
+    """Odd demands: `summed` is known two rows later, and the first state is learned."""
+
+    columns: ClassVar = {"summed": ColumnSpec(mutable=True)}
+
+    def __init__(self, obs: Mapping[str, ObsSpec], action: ActionSpec, config: AgentConfig) -> None:
+        super().__init__(obs, action, config)
+        self.first = nn.Parameter(torch.full((UNITS,), 0.5))
+        self.optimizer = Adam(dict(self.named_parameters()), lr=1e-2)
+
+    def initial(self, batch: int) -> Carry:
+        return {**super().initial(batch), "deter": self.first.expand(batch, -1)}
+
+    def annotate(
+        self, rows: Rows, envs: Sequence[int], carry: Carry, state: object
+    ) -> tuple[Rows, Sequence[Late], object]:
+        recent: dict[int, list[float]] = state if isinstance(state, dict) else {}
+        late = []
+        for env, reward, first in zip(envs, rows["reward"], rows["is_first"], strict=True):
+            window = [] if first else recent.get(env, [])
+            recent[env] = [*window, float(reward)][-3:]
+            if len(recent[env]) == 3:
+                late.append(Late(env, 2, {"summed": np.float32(sum(recent[env]))}))
+        return {**rows, "summed": np.full(len(rows["reward"]), np.nan, np.float32)}, late, recent
+
+    def update(self, batch: Batch, noise: NoiseSource) -> tuple[Metrics, WriteBack]:
+        known = torch.isfinite(batch["summed"])
+        target = torch.where(known, batch["summed"], batch["reward"])
+        start = self.initial(len(target))["deter"]
+        metrics = self.learn_from(self.unroll(batch, start), batch, target, noise)
+        return {**metrics, "toy/known": known.float().mean()}, {}
+
+
+def agent(name: str, algorithm: type[Toy]) -> type[Agent]:
+    """An Agent class around a toy recipe."""
+    return type(
+        name,
+        (Agent,),
+        {
+            "config_class": ToyConfig,
+            "algorithm_class": algorithm,
+            "presets": {"debug": {}},
+            "default_preset": classmethod(lambda cls, suite, obs: "debug"),
+        },
+    )
+
+
+TOYS = {
+    "BestOfMany": agent("BestOfMany", BestOfManyAlgorithm),
+    "TruncatedActor": agent("TruncatedActor", TruncatedActorAlgorithm),
+    "LatentStore": agent("LatentStore", LatentStoreAlgorithm),
+    "Planner": agent("Planner", PlannerAlgorithm),
+    "LateRewards": agent("LateRewards", LateRewardsAlgorithm),
+}
