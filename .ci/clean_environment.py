@@ -1,0 +1,37 @@
+"""Checks a wheel where only the base and onnxruntime are installed: no torch, no checkout."""
+
+import sys
+from importlib import util
+from pathlib import Path
+
+import agentzoo
+import hub
+import runtime
+from runtime.errors import MissingExtraError
+
+
+def main() -> None:
+    """Everything that serving needs is there; what is not says how to get it."""
+    assert util.find_spec("torch") is None, "torch is installed: this checks nothing"
+    for package in (agentzoo, hub, runtime):
+        home = Path(str(package.__file__))
+        assert home.is_relative_to(sys.prefix), f"{package.__name__} comes from {home}"
+        assert (home.parent / "py.typed").is_file(), f"{package.__name__} lost its py.typed"
+    assert callable(agentzoo.evaluate)
+    assert callable(runtime.load_policy)
+    for name in ("Dreamer", "Agent", "load"):
+        assert 'pip install "agentzoo[train]"' in refusal(name)
+    print(f"agentzoo {agentzoo.__version__}: the wheel imports, and serves without torch")
+
+
+def refusal(name: str) -> str:
+    """What a name that needs torch says here."""
+    try:
+        getattr(agentzoo, name)
+    except MissingExtraError as error:
+        return str(error)
+    raise AssertionError(f"agentzoo.{name} resolved without torch")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+# `make demo` and `make test` set up what they need: python3.11 or newer, pip and make suffice.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# two workers of one thread each: small networks gain nothing from more threads
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+WORKERS ?= 2
+
+.PHONY: help demo test slow check fix soak bench clean
+
+help:  ## what can be made
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+demo: $(VENV)/.all  ## learn, export, run without PyTorch and score a small task: minutes on two cores
+	$(BIN)/agentzoo quickstart $(ARGS)
+
+test: $(VENV)/.dev  ## the fast tests
+	$(PYTEST) -n $(WORKERS) -m "not slow and not gpu" $(ARGS)
+
+slow: $(VENV)/.dev  ## the tests that take minutes
+	$(PYTEST) -n $(WORKERS) -m "slow and not gpu" $(ARGS) || test $$? -eq 5  # 5: there is none
+
+check: $(VENV)/.dev  ## format, lint and types, changing nothing
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+fix: $(VENV)/.dev  ## format, and mend what the linter can mend
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+soak: $(VENV)/.dev  ## the slow tests over and over, SOAK times: finds what fails one time in ten
+	for round in $$(seq $${SOAK:-5}); do $(PYTEST) -m "slow and not gpu" -x || exit 1; done
+
+bench: $(VENV)/.dev  ## the measurements of benchmarks/, each printing one table
+	@shopt -s nullglob; scripts=(benchmarks/*.py); \
+	if (( $${#scripts[@]} == 0 )); then echo "benchmarks/ holds no script yet" >&2; exit 1; fi; \
+	for script in "$${scripts[@]}"; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
+
+clean:  ## remove the virtual environment and what building left
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache
+
+# a stamp per set of extras; newer metadata or constraints install again
+$(VENV)/.%: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) -e ".[$*]"
+	@touch $@
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
+	  f"agentzoo needs Python 3.11 or newer, $(PYTHON) is {sys.version.split()[0]}; say: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)

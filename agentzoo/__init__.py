@@ -1,0 +1,74 @@
+"""World-model agents: learn in one line, export, run anywhere without PyTorch.
+
+Names resolve on first use (PEP 562): `import agentzoo` loads nothing heavy, and a name whose
+package is missing raises one sentence with the pip line that mends it.
+"""
+
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+import hub
+import runtime
+
+if TYPE_CHECKING:
+    from runtime import evaluate, make_env
+
+    from .agent import Agent, load
+    from .agents.dreamer import Dreamer
+
+__version__ = "0.1.0"
+
+__all__ = ["Agent", "Dreamer", "__version__", "evaluate", "load", "make_env"]
+
+# extra -> the modules it brings, by import name
+EXTRAS = {
+    "onnx": ("onnxruntime",),
+    "train": ("torch", "safetensors", "onnx", "onnxscript", "tensorboard", "matplotlib"),
+    "video": ("imageio_ffmpeg",),
+    "dmc": ("dm_control", "mujoco"),
+}
+
+_HOMES = {
+    "Agent": "agentzoo.agent",
+    "load": "agentzoo.agent",
+    "Dreamer": "agentzoo.agents.dreamer",
+    "evaluate": "runtime",
+    "make_env": "runtime",
+}
+
+
+def _require_own(sibling: ModuleType) -> None:
+    """Refuse a package of another project that comes first on the path under a sibling's name."""
+    if getattr(sibling, "__distribution__", None) != "agentzoo":
+        raise ImportError(
+            f'agentzoo needs its own package "{sibling.__name__}", but Python found another one: '
+            f"{sibling.__file__}; rename or move it, or start Python where it is not on the path"
+        )
+
+
+_require_own(runtime)
+_require_own(hub)
+
+
+def __getattr__(name: str) -> object:
+    """Import what `name` needs, now that it is asked for."""
+    from runtime.errors import MissingExtraError, nearest
+
+    if name not in _HOMES:
+        raise AttributeError(f'agentzoo has no "{name}"; {nearest(name, __all__, "public names")}')
+    try:
+        value: object = getattr(import_module(_HOMES[name]), name)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").split(".")[0]
+        extras = [extra for extra, modules in EXTRAS.items() if package in modules]
+        if not extras:
+            raise
+        raise MissingExtraError(package, extras[0]) from error
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """The public names, resolved or not."""
+    return sorted(__all__)

@@ -1,0 +1,230 @@
+"""The `agentzoo` command: training's verbs and the runtime's, each of which loads only its own.
+
+`evaluate`, `inspect`, `verify` and `doctor` run without torch. What a user got wrong is one
+sentence on standard error and exit code 2, never a traceback.
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from runtime.errors import AgentZooError, nearest
+
+from . import __version__
+
+if TYPE_CHECKING:
+    from runtime.evaluation import Evaluation
+
+    from .agent import Agent
+
+AGENTS = {"dreamer": "Dreamer"}  # command line -> class
+
+app = typer.Typer(
+    name="agentzoo",
+    help="World-model agents: learn, export, run anywhere without PyTorch.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def steps(text: str) -> int:
+    """A number of environment steps as people write it: 50000, 50_000, 5e4.
+
+    Raises:
+        typer.BadParameter: if it is not a whole number of at least 1.
+    """
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if number < 1 or not number.is_integer():
+        raise typer.BadParameter(f"{text!r} is not a whole number of steps; write 50000 or 5e4")
+    return int(number)
+
+
+Bundle = Annotated[Path, typer.Argument(help="Folder of an exported policy.")]
+Seed = Annotated[int | None, typer.Option(help="Seed; another one is another run.")]
+Provider = Annotated[
+    Literal["auto", "cpu", "cuda"], typer.Option(help="What ONNX Runtime runs on.")
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    show_version: Annotated[
+        bool, typer.Option("--version", help="Say the version and end.")
+    ] = False,
+) -> None:
+    if show_version:
+        typer.echo(f"agentzoo {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def quickstart(
+    budget: Annotated[
+        int | None, typer.Option("--steps", parser=steps, help="Environment steps to learn for.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the run.")] = 0,
+    out: Annotated[Path, typer.Option(help="Folder to leave everything in.")] = Path("demo"),
+    smoke: Annotated[
+        bool, typer.Option("--smoke", help="The whole road in seconds; scores are not judged.")
+    ] = False,
+) -> None:
+    """Learn a small task, export it, run it without PyTorch, score it: minutes on two cores."""
+    from .quickstart import run
+
+    raise typer.Exit(run(out, steps=budget, seed=seed, smoke=smoke))
+
+
+@app.command()
+def learn(
+    agent: Annotated[str, typer.Argument(help="Which agent: " + ", ".join(AGENTS) + ".")],
+    env: Annotated[str, typer.Argument(help="Environment, such as dmc:walker-walk.")],
+    budget: Annotated[
+        int | None,
+        typer.Option("--steps", parser=steps, help="Environment steps, repeat included."),
+    ] = None,
+    preset: Annotated[str | None, typer.Option(help="Named settings, such as cpu.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="field=value; may be given many times.")
+    ] = None,
+    run: Annotated[Path | None, typer.Option(help="Run folder; an existing one goes on.")] = None,
+    checkpoint_every: Annotated[
+        int | None, typer.Option(parser=steps, help="Environment steps between checkpoints.")
+    ] = None,
+    envs: Annotated[int | None, typer.Option(help="Environments to collect in at once.")] = None,
+    device: Device = "auto",
+    seed: Seed = None,
+) -> None:
+    """Learn a policy for an environment, with logs and checkpoints in a run folder."""
+    kind = agent_class(agent)
+    overrides = settings_of(kind, settings or [])
+    named = {"checkpoint_every": checkpoint_every, "envs": envs}
+    overrides |= {name: value for name, value in named.items() if value is not None}
+    learner = kind(env, preset=preset, device=device, seed=seed, **overrides)
+    learner.learn(budget, run=run)
+    typer.echo(f"run:  {learner.run}")
+    typer.echo(f"next: agentzoo export {learner.run} my-policy")
+    typer.echo(f"on:   the same command with --run {learner.run}, and more --steps to go further")
+
+
+@app.command()
+def export(
+    folder: Annotated[Path, typer.Argument(help="A run's folder, or a saved agent's.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write the bundle to.")],
+) -> None:
+    """Turn a saved agent into a bundle that runs without PyTorch."""
+    from . import load
+
+    load(folder).export(out)
+    typer.echo(f"bundle: {out}")
+    typer.echo(f"next:   agentzoo evaluate {out}")
+
+
+@app.command()
+def evaluate(
+    bundle: Bundle,
+    env: Annotated[
+        str | None, typer.Argument(help="Environment; the bundle's own where left out.")
+    ] = None,
+    episodes: Annotated[int, typer.Option(min=1, help="Episodes to run.")] = 10,
+    seed: Annotated[
+        int, typer.Option(help="Seed of the first episode; the next has the next.")
+    ] = 0,
+    video: Annotated[Path | None, typer.Option(help="MP4 to film the first episode to.")] = None,
+    provider: Provider = "auto",
+    override: Annotated[
+        bool, typer.Option("--override", help="Let ENV contradict the one it learned in.")
+    ] = False,
+) -> None:
+    """Run an exported policy, say what it scores, and record it in the bundle."""
+    from runtime import evaluate as score
+    from runtime import load_policy
+    from runtime.bundle import RESULTS
+
+    policy = load_policy(bundle, provider=provider)
+    result = score(policy, env, episodes=episodes, seed=seed, video=video, override=override)
+    typer.echo(summary(result))
+    if video is not None:
+        typer.echo(f"video:   {video}")
+    if env is None:
+        # a score elsewhere is not the bundle's own
+        results = bundle / RESULTS
+        results.write_text(json.dumps(result.to_json(), indent=1) + "\n", encoding="utf-8")
+        typer.echo(f"results: {results}")
+
+
+@app.command()
+def inspect(bundle: Bundle) -> None:
+    """Say what a bundle holds: its files, and what the policy reads, keeps and gives."""
+    from runtime import inspect as describe
+
+    typer.echo(describe(bundle))
+
+
+@app.command()
+def verify(bundle: Bundle, provider: Provider = "auto") -> None:
+    """Check a bundle's files and replay its recorded steps on this machine."""
+    from runtime import verify as check
+
+    typer.echo(str(check(bundle, provider=provider)))
+
+
+@app.command()
+def doctor() -> None:
+    """Say what this machine has, and the line that installs what is missing."""
+    from .doctor import diagnosis
+
+    for name, finding in diagnosis():
+        typer.echo(f"{name:16} {finding}")
+
+
+def agent_class(name: str) -> "type[Agent]":
+    """The agent a command line names, in any spelling of case and dashes.
+
+    Raises:
+        AgentZooError: with the nearest names.
+    """
+    key = name.lower().replace("-", "").replace("_", "")
+    if key not in AGENTS:
+        hint = nearest(key, AGENTS, "agents")
+        raise AgentZooError(f'there is no agent called "{name}"; {hint}')
+    return getattr(import_module("agentzoo"), AGENTS[key])  # lazy: torch only now
+
+
+def settings_of(kind: "type[Agent]", settings: Sequence[str]) -> dict[str, object]:
+    """The `--set field=value` pairs as typed overrides."""
+    from .config import parse_setting
+
+    return dict(parse_setting(kind.config_class, setting) for setting in settings)
+
+
+def summary(result: "Evaluation") -> str:
+    """An evaluation in two lines: what was run, and its score."""
+    low, high = result.interval
+    return (
+        f"{result.env}\n"
+        f"{len(result.returns)} episodes from seed {result.seed}: "
+        f"mean {result.mean:.1f}, 95 % interval {low:.1f} to {high:.1f}"
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The entry point: `arguments`, or those of the process."""
+    try:
+        app(list(sys.argv[1:] if arguments is None else arguments))
+    except AgentZooError as error:
+        typer.echo(f"agentzoo: {error}", err=True)
+        raise SystemExit(2) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""Every example runs at debug size and does what its first line says."""
+
+import runpy
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch")
+
+FOLDER = Path(__file__).parents[2] / "examples"
+
+
+def example(name: str) -> Callable[..., float | None]:
+    return runpy.run_path(str(FOLDER / f"{name}.py"))["main"]
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What learn_cartpole.py leaves."""
+    pytest.importorskip("dm_control")
+    folder = tmp_path_factory.mktemp("examples")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        example("learn_cartpole")(steps=1_000, preset="debug", folder="cartpole", episodes=1)
+    return folder / "cartpole"
+
+
+def test_learn_cartpole_leaves_a_bundle_and_a_run(bundle: Path) -> None:
+    assert {"policy.onnx", "manifest.json", "config.json"} <= {p.name for p in bundle.iterdir()}
+    (run,) = (bundle.parent / "runs").iterdir()
+    assert (run / "metrics.jsonl").stat().st_size > 0
+
+
+def test_act_with_onnx_scores_an_episode_without_torch(bundle: Path) -> None:
+    code = (
+        "import runpy, sys; sys.modules['torch'] = None\n"
+        f"main = runpy.run_path({str(FOLDER / 'act_with_onnx.py')!r})['main']\n"
+        f"main({str(bundle)!r})"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(
+        command, cwd=FOLDER.parent, capture_output=True, text=True, check=True
+    ).stdout
+    said, score = done.rsplit(":", 1)
+    assert said.startswith("Dreamer on dmc:cartpole-swingup?")
+    assert 0 <= float(score) <= 1_000
+
+
+def test_own_environment_learns_in_a_users_class(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    example("own_environment")(steps=800, preset="debug", run=str(tmp_path / "run"))
+    assert "mean" in capsys.readouterr().out
+    assert len(list((tmp_path / "run" / "checkpoints").iterdir())) > 0
+
+
+def test_every_example_is_run_here() -> None:
+    source = Path(__file__).read_text()
+    assert [p.stem for p in FOLDER.glob("*.py") if p.stem not in source] == []

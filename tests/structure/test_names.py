@@ -1,0 +1,96 @@
+"""The public names, and what happens when one cannot be had."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import agentzoo
+import hub
+import runtime
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("agentzoo", "runtime", "hub")
+
+
+def run(code: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_public_names_resolve_to_what_they_say() -> None:
+    pytest.importorskip("torch")
+    assert set(agentzoo.__all__) == set(dir(agentzoo))
+    assert agentzoo.Dreamer.__name__ == "Dreamer"
+    assert issubclass(agentzoo.Dreamer, agentzoo.Agent)
+    assert agentzoo.make_env is runtime.make_env
+    assert agentzoo.evaluate is runtime.evaluate
+    assert callable(agentzoo.load)
+
+
+def test_the_runtime_offers_what_serving_needs() -> None:
+    wanted = {"load_policy", "evaluate", "evaluate_random", "make_env", "verify", "inspect"}
+    assert wanted <= set(dir(runtime))
+
+
+def test_an_unknown_name_says_what_was_meant() -> None:
+    with pytest.raises(AttributeError, match='agentzoo has no "Dreamr"; did you mean "Dreamer"'):
+        agentzoo.Dreamr  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("name", "package", "extra"),
+    [("Dreamer", "torch", "train"), ("Agent", "torch", "train"), ("load", "torch", "train")],
+)
+def test_a_missing_extra_is_one_sentence_with_its_pip_line(
+    name: str, package: str, extra: str
+) -> None:
+    code = (
+        f"import sys; sys.modules['{package}'] = None\n"
+        "from runtime.errors import MissingExtraError\n"
+        "import agentzoo\n"
+        f"try: agentzoo.{name}\n"
+        "except MissingExtraError as error: print(error)\n"
+    )
+    expected = f'this needs the package "{package}", which is not installed; '
+    assert run(code).stdout.strip() == expected + f'run: pip install "agentzoo[{extra}]"'
+
+
+def test_another_missing_package_is_not_dressed_up() -> None:
+    code = "import sys; sys.modules['gymnasium'] = None\nimport agentzoo\nagentzoo.Dreamer"
+    assert "ModuleNotFoundError" in run(code).stderr
+
+
+@pytest.mark.parametrize("sibling", [runtime, hub])
+def test_siblings_carry_the_marker(sibling: object) -> None:
+    assert getattr(sibling, "__distribution__", None) == "agentzoo"
+
+
+@pytest.mark.parametrize("file", ["runtime/__init__.py", "hub/__init__.py", "runtime.py"])
+def test_a_foreign_sibling_is_named_with_its_path(tmp_path: Path, file: str) -> None:
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).touch()
+    name = file.partition("/")[0].removesuffix(".py")
+    # ahead of the checkout, as a script's own folder is
+    code = f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(ROOT)!r}]; import agentzoo"
+    error = run(code).stderr
+    assert f'needs its own package "{name}"' in error
+    assert str(tmp_path / file) in error
+
+
+def test_no_test_folder_shadows_a_package() -> None:
+    folders = {p.name for p in (ROOT / "tests").rglob("*") if p.is_dir()}
+    assert not folders & set(PACKAGES)
+    assert list((ROOT / "tests").rglob("__init__.py")) == []
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_packages_say_they_are_typed(package: str) -> None:
+    assert (ROOT / package / "py.typed").is_file()
+
+
+def test_no_junk_drawers() -> None:
+    drawers = {"utils", "util", "common", "core", "base", "helpers", "misc"}
+    stems = {path.stem for package in PACKAGES for path in (ROOT / package).rglob("*")}
+    assert not stems & drawers

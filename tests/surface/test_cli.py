@@ -1,0 +1,108 @@
+"""The command line: what it says, what it refuses, and what it does without torch."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from agentzoo import cli
+from runtime.errors import AgentZooError
+
+VERBS = ("quickstart", "learn", "evaluate", "export", "inspect", "verify", "doctor")
+
+
+def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    """Exit code, standard output and standard error of one command."""
+    with pytest.raises(SystemExit) as end:
+        cli.main(arguments)
+    out, err = capsys.readouterr()
+    return int(end.value.code or 0), out, err
+
+
+def without_torch(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    code = "import sys; sys.modules['torch'] = None\nfrom agentzoo.cli import main; main()"
+    command = [sys.executable, "-c", code, *arguments]
+    root = Path(__file__).parents[2]
+    return subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+
+
+def test_help_lists_the_verbs(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = said(capsys, "--help")
+    assert code == 0
+    assert [verb for verb in VERBS if verb not in out] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "number"), [("5e6", 5_000_000), ("50_000", 50_000), ("1", 1), ("2.5e3", 2_500)]
+)
+def test_steps_read_as_people_write_them(text: str, number: int) -> None:
+    assert cli.steps(text) == number
+
+
+@pytest.mark.parametrize("text", ["0", "-5", "1.5", "many", "nan", "inf"])
+def test_other_steps_are_refused(capsys: pytest.CaptureFixture[str], text: str) -> None:
+    code, _, err = said(capsys, "learn", "dreamer", "gym:CartPole-v1", f"--steps={text}")
+    assert code == 2
+    assert "is not a whole number of steps" in " ".join(err.replace("│", " ").split())
+
+
+def test_an_unknown_agent_is_one_sentence_without_traceback(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    code, out, err = said(capsys, "learn", "dremer", "gym:CartPole-v1")
+    assert (code, out) == (2, "")
+    assert err == 'agentzoo: there is no agent called "dremer"; did you mean "dreamer"?\n'
+
+
+@pytest.mark.parametrize("name", ["dreamer", "Dreamer", "DREAMER"])
+def test_agents_are_found_in_any_case(name: str) -> None:
+    pytest.importorskip("torch")
+    assert cli.agent_class(name).__name__ == "Dreamer"
+
+
+def test_settings_are_typed_by_the_configuration() -> None:
+    pytest.importorskip("torch")
+    kind = cli.agent_class("dreamer")
+    found = cli.settings_of(kind, ["batch_size=8", "precision=bf16", "total_steps=5e6"])
+    assert found == {"batch_size": 8, "precision": "bf16", "total_steps": 5_000_000}
+    with pytest.raises(AgentZooError, match=r'batchsize.*did you mean "batch_size"'):
+        cli.settings_of(kind, ["batchsize=8"])
+
+
+def test_a_missing_bundle_is_one_sentence(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    for verb in ("evaluate", "inspect", "verify"):
+        code, out, err = said(capsys, verb, str(tmp_path / "nothing"))
+        assert (code, out) == (2, "")
+        assert err.startswith("agentzoo: ")
+        assert str(tmp_path / "nothing") in err
+        assert err.count("\n") == 1
+
+
+def test_the_version_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    assert said(capsys, "--version")[:2] == (0, "agentzoo 0.1.0\n")
+
+
+def test_doctor_names_versions_extras_and_devices() -> None:
+    result = CliRunner().invoke(cli.app, ["doctor"])
+    assert result.exit_code == 0
+    names = [line.split()[0] for line in result.stdout.splitlines()]
+    assert names[:2] == ["agentzoo", "python"]
+    assert {"[onnx]", "[train]", "[video]", "[dmc]", "OpenGL", "CUDA"} <= set(names)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_says_its_help_without_torch(verb: str) -> None:
+    done = without_torch(verb, "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Usage" in done.stdout
+
+
+def test_learning_without_torch_names_the_extra() -> None:
+    done = without_torch("learn", "dreamer", "gym:CartPole-v1")
+    assert done.returncode == 2
+    assert done.stderr.endswith('run: pip install "agentzoo[train]"\n')
+    assert "Traceback" not in done.stderr
