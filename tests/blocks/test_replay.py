@@ -1,4 +1,4 @@
-"""Exact counts, contiguity, the action shift, joined short episodes, eviction, write-back, restore."""
+"""Exact counts, contiguity, the action shift, joined episodes, eviction, write-back, restore."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ def buffer(folder: Path, **options: object) -> ReplayBuffer:
 
 
 def add_episode(replay: ReplayBuffer, rows: int, *, env: int = 0, closed: bool = True) -> None:
-    """Rows whose state is (absolute row number, row in its episode) and whose action is row + 0.5."""
+    """Rows whose state is (absolute row, row in its episode) and whose action is the row + 0.5."""
     for t in range(rows):
         n = replay.streams[env].count
         last = closed and t == rows - 1
@@ -36,10 +36,9 @@ def add_episode(replay: ReplayBuffer, rows: int, *, env: int = 0, closed: bool =
         })  # fmt: skip
 
 
-def draw(
-    replay: ReplayBuffer, length: int, windows=EpisodeWindows(), batch: int = 64, seed: int = 0
-):
-    batch, drawn = replay.sample(windows, batch, length, np.random.default_rng(seed))
+def draw(replay: ReplayBuffer, length: int, windows=None, batch: int = 64, seed: int = 0):
+    rule = windows or EpisodeWindows()
+    batch, drawn = replay.sample(rule, batch, length, np.random.default_rng(seed))
     return {name: column.numpy() for name, column in batch.items()}, drawn
 
 
