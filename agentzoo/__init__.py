@@ -16,10 +16,21 @@ if TYPE_CHECKING:
 
     from .agent import Agent, load
     from .agents.dreamer import Dreamer
+    from .agents.dreamer_v3 import DreamerV3
+    from .agents.planet import PlaNet
 
 __version__ = "0.1.0"
 
-__all__ = ["Agent", "Dreamer", "__version__", "evaluate", "load", "make_env"]
+__all__ = [
+    "Agent",
+    "Dreamer",
+    "DreamerV3",
+    "PlaNet",
+    "__version__",
+    "evaluate",
+    "load",
+    "make_env",
+]
 
 # extra -> the modules it brings, by import name
 EXTRAS = {
@@ -33,6 +44,8 @@ _HOMES = {
     "Agent": "agentzoo.agent",
     "load": "agentzoo.agent",
     "Dreamer": "agentzoo.agents.dreamer",
+    "DreamerV3": "agentzoo.agents.dreamer_v3",
+    "PlaNet": "agentzoo.agents.planet",
     "evaluate": "runtime",
     "make_env": "runtime",
 }

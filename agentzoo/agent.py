@@ -3,7 +3,7 @@
 import json
 import re
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from importlib import import_module
@@ -35,15 +35,20 @@ from .logger import Logger, ProgressBar
 from .training import Training, require_environment
 
 FORMAT = 1
-AGENTS = {"Dreamer": ".agents.dreamer"}  # what a saved folder may name
-EnvLike = str | gym.Env[Any, Any]
+AGENTS = {
+    "Dreamer": ".agents.dreamer",
+    "DreamerV3": ".agents.dreamer_v3",
+    "PlaNet": ".agents.planet",
+}  # what a saved folder may name
+EnvLike = str | gym.Env[Any, Any] | Callable[[], gym.Env[Any, Any]]
 
 
 class Agent:
     """A world-model agent: construct it with an environment, learn, act, save, export.
 
     Args:
-        env: an environment string ("dmc:walker-walk"), a gymnasium.Env, or None to name it later.
+        env: an environment string ("dmc:walker-walk"), a gymnasium.Env, a function that makes one,
+            or None to name it later.
         preset: settings by name; None lets the suite and the observations choose.
         device: "auto" (CUDA where there is one), "cpu", "cuda", "cuda:1".
         seed: of weights, environments, exploration and replay; None draws one and records it.
@@ -58,6 +63,7 @@ class Agent:
     config_class: ClassVar[type[AgentConfig]]
     algorithm_class: ClassVar[type[nn.Module]]
     presets: ClassVar[Mapping[str, Mapping[str, object]]]
+    tasks: ClassVar[Mapping[str, Mapping[str, object]]] = {}  # a paper's settings of single tasks
     deterministic: ClassVar[bool] = True  # the paper's evaluation protocol
 
     config: AgentConfig
@@ -125,16 +131,22 @@ class Agent:
         override: bool = False,
     ) -> Evaluation:
         """Score the agent; the same function that scores an exported policy."""
-        where = self._built()._source if env is None else env
-        return evaluate(
-            self.policy,
-            where if where is not None else self.env,
-            episodes=episodes,
-            seed=seed,
-            deterministic=deterministic,
-            video=video,
-            override=override,
-        )
+        given = self._built()._source if env is None else env
+        made = given() if callable(given) else None
+        where = given if isinstance(given, str | gym.Env) else made
+        try:
+            return evaluate(
+                self.policy,
+                where,
+                episodes=episodes,
+                seed=seed,
+                deterministic=deterministic,
+                video=video,
+                override=override,
+            )
+        finally:
+            if made is not None:
+                made.close()
 
     # -- learning -------------------------------------------------------------------------------
 
@@ -166,7 +178,7 @@ class Agent:
         Raises:
             RunError: without an environment, or if `run` holds a run with other settings.
         """
-        if isinstance(total_steps, str | gym.Env):
+        if isinstance(total_steps, str | gym.Env) or callable(total_steps):
             total_steps, env = None, total_steps
         if env is not None:
             self._build(env)
@@ -210,7 +222,7 @@ class Agent:
         adapter = self._adapter()
         resume = None if newest is None else counters.env_step
         ready: list[Callback] = []
-        if config.eval_every and config.eval_episodes and self.env:
+        if config.eval_every and config.eval_episodes and not isinstance(self._source, gym.Env):
             ready.append(Evaluate(config.eval_every, config.eval_episodes))
         ready.append(Report())
         replay = ReplayBuffer(
@@ -233,7 +245,7 @@ class Agent:
             try:
                 training.run(total)
             finally:
-                if isinstance(self._source, str):
+                if not isinstance(self._source, gym.Env):
                     adapter.close()
             if counters.interrupted:
                 bar.note(
@@ -305,27 +317,33 @@ class Agent:
         return {}
 
     def _build(self, env: EnvLike) -> None:
-        """Choose the preset, resolve the string, read the spaces, make the networks."""
-        probe = envs.make_env(env) if isinstance(env, str) else env
+        """Read the spaces, choose the settings, resolve the string, make the networks.
+
+        An agent that has networks already keeps them and its settings.
+        """
+        probe = env if isinstance(env, gym.Env) else open_environment(env)
         obs, action = observation_specs(probe.observation_space), action_spec(probe.action_space)
-        if isinstance(env, str):
+        if probe is not env:
             probe.close()
-        if self._source is not None:
+        built = hasattr(self, "algorithm")
+        if built:
             self._require_same_spaces(obs, action)
-        suite = env.partition(":")[0] if isinstance(env, str) else ""
-        self.config = self._configure(suite, obs, action)
+        else:
+            task = envs.resolve(env, {}).partition("?")[0] if isinstance(env, str) else ""
+            self.config = self._configure(task, obs, action)
         if isinstance(env, str):
             open_keys = {"repeat": self.config.repeat, "render": self.config.render}
             self.env = envs.resolve(env, open_keys)
-        built, self._source = self._source is not None, self.env or env
+        self._source = self.env if isinstance(env, str) else env
         if not built:
             self._wire(obs, action)
 
-    def _configure(self, suite: str, obs: Mapping[str, ObsSpec], action: ActionSpec) -> AgentConfig:
-        """The preset's fields, what the world decides, then the user's overrides."""
+    def _configure(self, task: str, obs: Mapping[str, ObsSpec], action: ActionSpec) -> AgentConfig:
+        """The preset's fields, what the world and the task decide, then the user's overrides."""
+        suite = task.partition(":")[0]
         name, fields = type(self).__name__, self.presets[self._choose_preset(suite, obs)]
         preset = configure(self.config_class, fields, name=name)
-        world = self.for_world(preset, suite, obs, action)
+        world = {**self.for_world(preset, suite, obs, action), **self.tasks.get(task, {})}
         config = configure(self.config_class, fields, world, self._overrides, name=name)
         if config.precision == "tf32" and self.device.type != "cuda":
             raise ConfigError(f"precision='tf32' is CUDA's, the device is {self.device}; use fp32")
@@ -362,6 +380,13 @@ class Agent:
         from .export import TorchStep
 
         self.policy = Policy(TorchStep(network, self.device), self.spec)
+
+    def open_environment(self) -> gym.Env[Any, Any]:
+        """Another environment of the kind the agent learns in; not for an environment object."""
+        source = self._built()._source
+        assert source is not None, "the agent has no environment"
+        assert not isinstance(source, gym.Env), "there is one object, and it is in use"
+        return open_environment(source)
 
     def _adapter(self) -> envs.Adapter:
         assert self._source is not None, "require_environment was called"
@@ -453,6 +478,13 @@ def module(algorithm: Algorithm) -> nn.Module:
     """The algorithm as the nn.Module it is."""
     assert isinstance(algorithm, nn.Module), type(algorithm)
     return algorithm
+
+
+def open_environment(
+    source: str | Callable[[], gym.Env[Any, Any]],
+) -> gym.Env[Any, Any]:
+    """An environment from a string, or from a function that makes one."""
+    return envs.make_env(source) if isinstance(source, str) else source()
 
 
 def find_device(name: str) -> torch.device:

@@ -134,8 +134,11 @@ class PlanningAlgorithm(Algorithm, Protocol):
         """The filtering half of a step, exported as observe.onnx."""
         ...
 
-    def score(self, carry: Carry, actions: Tensor, noise: Noise) -> Tensor:
-        """Returns (B, J) of action sequences (B, J, H, A), exported as score.onnx."""
+    def imagine(self, carry: Carry, action: Tensor, noise: Noise) -> tuple[Carry, Tensor]:
+        """One imagined step, exported as score.onnx: the next carry and the reward (N,).
+
+        Rows are candidates. Reads no `prev_action`; `noise` holds the tensors of the role `score`.
+        """
         ...
 
 

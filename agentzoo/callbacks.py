@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 import numpy as np
 from torch import Tensor
 
-from runtime.envs import make_env
 from runtime.errors import MissingExtraError
 from runtime.evaluation import evaluate
 from runtime.noise import derive
@@ -48,8 +47,8 @@ class Callback:
 class Evaluate(Callback):
     """Runs evaluation episodes every so many environment steps, and at the end.
 
-    In training from an environment string they run in an environment of their own; with a user's
-    environment object they would disturb the episode it is in, so there are none.
+    They run in an environment of their own, from the agent's string or function. A user's
+    environment object is one, and inside an episode of its own: with it there are none.
 
     Args:
         every: environment steps between evaluations.
@@ -62,7 +61,7 @@ class Evaluate(Callback):
 
     def on_start(self, training: "Training") -> None:
         """Open an environment for evaluation; the next multiple of `every` is due."""
-        self._env = make_env(training.agent.env)
+        self._env = training.agent.open_environment()
         self._due = (training.counters.env_step // self.every + 1) * self.every
 
     def on_end(self, training: "Training") -> None:

@@ -22,7 +22,11 @@ if TYPE_CHECKING:
 
     from .agent import Agent
 
-AGENTS = {"dreamer": "Dreamer"}  # command line -> class
+AGENTS = {  # command line -> class
+    "dreamer": "Dreamer",
+    "dreamerv3": "DreamerV3",
+    "planet": "PlaNet",
+}
 
 app = typer.Typer(
     name="agentzoo",

@@ -1,7 +1,8 @@
 """Collection: the acting half of training. One decision of every environment at a time."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import cast
 
 import numpy as np
 import torch
@@ -9,9 +10,9 @@ from torch import Tensor
 
 from runtime.envs import Adapter, episode_seed
 from runtime.noise import derive, draw, drawn
-from runtime.spec import ActionSpec, NoiseSpec
+from runtime.spec import ActionSpec, NoiseSpec, PlanSpec
 
-from .algorithm import Algorithm, Carry, Rows
+from .algorithm import Algorithm, Carry, Noise, Obs, PlanningAlgorithm, Rows
 from .blocks.actions import to_env
 from .blocks.replay import ReplayBuffer, record
 from .checkpoint import Counters
@@ -71,6 +72,9 @@ class Collector:
         self._lengths = [0] * envs
         self._noise_seed = derive(self.seed, "collect")
         self._noise = noise_for_collection(self.algorithm, self.adapter.action)
+        self._prefill_noise = noise_for_collection(
+            self.algorithm, self.adapter.action, planning=False
+        )
 
     def advance(self) -> int:
         """Step the environments inside an episode, reset the others; the number of env steps."""
@@ -116,13 +120,14 @@ class Collector:
 
     def _act(self) -> tuple[Carry, np.ndarray]:
         step = self.counters.env_step
+        prefilling = step < self.prefill
         address = [(self._noise_seed, env, self.counters.rows[env]) for env in self.active]
-        noise = {k: self._tensor(v) for k, v in draw(self._noise, address).items()}
+        specs = self._prefill_noise if prefilling else self._noise
+        noise = {k: self._tensor(v) for k, v in draw(specs, address).items()}
         obs = {k: self._tensor(self.rows[k]) for k in (*self.adapter.obs, "is_first")}
-        greedy = torch.zeros(len(self.active), dtype=torch.bool, device=self.device)
         with torch.no_grad():
-            carry, _ = self.algorithm.step(self._carry, obs, noise, greedy)
-            if step < self.prefill:
+            carry = self._perceive(obs, noise, planning=not prefilling)
+            if prefilling:
                 random = random_action(noise["prefill"], self.adapter.action)
                 carry, action = (
                     {**carry, "prev_action": random},
@@ -131,6 +136,13 @@ class Collector:
             else:
                 carry, action = self.algorithm.explore(carry, noise, step)
         return carry, action.cpu().numpy()
+
+    def _perceive(self, obs: Obs, noise: Noise, *, planning: bool) -> Carry:
+        """The carry after this decision; a random action is not worth a planner's search."""
+        if not planning and hasattr(self.algorithm, "plan_spec"):
+            return cast("PlanningAlgorithm", self.algorithm).observe(self._carry, obs, noise)
+        greedy = torch.zeros(len(self.active), dtype=torch.bool, device=self.device)
+        return self.algorithm.step(self._carry, obs, noise, greedy)[0]
 
     def _annotated(self, rows: Rows) -> Rows:
         annotate = getattr(self.algorithm, "annotate", None)
@@ -196,10 +208,17 @@ def noise_for_step(specs: Mapping[str, NoiseSpec]) -> dict[str, NoiseSpec]:
     return {name: spec for name, spec in specs.items() if spec.role != "explore"}
 
 
-def noise_for_collection(algorithm: Algorithm, action: ActionSpec) -> dict[str, NoiseSpec]:
-    """What one decision of collection draws: the step's noise, the exploring, the random action."""
+def noise_for_collection(
+    algorithm: Algorithm, action: ActionSpec, *, planning: bool = True
+) -> dict[str, NoiseSpec]:
+    """What one decision of collection draws: the step's noise, the exploring, the random action.
+
+    Without `planning` a planner's tensors are empty; every other one keeps its address.
+    """
     specs = algorithm.noise_spec
     exploring = {name: spec for name, spec in specs.items() if spec.role == "explore"}
     prefill = NoiseSpec(shape=(action.size,), kind="uniform", role="explore")
-    plan = getattr(algorithm, "plan_spec", None)
+    plan: PlanSpec | None = getattr(algorithm, "plan_spec", None)
+    if plan is not None and not planning:
+        plan = replace(plan, iterations=0)
     return {**drawn(specs, plan), **exploring, "prefill": prefill}

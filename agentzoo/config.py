@@ -27,6 +27,7 @@ class AgentConfig:
         1_000  # environment steps between bursts of updates; 0 is each episode's end
     )
     updates: int = 100  # updates in a burst
+    train_ratio: float = 0.0  # rows trained on for each decision collected; 0 is bursts instead
     batch_size: int = 50  # B, windows in a batch
     batch_length: int = 50  # T, rows in a window
     replay_rows: int = 5_000_000  # capacity of the replay buffer in rows
@@ -56,7 +57,8 @@ class AgentConfig:
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}={getattr(self, name)!r} has to be at least 1")
         for name in ("total_steps", "prefill", "pretrain", "update_every", "eval_every",
-                     "eval_episodes", "checkpoint_every", "checkpoint_grace"):  # fmt: skip
+                     "eval_episodes", "train_ratio", "checkpoint_every",
+                     "checkpoint_grace"):  # fmt: skip
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name}={getattr(self, name)!r} has to be 0 or more")
         one_of("render", self.render, ("default", "fast"))

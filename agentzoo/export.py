@@ -16,10 +16,9 @@ from torch import Tensor, nn
 
 from runtime.bundle import judge, open_graphs
 from runtime.errors import BundleError, ConfigError
-from runtime.golden import SCORED, by_role, scored_inputs
+from runtime.golden import SCORED, by_role, score_first, trace_noise
 from runtime.graphs import GraphSpec, Port, graph_specs
 from runtime.manifest import GOLDEN, MANIFEST, OPSET, write_manifest
-from runtime.noise import draw, drawn
 from runtime.planner import first_proposals
 from runtime.spec import Array, Arrays, ObsSpec, PolicySpec
 
@@ -59,6 +58,20 @@ class TorchStep:
                 mode,
             )
         return arrays(carried), action.numpy(force=True)
+
+
+class TorchImagine:
+    """A planning algorithm's imagined step in numpy, on the CPU."""
+
+    def __init__(self, algorithm: PlanningAlgorithm) -> None:
+        """Wrap `algorithm`."""
+        self.algorithm = algorithm
+
+    def __call__(self, carry: Arrays, action: Array, noise: Arrays, /) -> tuple[Arrays, Array]:
+        """The next carry and the reward (N,); see `runtime.planner.Imagine`."""
+        with torch.no_grad():
+            carried, reward = self.algorithm.imagine(tensors(carry), tensor(action), tensors(noise))
+        return arrays(carried), reward.numpy(force=True)
 
 
 def tensor(array: Array, device: torch.device | str = "cpu") -> Tensor:
@@ -204,8 +217,8 @@ class _Observe(_Flat):
 class _Score(_Flat):
     def run(self, values: dict[str, dict[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
         algorithm = cast("PlanningAlgorithm", self.algorithm)
-        returns = algorithm.score(values["carry"], values["actions"][""], values["noise"])
-        return {"returns": {"": returns}}
+        carry, reward = algorithm.imagine(values["carry"], values["action"][""], values["noise"])
+        return {"carry": {**values["carry"], **carry}, "reward": {"": reward}}
 
 
 MODULES = {"policy.onnx": _Flat, "observe.onnx": _Observe, "score.onnx": _Score}
@@ -316,7 +329,7 @@ def _record(
     """One step of the trace, and the carry for the next."""
     name, graph = next(iter(graph_specs(spec).items()))
     address = np.array([[spec.seed, 0, t]], np.int64)
-    noise = draw(drawn(spec.noise, spec.plan), address)
+    noise = trace_noise(spec, address)
     values = {
         "carry": carry,
         "obs": obs,
@@ -347,11 +360,6 @@ def _margin(algorithm: Algorithm, values: Mapping[str, Arrays]) -> Array:
 
 def _returns(algorithm: Algorithm, spec: PolicySpec, golden: Arrays) -> Array:
     """(10, J) returns of the first proposals of the first rows."""
-    module = _module(algorithm, spec, "score.onnx")
-    rows: list[Array] = []
-    for t in range(min(SCORED, len(golden["margin"]))):
-        carry, actions, noise = scored_inputs(spec, golden, slice(t, t + 1))
-        values = {"carry": carry, "actions": {"": actions}, "noise": noise}
-        flat = [tensor(values[port.role][port.key]) for port in module.inputs]
-        rows.append(module(flat)[0].numpy(force=True))
-    return np.concatenate(rows)
+    imagine = TorchImagine(cast("PlanningAlgorithm", algorithm))
+    rows = range(min(SCORED, len(golden["margin"])))
+    return np.concatenate([score_first(imagine, spec, golden, slice(t, t + 1)) for t in rows])

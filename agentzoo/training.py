@@ -22,6 +22,7 @@ from .algorithm import Metrics, NoiseSource
 from .blocks.replay import ReplayBuffer
 from .checkpoint import Counters
 from .collection import Collector, Episode
+from .config import AgentConfig
 from .logger import Logger, ProgressBar, duration
 
 if TYPE_CHECKING:
@@ -61,6 +62,61 @@ class UpdateSchedule:
         return self.pretrain + self.updates * bursts
 
 
+@dataclass(frozen=True)
+class RatioSchedule:
+    """Updates in proportion to what was collected, owed in fractions: a function of the counters.
+
+    The first update is due when the replay holds as many windows as one update has rows.
+
+    Args:
+        prefill: environment steps of random actions, before which none is due.
+        pretrain: updates at the first opportunity.
+        ratio: rows trained on for each decision collected.
+        batch: B, windows in a batch.
+        length: T + 1, rows in a window; the first is context.
+        envs: environments collected from at a time.
+        repeat: environment steps in a decision.
+
+    Source: danijar/dreamerv3 embodied/run/train.py, elements' when.Ratio: the updates begin at 1088
+    decisions of one environment, or 2048 of 16, and the first call makes exactly one.
+    """
+
+    prefill: int
+    pretrain: int
+    ratio: float
+    batch: int
+    length: int
+    envs: int
+    repeat: int
+
+    def due(self, env_step: int, episodes: int) -> int:
+        """Updates that should have been done by now.
+
+        Args:
+            env_step: environment steps so far, repeat included.
+            episodes: not used.
+        """
+        rows = self.batch * (self.length - 1)
+        begin = rows + self.envs * (self.length - 1)
+        decisions = env_step // self.repeat - max(begin, self.prefill // self.repeat)
+        return self.pretrain + int(decisions * self.ratio / rows) if decisions >= 0 else 0
+
+
+def update_schedule(config: AgentConfig, repeat: int) -> UpdateSchedule | RatioSchedule:
+    """The schedule of a configuration: by ratio where it names one, else bursts."""
+    if not config.train_ratio:
+        return UpdateSchedule(config.prefill, config.pretrain, config.update_every, config.updates)
+    return RatioSchedule(
+        config.prefill,
+        config.pretrain,
+        config.train_ratio,
+        config.batch_size,
+        config.batch_length,
+        config.envs,
+        repeat,
+    )
+
+
 @dataclass
 class Training:
     """One sitting of a run; callbacks are given this object.
@@ -92,9 +148,7 @@ class Training:
     def __post_init__(self) -> None:
         """Wire the collector and the schedule from the agent's configuration."""
         config = self.agent.config
-        self.schedule = UpdateSchedule(
-            config.prefill, config.pretrain, config.update_every, config.updates
-        )
+        self.schedule = update_schedule(config, self.adapter.repeat)
         self.collector = Collector(
             self.agent.algorithm,
             self.adapter,
@@ -190,7 +244,7 @@ class Training:
             return
         config, median = self.agent.config, float(np.median(self._update_seconds))
         due = self.schedule.due(self.bar.total, 0) - self.counters.updates
-        if config.update_every:
+        if config.update_every or config.train_ratio:
             self.bar.note(
                 f"about {duration(due * median)} of updates ahead: {due:,} of {median:.2f} s each"
             )

@@ -4,7 +4,7 @@ The format is described in docs/bundle.md.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NoReturn, cast
 
@@ -15,6 +15,7 @@ from .golden import Replay, read_golden, replay
 from .graphs import Graph, Provider, graph_specs, onnx_step
 from .manifest import GOLDEN, Manifest, read_checked, read_json, read_manifest
 from .onnx_check import check_onnx
+from .planner import replanned
 from .policy import Policy
 from .spec import Arrays, PolicySpec
 from .strict_json import read_object
@@ -58,6 +59,7 @@ def load_policy(
     threads: int = 1,
     seed: int | None = None,
     deterministic: bool | None = None,
+    plan: Mapping[str, int] | None = None,
 ) -> Policy:
     """Check a bundle's folder and open its policy.
 
@@ -68,18 +70,23 @@ def load_policy(
         seed: keys the policy's noise; None is the one recorded in the bundle.
         deterministic: whether actions are the distribution's mode where a call does not say; None
             is the paper's evaluation protocol.
+        plan: settings of a planning agent that differ from the bundle's, such as
+            `{"candidates": 200, "elites": 20}`; also horizon and iterations.
 
     Raises:
         BundleError: if the folder is incomplete, damaged, foreign or from a newer version.
+        ConfigError: if `plan` does not fit the policy or contradicts itself.
         MissingExtraError: without onnxruntime.
         ProviderError: if CUDA was asked for and is not there.
     """
     folder = Path(folder)
     manifest = read_manifest(folder)
     graphs = _open_graphs(folder, manifest, provider, threads)
-    step = onnx_step(manifest.policy, graphs)
+    spec = manifest.policy if plan is None else replanned(manifest.policy, plan)
     digest = manifest.files[next(iter(graphs))].sha256
-    return Policy(step, manifest.policy, seed=seed, deterministic=deterministic, digest=digest)
+    return Policy(
+        onnx_step(spec, graphs), spec, seed=seed, deterministic=deterministic, digest=digest
+    )
 
 
 def verify(folder: str | Path, *, provider: Provider = "auto", threads: int = 1) -> Verification:
@@ -157,6 +164,10 @@ def inspect(folder: str | Path) -> str:
         ("gives", f"{spec.action.kind} {spec.action.shape} {spec.action.dtype}, {mode}"),
         *((f"keeps {key}", f"{one.dtype} {one.shape}") for key, one in spec.carry.items()),
         *((f"draws {key}", f"{one.kind} {one.shape}") for key, one in spec.noise.items()),
+        *(
+            (f"plans with {name}", str(n))
+            for name, n in (asdict(spec.plan) if spec.plan else {}).items()
+        ),
         *((f"file {name}", f"{entry.bytes:,} bytes") for name, entry in manifest.files.items()),
         *((f"made with {name}", found) for name, found in manifest.provenance.items()),
         ("score", _score(folder)),

@@ -6,16 +6,17 @@ teacher-forced: categorical latents flip where two logits tie, and closed loops 
 
 import zipfile
 from collections.abc import Mapping
+from dataclasses import replace
 from io import BytesIO
 from typing import NamedTuple
 
 import numpy as np
 
 from .errors import BundleError
-from .graphs import Graph, Port, Ports, graph_specs
+from .graphs import Graph, OnnxImagine, Port, Ports, graph_specs
 from .noise import draw, drawn
-from .planner import first_proposals
-from .spec import Array, Arrays, PolicySpec
+from .planner import Imagine, Rollouts, first_proposals
+from .spec import Array, Arrays, PlanSpec, PolicySpec
 
 SCORED = 10  # rows whose proposals are scored: a whole planner's decision costs 1,000 rollouts
 BYTES = 2 << 30  # of the unpacked trace
@@ -47,7 +48,7 @@ def golden_ports(spec: PolicySpec) -> Ports:
 
     `address` is each row's noise address, `margin` the smallest top-2 margin of its discrete
     choices, inf where it has none. A planning agent's trace also holds `returns` of the first
-    proposals of the first 10 rows.
+    proposals of the first 10 rows, each a whole rollout of imagined steps.
     """
     graph = next(iter(graph_specs(spec).values()))
     return {
@@ -55,8 +56,12 @@ def golden_ports(spec: PolicySpec) -> Ports:
         **graph.outputs,
         "address": Port(role="noise", key="address", shape=(3,), dtype="int64"),
         "margin": Port(role="noise", key="margin", shape=(), dtype="float32"),
-        **(graph_specs(spec)["score.onnx"].outputs if spec.plan else {}),
+        **({"returns": _returns_port(spec.plan)} if spec.plan else {}),
     }
+
+
+def _returns_port(plan: PlanSpec) -> Port:
+    return Port(role="returns", key="", shape=(plan.candidates,), dtype="float32")
 
 
 def read_golden(content: bytes, spec: PolicySpec) -> Arrays:
@@ -114,11 +119,11 @@ def replay(graphs: Mapping[str, Graph], spec: PolicySpec, golden: Arrays, batch:
     chunks = [slice(at, at + batch) for at in range(0, rows, batch)]
     error = np.concatenate([_step_error(graph, golden, chunk) for chunk in chunks])
     if spec.plan is not None:
+        imagine = OnnxImagine(graphs["score.onnx"])
         chunks = [slice(at, min(at + batch, SCORED)) for at in range(0, min(rows, SCORED), batch)]
         for chunk in chunks:
-            error[chunk] = np.maximum(
-                error[chunk], _score_error(graphs["score.onnx"], spec, golden, chunk)
-            )
+            returns = score_first(imagine, spec, golden, chunk)
+            error[chunk] = np.maximum(error[chunk], difference(returns, golden["returns"][chunk]))
     return Replay(error, golden["margin"])
 
 
@@ -133,22 +138,21 @@ def _step_error(graph: Graph, golden: Arrays, rows: slice) -> Array:
     )
 
 
-def _score_error(graph: Graph, spec: PolicySpec, golden: Arrays, rows: slice) -> Array:
-    carry, actions, noise = scored_inputs(spec, golden, rows)
-    outputs = graph.run({"carry": carry, "actions": {"": actions}, "noise": noise})
-    return difference(outputs["returns", ""], golden["returns"][rows])
-
-
-def scored_inputs(spec: PolicySpec, golden: Arrays, rows: slice) -> tuple[Arrays, Array, Arrays]:
-    """What a planner scores first: carry, proposals (B, J, H, A) and rollout noise (B, J, H, ...).
+def score_first(imagine: Imagine, spec: PolicySpec, golden: Arrays, rows: slice) -> Array:
+    """Returns (B, J) of what a planner scores first in rows of the trace.
 
     The proposals' noise is drawn again by its address; recorded it would be most of the file.
     """
     ports = graph_specs(spec)["observe.onnx"].outputs
     carry = by_role(ports, golden, rows)["carry"]
-    noise = draw(drawn(spec.noise, spec.plan), golden["address"][rows])
-    actions, rollouts = first_proposals(spec, noise)
-    return carry, actions, rollouts
+    actions, rollouts = first_proposals(spec, trace_noise(spec, golden["address"][rows]))
+    return Rollouts(imagine)(carry, actions, rollouts)
+
+
+def trace_noise(spec: PolicySpec, address: Array) -> Arrays:
+    """What the steps of a trace draw at (B, 3) addresses: of a plan, its first iteration only."""
+    plan = spec.plan and replace(spec.plan, iterations=1)
+    return draw(drawn(spec.noise, plan), address)
 
 
 def by_role(ports: Mapping[str, Port], arrays: Arrays, rows: slice) -> dict[str, Arrays]:

@@ -10,13 +10,12 @@ from types import ModuleType
 from typing import Literal, Protocol
 
 from .errors import BundleError, MissingExtraError, ProviderError
-from .noise import drawn
-from .planner import PlanStep
+from .planner import PlanStep, Rollouts
 from .policy import Step
 from .spec import Array, Arrays, PolicySpec, TensorSpec
 
 Provider = Literal["auto", "cpu", "cuda"]
-Role = Literal["carry", "obs", "noise", "is_first", "deterministic", "actions", "action", "returns"]
+Role = Literal["carry", "obs", "noise", "is_first", "deterministic", "action", "reward", "returns"]
 
 PROVIDERS = ("auto", "cpu", "cuda")
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
@@ -85,13 +84,13 @@ def graph_specs(spec: PolicySpec) -> dict[str, GraphSpec]:
         dtype = "float32" if spec.action.kind == "box" else "int64"
         outputs = state_out | _single("action", spec.action.shape, dtype)
         return {"policy.onnx": GraphSpec(inputs=inputs, outputs=outputs)}
-    lead = (spec.plan.candidates, spec.plan.horizon)
-    actions = _single("actions", (*lead, spec.action.size), "float32")
-    returns = _single("returns", lead[:1], "float32")
-    inputs = state_in | actions | _noise(spec, planned=True)
+    # one imagined step: rows are candidates, so the planner's settings are in no graph's shape
+    action = _single("action", (spec.action.size,), "float32")
+    inputs = _imagined(state_in) | action | _noise(spec, planned=True)
+    outputs = _imagined(state_out) | _single("reward", (), "float32")
     return {
         "observe.onnx": GraphSpec(inputs=state_in | obs | step_noise, outputs=state_out),
-        "score.onnx": GraphSpec(inputs=inputs, outputs=returns),
+        "score.onnx": GraphSpec(inputs=inputs, outputs=outputs),
     }
 
 
@@ -119,16 +118,16 @@ class Shaped(Protocol):
 
 
 def _noise(spec: PolicySpec, *, planned: bool) -> Ports:
-    """Noise of the filtering step, or of one planner iteration's rollouts."""
-    whole = drawn(spec.noise, spec.plan)
-    # (I, J, H, ...) -> (J, H, ...): a graph scores one iteration
-    tensors = {
-        key: TensorSpec(shape=noise.shape[1:] if planned else noise.shape)
-        for key, noise in whole.items()
-    }
+    """Noise of the filtering step, or of one imagined step."""
+    tensors = {key: TensorSpec(shape=noise.shape) for key, noise in spec.noise.items()}
     numbered = _numbered("noise", "noise", tensors)
     roles = ("score",) if planned else ("latent", "action", "dequantise")
-    return {name: port for name, port in numbered.items() if whole[port.key].role in roles}
+    return {name: port for name, port in numbered.items() if spec.noise[port.key].role in roles}
+
+
+def _imagined(state: Ports) -> Ports:
+    """The carry without the action that a candidate replaces."""
+    return {name: port for name, port in state.items() if port.key != "prev_action"}
 
 
 def _numbered(prefix: str, role: Role, tensors: Mapping[str, Shaped]) -> Ports:
@@ -323,21 +322,23 @@ class OnnxObserve:
         return {key: array for (_, key), array in self.graph.run(inputs).items()}
 
 
-class OnnxScore:
-    """Returns of action sequences by `score.onnx`."""
+class OnnxImagine:
+    """The imagined step of `score.onnx`."""
 
     def __init__(self, graph: Graph) -> None:
         """Wrap an open graph."""
         self.graph = graph
 
-    def __call__(self, carry: Arrays, actions: Array, noise: Arrays, /) -> Array:
-        """Returns (B, J) of action sequences (B, J, H, A)."""
-        inputs = {"carry": carry, "actions": {"": actions}, "noise": noise}
-        return self.graph.run(inputs)["returns", ""]
+    def __call__(self, carry: Arrays, action: Array, noise: Arrays, /) -> tuple[Arrays, Array]:
+        """The next carry, without `prev_action`, and the reward (N,) of actions (N, A)."""
+        outputs = self.graph.run({"carry": carry, "action": {"": action}, "noise": noise})
+        reward = outputs.pop(("reward", ""))
+        return {key: array for (_, key), array in outputs.items()}, reward
 
 
 def onnx_step(spec: PolicySpec, graphs: Mapping[str, Graph]) -> Step:
     """The acting step of a policy whose graphs are open, planning or not."""
     if spec.plan is None:
         return OnnxStep(graphs["policy.onnx"])
-    return PlanStep(OnnxObserve(graphs["observe.onnx"]), OnnxScore(graphs["score.onnx"]), spec)
+    score = Rollouts(OnnxImagine(graphs["score.onnx"]))
+    return PlanStep(OnnxObserve(graphs["observe.onnx"]), score, spec)

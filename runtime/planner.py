@@ -4,18 +4,24 @@ One loop in numpy for training and serving; what scores the proposals is a calla
 Runtime's.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
 
 import numpy as np
 
-from .errors import ConfigError, SpaceError
-from .noise import PLANNED
+from .errors import ConfigError, SpaceError, nearest
+from .noise import PLANNED, drawn
 from .spaces import env_action
 from .spec import ActionSpec, Array, Arrays, PlanSpec, PolicySpec
 
 VARIANCE_FLOOR = 1e-6  # added to the elites' variance; Source: google-research/planet planning.py
+NOISE_LIMIT = 1 << 28  # numbers drawn for one decision
 
 Observe = Callable[[Arrays, Arrays, Arrays], Arrays]  # carry, obs, noise -> carry
+Imagine = Callable[
+    [Arrays, Array, Arrays], tuple[Arrays, Array]
+]  # carry (N, ...), action (N, A), noise (N, ...) -> carry, reward (N,)
 Score = Callable[
     [Arrays, Array, Arrays], Array
 ]  # carry, (B, J, H, A), noise (B, J, H, ...) -> (B, J)
@@ -69,21 +75,107 @@ def _best(actions: Array, returns: Array, elites: int) -> Array:
     return np.take_along_axis(actions, order[:, :, None, None], axis=1)
 
 
-def check(spec: PlanSpec, action: ActionSpec) -> None:
-    """Refuse settings that cannot plan.
+class Rollouts:
+    """Returns of action sequences: one imagined step after the other, their rewards added up.
+
+    No discount and no value at the end; what lies beyond the horizon does not count.
+
+    Attributes:
+        imagine: one imagined step of N rows.
+    """
+
+    def __init__(self, imagine: Imagine) -> None:
+        """Roll out by `imagine`."""
+        self.imagine = imagine
+
+    def __call__(self, carry: Arrays, actions: Array, noise: Arrays, /) -> Array:
+        """Returns (B, J) of action sequences (B, J, H, A), with noise (B, J, H, ...)."""
+        batch, candidates, horizon = actions.shape[:3]
+        # (B, ...) -> (B*J, ...): a row's candidates stand together, as in `actions`
+        carry = {
+            name: np.repeat(array, candidates, axis=0)
+            for name, array in carry.items()
+            if name != "prev_action"
+        }
+        moves = _by_step(actions)
+        draws = {name: _by_step(array) for name, array in noise.items()}
+        returns = np.zeros(batch * candidates, np.float32)
+        for t in range(horizon):
+            step = {name: array[t] for name, array in draws.items()}
+            carry, reward = self.imagine(carry, moves[t], step)
+            returns += reward
+        return returns.reshape(batch, candidates)
+
+
+def _by_step(array: Array) -> Array:
+    # (B, J, H, ...) -> (H, B*J, ...); spelled out, since an empty array has no -1
+    batch, candidates, horizon, *rest = array.shape
+    steps = np.ascontiguousarray(np.moveaxis(array, 2, 0))
+    return steps.reshape(horizon, batch * candidates, *rest)
+
+
+def replanned(spec: PolicySpec, changes: Mapping[str, int]) -> PolicySpec:
+    """The same policy with some of its planner's settings changed.
+
+    Args:
+        spec: a planning agent's.
+        changes: any of horizon, candidates, elites, iterations.
 
     Raises:
-        ConfigError: if a setting is below 1 or there are more elites than candidates.
-        SpaceError: if the action is not a box.
+        ConfigError: if the policy has no planner, a setting is unknown or no whole number, or they
+            contradict each other.
     """
-    for name in ("horizon", "candidates", "elites", "iterations"):
-        if getattr(spec, name) < 1:
-            raise ConfigError(f"the planner's {name} is {getattr(spec, name)}, expected at least 1")
+    if spec.plan is None:
+        raise ConfigError(
+            f"the policy is a {spec.agent}, which acts without planning; leave out plan"
+        )
+    known = asdict(spec.plan)
+    for name, value in changes.items():
+        if name not in known:
+            raise ConfigError(f"the planner has no setting {name!r}; {nearest(name, known)}")
+        if type(value) is not int:
+            raise ConfigError(f"the planner's {name} is {value!r}, expected a whole number")
+    plan = replace(spec.plan, **changes)
+    check(plan, spec.action)
+    draws = drawn(spec.noise, plan).values()
+    if (numbers := sum(math.prod(one.shape) for one in draws)) > NOISE_LIMIT:
+        raise ConfigError(
+            f"one decision by {plan} would draw {numbers:,} random numbers, {NOISE_LIMIT:,} are "
+            "allowed; choose fewer candidates, iterations or steps"
+        )
+    return replace(spec, plan=plan)
+
+
+def check_plan(spec: PlanSpec) -> None:
+    """Refuse settings that contradict each other.
+
+    Without iterations nothing is searched, and the action is zero: with exploration noise that is
+    random collection, the reference's ablation.
+
+    Raises:
+        ConfigError: if a setting is below its least value or there are more elites than candidates.
+    """
+    least = {"horizon": 1, "candidates": 1, "elites": 1, "iterations": 0}
+    for name, bound in least.items():
+        if getattr(spec, name) < bound:
+            raise ConfigError(
+                f"the planner's {name} is {getattr(spec, name)}, expected at least {bound}"
+            )
     if spec.elites > spec.candidates:
         raise ConfigError(
             f"the planner keeps {spec.elites} elites of {spec.candidates} candidates; "
             "choose at most as many elites as candidates"
         )
+
+
+def check(spec: PlanSpec, action: ActionSpec) -> None:
+    """Refuse what cannot be planned.
+
+    Raises:
+        ConfigError: if the planner's settings contradict each other.
+        SpaceError: if the action is not a box.
+    """
+    check_plan(spec)
     if action.kind != "box":
         raise SpaceError(
             f"the planner searches over a Box of actions and the environment's is {action.kind}; "

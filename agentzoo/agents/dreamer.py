@@ -69,6 +69,7 @@ class DreamerConfig(AgentConfig):
     actor_init_std: float = 5.0  # before tanh
     actor_mean_scale: float = 5.0  # largest mean before tanh
     actor_min_std: float = 1e-4
+    actor_entropy: float = 0.0  # weight of the action's entropy in the actor's objective; ours
     mode_samples: int = 100  # candidates of a deterministic continuous action
     expl_amount: float = 0.3  # added deviation; discrete: probability of a random action
     expl_decay: float = 0.0  # environment steps in which it halves; 0 is never
@@ -289,9 +290,17 @@ class DreamerAlgorithm(nn.Module):
         """The paper's actor and value objectives, on lambda returns (equation 6)."""
         c, N = self.config, len(start.deter)
         # Imagine trajectories; the start state is not part of them
+        entropy: list[Tensor] = []
+
+        def act(feat: Tensor, eps: Tensor) -> Tensor:
+            stats = self.actor(feat.detach())
+            if c.actor_entropy:
+                entropy.append(self.actor.sample_entropy(stats, eps))
+            return self.actor.sample(stats, eps)
+
         imagined = imagine(
             self.rssm,
-            lambda feat, eps: self.actor.sample(self.actor(feat.detach()), eps),
+            act,
             start,
             noise.normal(N, c.horizon, *self.rssm.latent.noise_shape),
             self._action_noise(noise, N, c.horizon, self.action.size),
@@ -309,6 +318,9 @@ class DreamerAlgorithm(nn.Module):
             weight = torch.cat([alive, discount[:, :-2]], 1).cumprod(1)
         # Update the actor, then the value
         actor_loss = -(weight * ret).mean()
+        if c.actor_entropy:
+            # keeps tanh away from saturation, where the return has no gradient to leave it by
+            actor_loss = actor_loss - c.actor_entropy * torch.stack(entropy).mean()
         value_loss = (weight * self.value.loss(value[:, :-1], ret.detach())).mean()
         metrics = {
             "loss/actor": actor_loss,
@@ -417,6 +429,7 @@ _CPU: dict[str, object] = {
     "actor_init_std": 1.0,
     "actor_mean_scale": 2.0,
     "actor_min_std": 0.1,
+    "actor_entropy": 0.1,
     "state_std": 0.3,
     "reward_scale": 10.0,
     "free_nats": 0.5,

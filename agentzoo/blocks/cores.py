@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .layers import Activation, Recurrent, SplitLinear
+from .layers import MLP, Activation, BlockLinear, Recurrent, RMSNorm, SharedBlockLinear, SplitLinear
 
 
 class Core(Protocol):
@@ -67,3 +67,123 @@ class GRUCore(nn.Module):
         reset, keep = torch.sigmoid(gates + gates_h).chunk(2, -1)
         candidate = torch.tanh(torch.addcmul(candidate, reset, candidate_h))
         return torch.lerp(candidate, deter, keep)
+
+
+class ResetBeforeGRUCore(nn.Module):
+    """A dense layer over [stoch, action], then a GRU that resets its state before the product.
+
+        r, u = sigmoid(W [x, h] + b)      b starts at 1
+        c    = tanh(V [x, r * h] + d)
+        h'   = u * h + (1 - u) * c
+
+    `GRUCore` multiplies by r after the product, so the two share no weights.
+
+    Args:
+        stoch: length of the flat stochastic state.
+        action: A, length of the action in model units.
+        hidden: width of the dense layer.
+        deter: D, length of the deterministic state.
+        act: activation of the dense layer.
+
+    Source: Cho et al. 2014 (arXiv:1406.1078), equations 5 to 8; TensorFlow 1's GRUBlockCell and its
+    initial bias, as google-research/planet models/rssm.py uses them.
+    """
+
+    def __init__(
+        self, stoch: int, action: int, hidden: int, deter: int, *, act: Activation = F.relu
+    ) -> None:
+        super().__init__()
+        self.size = deter
+        self.act = act
+        self.inputs = SplitLinear(stoch, action, hidden)
+        self.gates = nn.Linear(hidden + deter, 2 * deter, bias=False)
+        self.gate_bias = nn.Parameter(torch.ones(2 * deter))  # not a layer's: kept by initialisers
+        self.candidate = nn.Linear(hidden + deter, deter)
+
+    def project(self, action: Tensor) -> Tensor:
+        """The dense layer's product with the actions: (..., A) -> (..., hidden)."""
+        return self.inputs.project(action)
+
+    def forward(self, deter: Tensor, stoch: Tensor, projected: Tensor) -> Tensor:
+        """The next deterministic state (N, D)."""
+        x = self.act(self.inputs(stoch, projected))
+        # float32 under autocast too: what is rounded here is remembered
+        gates = self.gates(torch.cat([x, deter], -1)).float() + self.gate_bias
+        reset, keep = torch.sigmoid(gates).chunk(2, -1)
+        candidate = torch.tanh(self.candidate(torch.cat([x, reset * deter], -1)).float())
+        return torch.lerp(candidate, deter, keep)
+
+
+class StochasticCore(nn.Module):
+    """No memory beside the stochastic state: `deter` is the prior's stats, made of [stoch, action].
+
+    An RSSM of this core with the identity for its prior network, whose features are the sample
+    alone, is the purely stochastic state-space model.
+
+    Args:
+        stoch: length of the flat stochastic state.
+        action: A, length of the action in model units.
+        hidden: width of the dense layer.
+        stats: length of the latent's stats.
+        act: activation of the dense layer.
+
+    Source: google-research/planet models/ssm.py.
+    """
+
+    def __init__(
+        self, stoch: int, action: int, hidden: int, stats: int, *, act: Activation = F.relu
+    ) -> None:
+        super().__init__()
+        self.size = stats
+        self.net = MLP(stoch, hidden, 1, stats, early=action, act=act)
+
+    def project(self, action: Tensor) -> Tensor:
+        """The dense layer's product with the actions: (..., A) -> (..., hidden)."""
+        return self.net.project(action)
+
+    def forward(self, deter: Tensor, stoch: Tensor, projected: Tensor) -> Tensor:
+        """The next prior's stats (N, stats); the former ones are not read."""
+        return self.net(stoch, projected).float()
+
+
+class BlockGRUCore(nn.Module):
+    """A gated recurrent unit with block-diagonal weights, for deterministic states of many units.
+
+    Each of the G blocks reads its own slice of the state, and what the whole state, the stochastic
+    state and the action say through a dense layer each.
+
+    Args:
+        stoch: length of the flat stochastic state.
+        action: A, length of the action in model units.
+        hidden: width of the three dense layers.
+        deter: D, length of the deterministic state, a multiple of `blocks`.
+        blocks: G.
+
+    Source: Hafner et al. 2025 (arXiv:2301.04104v2), DreamerV3; danijar/dreamerv3 rssm.py:_core.
+    """
+
+    def __init__(self, stoch: int, action: int, hidden: int, deter: int, blocks: int = 8) -> None:
+        super().__init__()
+        self.size, self.blocks = deter, blocks
+        self.from_deter = MLP(deter, hidden, 1, act=F.silu, norm=RMSNorm)
+        self.from_stoch = MLP(stoch, hidden, 1, act=F.silu, norm=RMSNorm)
+        self.from_action = MLP(action, hidden, 1, act=F.silu, norm=RMSNorm)
+        self.inputs = SharedBlockLinear(deter, 2 * hidden, hidden, deter, blocks)
+        self.norm = RMSNorm(deter)
+        self.gates = BlockLinear(deter, 3 * deter, blocks)
+
+    def project(self, action: Tensor) -> Tensor:
+        """The action's share of the units' inputs: (..., A) -> (..., D)."""
+        # dividing by max(1, |a|), as the reference does, is clipping
+        return self.inputs.project(self.from_action(action.clamp(-1, 1)))
+
+    def forward(self, deter: Tensor, stoch: Tensor, projected: Tensor) -> Tensor:
+        """The next deterministic state (N, D)."""
+        shared = torch.cat([self.from_deter(deter), self.from_stoch(stoch)], -1)
+        x = F.silu(self.norm(self.inputs(deter, shared, projected)))
+        # (N, 3D) -> three times (N, G, D / G); float32 under autocast too, as it is remembered
+        gates = self.gates(x).float().unflatten(-1, (self.blocks, 3, -1))
+        reset, candidate, update = gates.unbind(-2)
+        candidate = torch.tanh(torch.sigmoid(reset) * candidate)
+        deter = deter.unflatten(-1, (self.blocks, -1))
+        return torch.lerp(deter, candidate, torch.sigmoid(update - 1)).flatten(-2)

@@ -71,6 +71,37 @@ def straight_through(onehot: Tensor, logits: Tensor) -> Tensor:
     return onehot + (probs - probs.detach())
 
 
+def unimix_log_probs(logits: Tensor, unimix: float) -> Tensor:
+    """Log-probabilities of softmax(logits) mixed with a uniform distribution, float32.
+
+    Args:
+        logits: (..., K).
+        unimix: the uniform distribution's share; no class is rarer than unimix / K.
+
+    Returns:
+        (..., K) nats.
+
+    Source: Hafner et al. 2025 (arXiv:2301.04104v2): 1 %, for latents and discrete actors.
+    """
+    if not unimix:
+        return torch.log_softmax(logits.float(), -1)
+    probs = torch.softmax(logits.float(), -1)
+    return torch.log((1 - unimix) * probs + unimix / logits.shape[-1])
+
+
+def symlog(x: Tensor) -> Tensor:
+    """sign(x) log(1 + |x|), element by element.
+
+    Source: Hafner et al. 2025 (arXiv:2301.04104v2), symlog predictions.
+    """
+    return torch.sign(x) * torch.log1p(x.abs())
+
+
+def symexp(x: Tensor) -> Tensor:
+    """sign(x) (exp(|x|) - 1), the inverse of `symlog`."""
+    return torch.sign(x) * torch.expm1(x.abs())
+
+
 def top2_margin(scores: Tensor) -> Tensor:
     """Largest minus second largest score of the last axis: (..., K) -> (...); inf where K is 1."""
     if scores.shape[-1] == 1:

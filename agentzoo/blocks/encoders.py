@@ -46,12 +46,31 @@ def vector_keys(obs: Mapping[str, ObsSpec]) -> list[str]:
 
 
 def join_images(obs: Mapping[str, Tensor], keys: list[str]) -> Tensor:
-    """uint8 images (..., h, w, c) joined on channels and scaled to [-0.5, 0.5].
+    """Images (..., h, w, c) joined on channels: uint8 ones scaled to [-0.5, 0.5], others as given.
 
     Source: danijar/dreamer dreamer.py:preprocess, x / 255 - 0.5.
     """
     image = torch.cat([obs[key] for key in keys], -1) if len(keys) > 1 else obs[keys[0]]
-    return image.float() / 255 - 0.5
+    return image.float() / 255 - 0.5 if image.dtype == torch.uint8 else image
+
+
+def dequantise(image: Tensor, noise: Tensor, bits: int = 5) -> Tensor:
+    """Coarser colours, spread evenly within their steps: a density on them cannot be infinite.
+
+    floor(x / 2^(8 - bits)) / 2^bits + noise / 2^bits - 0.5
+
+    Args:
+        image: (...) uint8.
+        noise: (...) uniform in [0, 1).
+        bits: of colour that are kept, 1 to 8.
+
+    Returns:
+        (...) float32 in [-0.5, 0.5).
+
+    Source: google-research/planet tools/preprocess.py; Kingma & Dhariwal 2018 (arXiv:1807.03039).
+    """
+    bins = 2**bits
+    return (torch.floor(image.float() / (256 // bins)) + noise) / bins - 0.5
 
 
 def join_vectors(obs: Mapping[str, Tensor], keys: list[str]) -> Tensor:

@@ -1,7 +1,7 @@
 """Heads on features: scalars with a likelihood, and actors that sample in model units."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, Protocol
 
 import torch
@@ -16,7 +16,27 @@ from .distributions import (
     tanh_normal_log_prob,
     top2_margin,
 )
-from .layers import MLP, Activation
+from .layers import MLP, Activation, first_products
+
+
+class Head(Protocol):
+    """A network on features and what its output means: an nn.Module.
+
+    Attributes:
+        net: the network; its first product can be shared with other heads on the same features.
+    """
+
+    net: MLP
+
+    def rest(self, first: Tensor) -> Tensor:
+        """The head's output from its network's first product (..., units)."""
+        ...
+
+
+def outputs(feat: Tensor, *heads: Head) -> list[Tensor]:
+    """What several heads say about the same features, their first products taken as one."""
+    firsts = first_products(feat, [head.net for head in heads])
+    return [head.rest(first) for head, first in zip(heads, firsts, strict=True)]
 
 
 class NormalHead(nn.Module):
@@ -50,15 +70,28 @@ class BernoulliHead(nn.Module):
         units: width of the hidden layers.
         layers: number of hidden layers.
         act: activation.
+        norm: makes a normalisation of a given width, applied before each activation.
     """
 
-    def __init__(self, inputs: int, units: int, layers: int, *, act: Activation = F.elu) -> None:
+    def __init__(
+        self,
+        inputs: int,
+        units: int,
+        layers: int,
+        *,
+        act: Activation = F.elu,
+        norm: Callable[[int], nn.Module] | None = None,
+    ) -> None:
         super().__init__()
-        self.net = MLP(inputs, units, layers, 1, act=act)
+        self.net = MLP(inputs, units, layers, 1, act=act, norm=norm)
 
     def forward(self, feat: Tensor) -> Tensor:
         """The logit: (..., F) -> (...)."""
         return self.net(feat).squeeze(-1).float()
+
+    def rest(self, first: Tensor) -> Tensor:
+        """The logit from the network's first product: (..., units) -> (...)."""
+        return self.net.rest(first).squeeze(-1).float()
 
     def loss(self, logit: Tensor, target: Tensor) -> Tensor:
         """Negative log-likelihood in nats of a target in [0, 1]: (...) and (...) -> (...)."""
@@ -91,6 +124,10 @@ class Actor(Protocol):
 
     def entropy(self, stats: Tensor, noise: Tensor) -> Tensor:
         """Entropy in nats: (...)."""
+        ...
+
+    def sample_entropy(self, stats: Tensor, noise: Tensor) -> Tensor:
+        """A differentiable estimate of the entropy from `sample`'s own noise: (...) nats."""
         ...
 
     def margin(self, stats: Tensor, noise: Tensor, deterministic: Tensor) -> Tensor:
@@ -169,6 +206,11 @@ class TanhNormalActor(nn.Module):
         """Monte-Carlo estimate from noise (B, samples, A): (B,) nats."""
         return -self._candidates(stats, noise)[1].mean(-1)
 
+    def sample_entropy(self, stats: Tensor, noise: Tensor) -> Tensor:
+        """Minus the log-density of the sample made by noise (..., A): (...) nats."""
+        mean, std = self.parameters_of(stats)
+        return -tanh_normal_log_prob(mean + std * noise, noise, std)
+
     def margin(self, stats: Tensor, noise: Tensor, deterministic: Tensor) -> Tensor:
         """Log-density of the best candidate over the second; inf for a sample: (B,)."""
         _, log_prob = self._candidates(stats, noise)
@@ -228,6 +270,10 @@ class OneHotActor(nn.Module):
         """Exact entropy, summed over the groups; the noise is not used: (...) nats."""
         logs = [torch.log_softmax(group, -1) for group in self._groups(stats)]
         return -torch.stack([(log.exp() * log).sum(-1) for log in logs]).sum(0)
+
+    def sample_entropy(self, stats: Tensor, noise: Tensor) -> Tensor:
+        """The exact entropy; the noise is not used: (...) nats."""
+        return self.entropy(stats, noise)
 
     def margin(self, stats: Tensor, noise: Tensor, deterministic: Tensor) -> Tensor:
         """Smallest margin of any group, of logits or, for a sample, perturbed logits: (B,)."""

@@ -21,6 +21,19 @@ def gaussian_kl(mean: Tensor, std: Tensor, prior_mean: Tensor, prior_std: Tensor
     return (0.5 * (ratio.square() + shift.square() - 1) - ratio.log()).sum(-1)
 
 
+def categorical_kl(log_probs: Tensor, prior_log_probs: Tensor) -> Tensor:
+    """KL of one group of categoricals from another in nats, summed over the groups.
+
+    Args:
+        log_probs: (..., S, K) of the posterior, normalised.
+        prior_log_probs: (..., S, K) of the prior.
+
+    Returns:
+        (...), not negative.
+    """
+    return (log_probs.exp() * (log_probs - prior_log_probs)).sum((-2, -1))
+
+
 def free_nats_on_mean(kl: Tensor, free_nats: float) -> Tensor:
     """max(mean(kl), free_nats): below the threshold the whole batch has no gradient.
 
@@ -50,3 +63,18 @@ def free_nats_per_step(kl: Tensor, free_nats: float) -> Tensor:
     Source: google-research/planet, configs `free_nats: 3` and training/utility.py.
     """
     return torch.clamp(kl - free_nats, min=0)
+
+
+def free_nats_floor(kl: Tensor, free_nats: float) -> Tensor:
+    """max(kl, free_nats), step by step: below the threshold a step has no gradient.
+
+    Args:
+        kl: (B, T) nats per step.
+        free_nats: threshold in nats.
+
+    Returns:
+        (B, T).
+
+    Source: danijar/dreamerv3 rssm.py:loss.
+    """
+    return torch.clamp(kl, min=free_nats)

@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .kl import gaussian_kl
+from .distributions import gumbel, onehot_argmax, top2_margin, unimix_log_probs
+from .kl import categorical_kl, gaussian_kl
 
 
 class Latent(Protocol):
@@ -84,3 +85,77 @@ class GaussianLatent:
         """Entropy in nats, summed over the S dimensions."""
         _, std = self.parameters(stats)
         return (torch.log(std) + 0.5 * math.log(2 * math.pi * math.e)).sum(-1)
+
+
+class MeanLatent(GaussianLatent):
+    """A Gaussian whose mean stands for its sample: a deterministic state with the same divergence.
+
+    Args:
+        size: S, number of dimensions.
+        min_std: added to softplus of the second half.
+
+    Source: google-research/planet models/rssm.py (`mean_only`).
+    """
+
+    def __init__(self, size: int, min_std: float = 0.1) -> None:
+        super().__init__(size, min_std)
+        self.noise_shape = (0,)
+
+    def sample(self, stats: Tensor, noise: Tensor) -> Tensor:
+        """The mean (..., S); the noise (..., 0) is none."""
+        return self.mode(stats)
+
+
+class CategoricalLatent:
+    """Groups of classes, joined as one-hots, with straight-through gradients; stats are the logits.
+
+    Args:
+        groups: S, number of categoricals.
+        classes: K, classes of each.
+        unimix: share of the uniform distribution in samples, divergences and entropies.
+
+    Source: Hafner et al. 2021 (arXiv:2010.02193); unimix Hafner et al. 2025 (arXiv:2301.04104v2).
+    """
+
+    noise_kind: Literal["normal", "uniform"] = "uniform"
+
+    def __init__(self, groups: int, classes: int, unimix: float = 0.0) -> None:
+        self.size = self.stats_size = groups * classes
+        self.noise_shape = (groups, classes)
+        self.unimix = unimix
+
+    def log_probs(self, stats: Tensor) -> Tensor:
+        """Log-probabilities in nats, unimix included: (..., S*K) -> (..., S, K)."""
+        return unimix_log_probs(stats.unflatten(-1, self.noise_shape), self.unimix)
+
+    def sample(self, stats: Tensor, noise: Tensor) -> Tensor:
+        """One-hots by Gumbel-max on uniform noise (..., S, K), with the probabilities' gradient."""
+        logs = self.log_probs(stats)
+        hot, probs = onehot_argmax(logs.detach() + gumbel(noise)), logs.exp()
+        return (hot + (probs - probs.detach())).flatten(-2)
+
+    def mode(self, stats: Tensor) -> Tensor:
+        """The likeliest class of each group as a one-hot (..., S*K)."""
+        return onehot_argmax(stats.unflatten(-1, self.noise_shape)).flatten(-2)
+
+    def margin(self, stats: Tensor, noise: Tensor) -> Tensor:
+        """By how many nats the closest choice of a class was made: (B, S*K) -> (B,)."""
+        return top2_margin(self.log_probs(stats) + gumbel(noise)).amin(-1)
+
+    def kl(self, post: Tensor, prior: Tensor) -> Tensor:
+        """KL(post || prior) in nats, summed over the groups."""
+        return categorical_kl(self.log_probs(post), self.log_probs(prior))
+
+    def entropy(self, stats: Tensor) -> Tensor:
+        """Entropy in nats, summed over the groups."""
+        logs = self.log_probs(stats)
+        return -(logs.exp() * logs).sum((-2, -1))
+
+    def index(self, stoch: Tensor) -> Tensor:
+        """One-hots as the indices of their classes: (..., S*K) -> (..., S) uint8."""
+        return stoch.unflatten(-1, self.noise_shape).argmax(-1).to(torch.uint8)
+
+    def onehot(self, index: Tensor) -> Tensor:
+        """The inverse of `index`: (..., S) -> (..., S*K) float32."""
+        classes = torch.arange(self.noise_shape[1], device=index.device)
+        return (index.unsqueeze(-1) == classes).float().flatten(-2)

@@ -1,7 +1,8 @@
-"""Dense layers: the multilayer perceptron, a linear map in two halves, Keras' initialisation."""
+"""Dense layers: the multilayer perceptron, linear maps in halves and in blocks, initialisations."""
 
 import math
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -40,6 +41,104 @@ class Recurrent(nn.Linear):
     """The linear map from a recurrent state to its gates; initialised orthogonally."""
 
 
+def sliced(x: Tensor, blocks: int) -> Tensor:
+    """Columns dealt out to blocks, a view: (N, G*n) -> (G, N, n)."""
+    return x.unflatten(1, (blocks, -1)).transpose(0, 1)
+
+
+def merged(x: Tensor) -> Tensor:
+    """The inverse of `sliced`: (G, N, n) -> (N, G*n)."""
+    return x.transpose(0, 1).flatten(1)
+
+
+class BlockLinear(nn.Module):
+    """A linear map with a block-diagonal weight: G slices of the input make one of the output each.
+
+    Args:
+        inputs: size of the input, a multiple of `blocks`.
+        outputs: size of the result, a multiple of `blocks`.
+        blocks: G, number of slices.
+
+    Source: Hafner et al. 2025 (Nature 640), DreamerV3's recurrent model; danijar/dreamerv3
+    embodied/jax/nets.py:BlockLinear.
+    """
+
+    def __init__(self, inputs: int, outputs: int, blocks: int) -> None:
+        super().__init__()
+        assert inputs % blocks == outputs % blocks == 0, (inputs, outputs, blocks)
+        self.blocks = blocks
+        self.weight = nn.Parameter(torch.empty(blocks, inputs // blocks, outputs // blocks))
+        self.bias = nn.Parameter(torch.zeros(outputs))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Fill the weight as `trunc_normal_init` does; the fan-in is that of the whole matrix."""
+        truncated_normal_(self.weight, self.weight[..., 0].numel())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, inputs) -> (N, outputs)."""
+        return merged(torch.bmm(sliced(x, self.blocks), self.weight)) + self.bias
+
+
+class SharedBlockLinear(nn.Module):
+    """A block-diagonal linear map whose blocks also read one input that all of them share.
+
+    Equal to `BlockLinear` on slices with a copy of the shared input appended to each, without the
+    copies. The shared input is in two halves, as in `SplitLinear`. One weight, because gradients
+    are clipped tensor by tensor.
+
+    Args:
+        inputs: size of the sliced input.
+        late: size of the shared input that changes inside the loop.
+        early: size of the shared input known before it.
+        outputs: size of the result.
+        blocks: G, number of slices.
+    """
+
+    def __init__(self, inputs: int, late: int, early: int, outputs: int, blocks: int) -> None:
+        super().__init__()
+        assert inputs % blocks == outputs % blocks == 0, (inputs, outputs, blocks)
+        self.blocks = blocks
+        self.sizes = [inputs // blocks, late, early]
+        self.weight = nn.Parameter(torch.empty(sum(self.sizes), outputs))
+        self.bias = nn.Parameter(torch.zeros(outputs))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Fill the weight as `trunc_normal_init` does; the fan-in is that of the whole matrix."""
+        truncated_normal_(self.weight, self.blocks * len(self.weight))
+
+    def project(self, early: Tensor) -> Tensor:
+        """The early half with the bias: (..., early) -> (..., outputs)."""
+        return early @ self.weight[-self.sizes[2] :] + self.bias
+
+    def forward(self, x: Tensor, late: Tensor, projected: Tensor) -> Tensor:
+        """(N, inputs), (N, late) and (N, outputs) -> (N, outputs)."""
+        own, shared, _ = self.weight.split(self.sizes)
+        common = torch.addmm(projected, late, shared)
+        return merged(torch.baddbmm(*(sliced(y, self.blocks) for y in (common, x, own))))
+
+
+class RMSNorm(nn.Module):
+    """Division by the root mean square of the last axis, with a learned gain, in float32.
+
+    Args:
+        size: length of the last axis.
+        eps: added to the mean square.
+
+    Source: Zhang & Sennrich 2019 (arXiv:1910.07467); eps of danijar/dreamerv3 configs.yaml.
+    """
+
+    def __init__(self, size: int, eps: float = 1e-4) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(size))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., size) -> (..., size), float32."""
+        return F.rms_norm(x.float(), self.weight.shape, self.weight, self.eps)
+
+
 class MLP(nn.Module):
     """Dense layers of equal width with an activation after each, then an optional linear output.
 
@@ -50,6 +149,7 @@ class MLP(nn.Module):
         outputs: size of the linear output; None ends with the last activation.
         early: size of a second input that is joined to the first and goes through `project`.
         act: activation.
+        norm: makes a normalisation of a given width, applied before each activation.
     """
 
     def __init__(
@@ -61,6 +161,7 @@ class MLP(nn.Module):
         *,
         early: int = 0,
         act: Activation = F.elu,
+        norm: Callable[[int], nn.Module] | None = None,
     ) -> None:
         super().__init__()
         assert layers >= 1, layers
@@ -68,6 +169,7 @@ class MLP(nn.Module):
         self.act = act
         self.first = SplitLinear(inputs, early, units) if early else nn.Linear(inputs, units)
         self.hidden = nn.ModuleList(nn.Linear(units, units) for _ in range(layers - 1))
+        self.norms = nn.ModuleList(norm(units) if norm else nn.Identity() for _ in range(layers))
         self.out = None if outputs is None else nn.Linear(units, outputs)
 
     def project(self, early: Tensor) -> Tensor:
@@ -77,10 +179,31 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor, *projected: Tensor) -> Tensor:
         """(..., inputs) -> (..., size); takes the projected early input where there is one."""
-        x = self.act(self.first(x, *projected))
-        for layer in self.hidden:
-            x = self.act(layer(x))
+        return self.rest(self.first(x, *projected))
+
+    def rest(self, x: Tensor) -> Tensor:
+        """What follows the first layer's product: (..., units) -> (..., size)."""
+        x = self.act(self.norms[0](x))
+        for layer, norm in zip(self.hidden, self.norms[1:], strict=True):
+            x = self.act(norm(layer(x)))
         return x if self.out is None else self.out(x)
+
+
+def first_products(x: Tensor, mlps: Sequence[MLP]) -> list[Tensor]:
+    """The first layers' products of several MLPs that read the same input, as one product.
+
+    Args:
+        x: (..., inputs).
+        mlps: networks without an early input.
+
+    Returns:
+        For each its (..., units), which its `rest` goes on from.
+    """
+    layers = [mlp.first for mlp in mlps if isinstance(mlp.first, nn.Linear)]
+    assert len(layers) == len(mlps), "an MLP with an early input has no single first product"
+    weight = torch.cat([layer.weight for layer in layers])
+    bias = torch.cat([layer.bias for layer in layers])
+    return list(F.linear(x, weight, bias).split([layer.out_features for layer in layers], -1))
 
 
 @torch.no_grad()
@@ -104,3 +227,39 @@ def keras_init(module: nn.Module) -> None:
         module.early.weight.uniform_(-bound, bound)
     if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d) and module.bias is not None:
         module.bias.zero_()
+
+
+TRUNCATED_STD = 1 / 1.1368  # deviation of a standard normal truncated at +-2
+
+
+@torch.no_grad()
+def trunc_normal_init(module: nn.Module) -> None:
+    """Initialise as DreamerV3 does: truncated normal weights of variance 1 / fan-in, zero biases.
+
+    For `nn.Module.apply`.
+
+    Source: danijar/dreamerv3 embodied/jax/nets.py:Initializer.
+    """
+    if isinstance(module, nn.Linear | nn.Conv2d):
+        truncated_normal_(module.weight, module.weight[0].numel())
+    elif isinstance(module, BlockLinear | SharedBlockLinear):
+        module.reset_parameters()
+    elif isinstance(module, SplitLinear):
+        # children come first in `apply`; the fan is the joined one's
+        fan = module.late.in_features + module.early.in_features
+        truncated_normal_(module.late.weight, fan)
+        truncated_normal_(module.early.weight, fan)
+    if isinstance(module, nn.Linear | nn.Conv2d) and module.bias is not None:
+        module.bias.zero_()
+
+
+@torch.no_grad()
+def truncated_normal_(weight: Tensor, fan: int) -> None:
+    """Fill with a normal truncated at two deviations, of variance 1 / fan after truncation."""
+    std = 1 / (TRUNCATED_STD * math.sqrt(fan))
+    nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)
+
+
+def joined_name(name: str) -> str:
+    """The name of the whole weight that a parameter is, or is a half of (`SplitLinear`)."""
+    return re.sub(r"\.(late|early)\.weight$", ".weight", name)

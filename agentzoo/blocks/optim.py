@@ -25,65 +25,16 @@ def clip_by_global_norm(grads: Sequence[Tensor], limit: float) -> tuple[list[Ten
     return list(torch._foreach_mul(list(grads), torch.clamp(limit / norm, max=1))), norm
 
 
-class Adam:
-    """Adam in TensorFlow's form, with clipping by global norm; takes gradients as an argument.
+class Moments:
+    """Parameters by name and running moments of their gradients: what optimisers here share.
 
-        m = b1 m + (1 - b1) g;   v = b2 v + (1 - b2) g^2
-        p = p - lr * sqrt(1 - b2^t) / (1 - b1^t) * m / (sqrt(v) + eps)
-
-    eps is added before bias correction, so the effective one is larger in early steps than
-    PyTorch's of the same value. State is allocated at first use, on the parameters' device.
-
-    Args:
-        params: parameters by name.
-        lr: learning rate.
-        eps: the "epsilon hat" of the paper.
-        clip: largest global norm of the gradients.
-        betas: decay rates of the two moments.
-
-    Source: Kingma & Ba 2015 (arXiv:1412.6980), end of section 2; tf.keras.optimizers.Adam.
+    State is allocated at first use, on the parameters' device.
     """
 
-    def __init__(
-        self,
-        params: Mapping[str, Tensor],
-        *,
-        lr: float,
-        eps: float = 1e-7,
-        clip: float = torch.inf,
-        betas: tuple[float, float] = (0.9, 0.999),
-    ) -> None:
+    def __init__(self, params: Mapping[str, Tensor]) -> None:
         self.names = list(params)
         self.params = list(params.values())
-        self.lr, self.eps, self.clip, self.betas = lr, eps, clip, betas
         self._state: dict[str, Tensor] = {}
-
-    @torch.no_grad()
-    def step(self, grads: Sequence[Tensor]) -> Tensor:
-        """Update the parameters in place.
-
-        Args:
-            grads: one gradient for each parameter, in the order of `params`.
-
-        Returns:
-            The gradients' global norm before clipping, a scalar on the device.
-        """
-        assert len(grads) == len(self.params), (len(grads), len(self.params))
-        clipped, norm = clip_by_global_norm(grads, self.clip)
-        mean, square, step = self._moments("mean"), self._moments("square"), self.state["step"]
-        b1, b2 = self.betas
-        step.add_(1)
-        torch._foreach_lerp_(mean, clipped, 1 - b1)
-        torch._foreach_mul_(square, b2)
-        torch._foreach_addcmul_(square, clipped, clipped, 1 - b2)
-        scale = torch._foreach_sqrt(square)
-        torch._foreach_add_(scale, self.eps)
-        change = torch._foreach_div(mean, scale)
-        # expm1: 1 - 0.999 in float32 has four digits
-        bias = torch.sqrt(-torch.expm1(step * math.log(b2))) / -torch.expm1(step * math.log(b1))
-        torch._foreach_mul_(change, self.lr * bias)
-        torch._foreach_sub_(self.params, change)
-        return norm
 
     @property
     def state(self) -> dict[str, Tensor]:
@@ -121,3 +72,62 @@ class Adam:
 
     def _moments(self, kind: str) -> list[Tensor]:
         return [self.state[f"{kind}.{name}"] for name in self.names]
+
+
+class Adam(Moments):
+    """Adam in TensorFlow's form, with clipping by global norm; takes gradients as an argument.
+
+        m = b1 m + (1 - b1) g;   v = b2 v + (1 - b2) g^2
+        p = p - lr * sqrt(1 - b2^t) / (1 - b1^t) * m / (sqrt(v) + eps)
+
+    eps is added before bias correction, so the effective one is larger in early steps than
+    PyTorch's of the same value.
+
+    Args:
+        params: parameters by name.
+        lr: learning rate.
+        eps: the "epsilon hat" of the paper.
+        clip: largest global norm of the gradients.
+        betas: decay rates of the two moments.
+
+    Source: Kingma & Ba 2015 (arXiv:1412.6980), end of section 2; tf.keras.optimizers.Adam.
+    """
+
+    def __init__(
+        self,
+        params: Mapping[str, Tensor],
+        *,
+        lr: float,
+        eps: float = 1e-7,
+        clip: float = torch.inf,
+        betas: tuple[float, float] = (0.9, 0.999),
+    ) -> None:
+        super().__init__(params)
+        self.lr, self.eps, self.clip, self.betas = lr, eps, clip, betas
+
+    @torch.no_grad()
+    def step(self, grads: Sequence[Tensor]) -> Tensor:
+        """Update the parameters in place.
+
+        Args:
+            grads: one gradient for each parameter, in the order of `params`.
+
+        Returns:
+            The gradients' global norm before clipping, a scalar on the device.
+        """
+        assert len(grads) == len(self.params), (len(grads), len(self.params))
+        clipped, norm = clip_by_global_norm(grads, self.clip)
+        mean, square, step = self._moments("mean"), self._moments("square"), self.state["step"]
+        b1, b2 = self.betas
+        step.add_(1)
+        torch._foreach_lerp_(mean, clipped, 1 - b1)
+        torch._foreach_mul_(square, b2)
+        torch._foreach_addcmul_(square, clipped, clipped, 1 - b2)
+        scale = torch._foreach_sqrt(square)
+        torch._foreach_add_(scale, self.eps)
+        change = torch._foreach_div(mean, scale)
+        # expm1: 1 - 0.999 in float32 has four digits
+        bias = torch.sqrt(-torch.expm1(step * math.log(b2))) / -torch.expm1(step * math.log(b1))
+        torch._foreach_mul_(change, self.lr * bias)
+        torch._foreach_sub_(self.params, change)
+        return norm

@@ -105,6 +105,30 @@ class StreamWindows:
         return [Segment(env, replay.streams[env].first + offset, length)]
 
 
+@dataclass(frozen=True)
+class OnlineWindows:
+    """Rows that were never handed out first, then as `StreamWindows`.
+
+    Every stream is cut into windows that do not overlap; each is handed out once, the oldest first,
+    as soon as it is whole. So every row is trained on soon after it was collected, whatever the
+    size of the replay. How far a stream was handed out is part of the replay and saved with it.
+
+    Source: Hafner et al. 2025 (arXiv:2301.04104v2), online queue; danijar/dreamerv3
+    embodied/core/replay.py.
+    """
+
+    rest: StreamWindows = StreamWindows()
+
+    def ready(self, replay: "ReplayBuffer", length: int) -> bool:
+        """Whether some stream holds a whole window."""
+        return self.rest.ready(replay, length)
+
+    def draw(self, replay: "ReplayBuffer", length: int, rng: np.random.Generator) -> Window:
+        """The oldest window that was never handed out; where there is none, a uniform one."""
+        fresh = replay.take_fresh(length)
+        return self.rest.draw(replay, length, rng) if fresh is None else [fresh]
+
+
 def row_dtype(
     obs: Mapping[str, ObsSpec], action: ActionSpec, columns: Mapping[str, ColumnSpec]
 ) -> np.dtype:
@@ -146,6 +170,7 @@ class Stream:
     chunks: deque[Chunk] = field(default_factory=deque)
     finished: deque[tuple[int, int]] = field(default_factory=deque)  # (start, rows) of episodes
     open_start: int = 0  # first row of the unfinished episode
+    fresh: int = 0  # first row that the online queue has not handed out
 
     @property
     def rows(self) -> int:
@@ -213,13 +238,33 @@ class ReplayBuffer:
             k -= len(stream.finished)
         raise IndexError(f"episode {k} beyond the last of {self.episodes}")
 
+    def take_fresh(self, length: int) -> Segment | None:
+        """The oldest `length` rows of a stream that this has not given before, or None."""
+        # rows may have been dropped before they were asked for
+        starts = [(max(s.fresh, s.first), env) for env, s in enumerate(self.streams)]
+        whole = [(k, env) for k, env in starts if self.streams[env].count - k >= length]
+        if not whole:
+            return None
+        start, env = min(whole)
+        self.streams[env].fresh = start + length
+        return Segment(env, start, length)
+
     def require_space(self, rows: int) -> None:
-        """Check before a run that the rows it will hold fit on the disk.
+        """Check before a run that the rows it will hold fit on the disk and into memory.
 
         Raises:
             ReplayError: saying how many bytes are needed and free.
         """
-        need = min(rows, self.capacity * len(self.streams)) * self.dtype.itemsize
+        rows = min(rows, self.capacity * len(self.streams))
+        row = sum(np.dtype(c.dtype).itemsize * int(np.prod(c.shape)) for c in self.mutable.values())
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        if rows * row > memory:
+            raise ReplayError(
+                f"replay keeps {', '.join(self.mutable)} in memory: {rows * row / 1e9:.1f} GB for "
+                f"{rows:,} rows of {row:,} bytes, but this machine has {memory / 1e9:.1f} GB; "
+                "set replay_rows lower, or a smaller model"
+            )
+        need = rows * self.dtype.itemsize
         free = shutil.disk_usage(self.folder).free
         if need > free:
             raise ReplayError(
@@ -292,11 +337,15 @@ class ReplayBuffer:
         return {name: torch.from_numpy(column) for name, column in out.items()}, drawn
 
     def write_back(self, windows: Sequence[Window], columns: Mapping[str, np.ndarray]) -> None:
-        """Store new values (B, T, ...) of mutable columns for the rows of drawn windows."""
+        """Store new values (B, T, ...) of mutable columns for the last T rows of drawn windows."""
+        rows = next(iter(columns.values())).shape[1]
         for b, window in enumerate(windows):
-            t = 0
+            t = rows - sum(segment.length for segment in window)  # negative before the first value
             for env, start, length in window:
-                self._write(env, start, {n: c[b, t : t + length] for n, c in columns.items()})
+                skipped = min(max(-t, 0), length)
+                new = {n: c[b, t + skipped : t + length] for n, c in columns.items()}
+                if skipped < length:
+                    self._write(env, start + skipped, new)
                 t += length
 
     # -- chunks ---------------------------------------------------------------------------------
@@ -392,7 +441,7 @@ class ReplayBuffer:
             "rows": np.lib.format.dtype_to_descr(self.dtype),
             "mutable": {n: [c.dtype, list(c.shape)] for n, c in self.mutable.items()},
             "chunk_rows": self.chunk_rows,
-            "streams": [[s.first, s.count, s.open_start] for s in self.streams],
+            "streams": [[s.first, s.count, s.open_start, s.fresh] for s in self.streams],
         }
         write_durably(folder / "replay.json", json.dumps(state, indent=1).encode())
 
@@ -414,8 +463,10 @@ class ReplayBuffer:
         for env, numbers in enumerate(state["streams"]):
             self.streams[env] = self._restored(env, folder / f"env{env:02d}", *numbers)
 
-    def _restored(self, env: int, folder: Path, first: int, count: int, opened: int) -> Stream:
-        stream = Stream(first=first, count=count, open_start=opened)
+    def _restored(
+        self, env: int, folder: Path, first: int, count: int, opened: int, fresh: int = 0
+    ) -> Stream:
+        stream = Stream(first=first, count=count, open_start=opened, fresh=fresh)
         for path in sorted(folder.glob("*.rows")):
             if path.name != "open.rows":
                 mine = self._folder(env) / path.name

@@ -89,29 +89,32 @@ class RSSM(nn.Module):
         prior: network (..., D) -> (..., stats_size).
         posterior: network of D late and E early inputs -> (..., stats_size).
         initial: `zeros`, or `learned`: tanh of a parameter and the prior's mode at it.
+        features: what the heads read, both parts or the sample alone.
     """
 
     def __init__(
         self,
         core: Core,
         latent: Latent,
-        prior: MLP,
+        prior: nn.Module,
         posterior: MLP,
         *,
         initial: Literal["zeros", "learned"] = "zeros",
+        features: Literal["stoch+deter", "stoch"] = "stoch+deter",
     ) -> None:
         super().__init__()
         self.core = core
         self.latent = latent
         self.prior_net = prior
         self.post_net = posterior
-        self.feat_size = core.size + latent.size
+        self.features = features
+        self.feat_size = latent.size + (core.size if features == "stoch+deter" else 0)
         self.initial_deter = nn.Parameter(torch.zeros(core.size)) if initial == "learned" else None
 
     def initial(self, *shape: int) -> State:
         """The state before the first observation, for a batch of `shape`."""
         if self.initial_deter is None:
-            zeros = next(self.prior_net.parameters()).new_zeros
+            zeros = next(self.post_net.parameters()).new_zeros
             sizes = self.core.size, self.latent.size, self.latent.stats_size
             return State(*(zeros(*shape, size) for size in sizes))
         deter = torch.tanh(self.initial_deter).expand(*shape, -1)
@@ -180,7 +183,9 @@ class RSSM(nn.Module):
         return self.prior_net(state.deter)
 
     def feat(self, state: State) -> Tensor:
-        """[stoch, deter]: (..., F)."""
+        """[stoch, deter], or stoch alone: (..., F)."""
+        if self.features == "stoch":
+            return state.stoch
         return torch.cat([state.stoch, state.deter], -1)
 
     def _filter(

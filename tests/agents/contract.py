@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from agentzoo import Dreamer
+from agentzoo import Dreamer, DreamerV3, PlaNet
 from agentzoo.agent import Agent
 from tests.agents.toys import TOYS
 
@@ -29,4 +29,7 @@ CASES = {
     "LateRewards": Case(TOYS["LateRewards"], PENDULUM, {}),
     "Dreamer": Case(Dreamer, PENDULUM, {"repeat": 2}),
     "Dreamer-discrete": Case(Dreamer, CARTPOLE, {"repeat": 1, "cont": True}),
+    "DreamerV3": Case(DreamerV3, PENDULUM, {"repeat": 2, "envs": 4}),
+    "DreamerV3-discrete": Case(DreamerV3, CARTPOLE, {"envs": 4}),
+    "PlaNet": Case(PlaNet, PENDULUM, {"repeat": 2}),
 }

@@ -203,6 +203,26 @@ def test_episodes_of_one_step_are_learned_from(tmp_path: Path):
     assert keep.training.returns[-1][1] == 1.0
 
 
+def test_a_loaded_agent_keeps_its_settings_in_a_named_environment(tmp_path: Path):
+    toy(batch_size=3).save(tmp_path / "saved")
+    agent = TOY.load(tmp_path / "saved", device="cpu")
+    agent.learn(400, PENDULUM, run=tmp_path / "run", progress=False)
+    assert agent.config.batch_size == 3
+    with pytest.raises(RunError, match=r"was made for observations"):
+        agent.learn(400, "gym:CartPole-v1", run=tmp_path / "other")
+
+
+def test_a_function_that_makes_environments_has_evaluation_and_several(tmp_path: Path):
+    agent = toy(lambda: Short(length=20), envs=2, eval_every=200)
+    agent.learn(600, run=tmp_path, progress=False)
+    means = [
+        line["eval/mean_reward"] for line in read_metrics(tmp_path) if "eval/mean_reward" in line
+    ]
+    assert means == [20.0, 20.0, 20.0]
+    assert agent.evaluate(episodes=2).mean == 20.0
+    assert min(counters(tmp_path).rows) > 200
+
+
 def test_stop_on_return_ends_the_run_with_a_checkpoint(tmp_path: Path):
     agent = toy(eval_every=200)
     agent.learn(10**6, run=tmp_path, callbacks=[StopOnReturn(-1e9)], progress=False)

@@ -202,15 +202,9 @@ class PlannerAlgorithm(Toy):
     ) -> tuple[Carry, Tensor]:
         return plan_step(self, carry, obs, noise)
 
-    def score(self, carry: Carry, actions: Tensor, noise: Noise) -> Tensor:
-        J, H = actions.shape[1:3]
-        deter = carry["deter"][:, None].expand(-1, J, -1)
-        total = torch.zeros_like(actions[..., 0, 0])
-        for t in range(H):
-            pair = actions[:, :, t].flatten(0, 1), deter.flatten(0, 1)
-            deter = self.model(*pair).unflatten(0, (-1, J)) + 0.01 * noise["score"][:, :, t]
-            total = total + self.reward(deter)[..., 0]
-        return total
+    def imagine(self, carry: Carry, action: Tensor, noise: Noise) -> tuple[Carry, Tensor]:
+        deter = self.model(action, carry["deter"]) + 0.01 * noise["score"]
+        return {"deter": deter}, self.reward(deter)[..., 0]
 
     def update(self, batch: Batch, noise: NoiseSource) -> tuple[Metrics, WriteBack]:
         states = self.unroll(batch, self.initial(len(batch["reward"]))["deter"])

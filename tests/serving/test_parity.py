@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 
 from agentzoo.export import TorchStep, arrays, tensor, tensors
+from agentzoo.planning import rollout_returns
 from runtime import load_policy, verify
-from tests.serving.toys import random_inputs, torch_policy, toy_spec
+from runtime.spec import PlanSpec
+from tests.serving.toys import PlanningToy, random_inputs, seeded, torch_policy, toy_spec
 
 STEPS = 100
 
@@ -42,9 +44,9 @@ def test_planning_graphs_equal_torch_teacher_forced(bundles, batch):
             np.testing.assert_allclose(found[name], expected[name], atol=1e-4, err_msg=name)
         actions = np.clip(noise["plan"][:, t % 3], -1, 1)
         rollout = {"rollout": noise["rollout"][:, t % 3]}
-        returns = toy.score(tensors(expected), tensor(actions), tensors(rollout))
+        returns = rollout_returns(toy, tensors(expected), tensor(actions), tensors(rollout))
         np.testing.assert_allclose(
-            step.score(expected, actions, rollout), returns.detach().numpy(), atol=1e-4
+            step.score(expected, actions, rollout), returns.numpy(), atol=1e-4
         )
         carry = expected | {"prev_action": actions[:, 0, 0]}
 
@@ -55,6 +57,19 @@ def test_planning_policy_plans_by_the_same_loop(bundles):
     obs = np.random.default_rng(0).standard_normal((5, 3))
     for row in obs:
         np.testing.assert_allclose(policy.act(row), trained.act(row), atol=1e-4)
+
+
+def test_plan_changes_at_load_and_stays_torchs(bundles):
+    folder, _ = bundles("planning")
+    changed = {"horizon": 5, "candidates": 31, "elites": 3, "iterations": 2}
+    policy = load_policy(folder, provider="cpu", plan=changed)
+    trained = torch_policy(seeded(PlanningToy, PlanSpec(**changed)))
+    assert policy.spec.plan == trained.spec.plan
+    usual = load_policy(folder, provider="cpu")
+    for row in np.random.default_rng(0).standard_normal((3, 3)):
+        action = policy.act(row)
+        np.testing.assert_allclose(action, trained.act(row), atol=1e-4)
+        assert not np.allclose(action, usual.act(row), atol=1e-2)
 
 
 @pytest.mark.parametrize("kind", ["box", "discrete", "planning"])

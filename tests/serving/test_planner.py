@@ -5,7 +5,7 @@ import pytest
 
 from runtime.errors import ConfigError, SpaceError
 from runtime.noise import draw, drawn
-from runtime.planner import PlanStep, first_proposals, plan
+from runtime.planner import PlanStep, Rollouts, first_proposals, plan, replanned
 from runtime.policy import Policy
 from runtime.spec import ActionSpec, NoiseSpec, PlanSpec, PolicySpec, TensorSpec
 from tests.serving.toys import PlanningToy, seeded, torch_policy, toy_spec
@@ -97,12 +97,86 @@ def test_rollouts_get_their_iterations_noise_and_nothing_else():
     assert np.array_equal(seen[1]["rollout"], noise["rollout"][:, 1])
 
 
+def test_no_iterations_plan_nothing():
+    spec = PlanSpec(horizon=2, candidates=5, elites=2, iterations=0)
+    found = plan(lambda *_: np.full((3, 5), np.nan), {}, spec, ACTION, proposals(3, spec))
+    assert found.dtype == np.float32
+    assert np.array_equal(found, np.zeros((3, 2)))
+
+
+def test_equal_elites_leave_a_thousandth_to_search():
+    spec, seen = PlanSpec(horizon=1, candidates=3, elites=2, iterations=2), []
+    noise = proposals(1, spec)
+    noise["plan"][:, 0] = 0.25
+
+    def score(carry, actions, noise):
+        seen.append(actions)
+        return np.zeros((1, 3))
+
+    plan(score, {}, spec, ACTION, noise)
+    np.testing.assert_allclose(seen[1], 0.25 + 1e-3 * noise["plan"][:, 1], rtol=1e-5)
+
+
+def test_returns_that_do_not_depend_on_actions_move_nothing_far():
+    spec = PlanSpec(horizon=2, candidates=1000, elites=100, iterations=10)
+    rng = np.random.default_rng(0)
+    found = plan(lambda *_: rng.random((8, 1000)), {}, spec, ACTION, proposals(8, spec))
+    assert np.abs(found).max() < 0.6  # ten means of 100 draws, each a step of a random walk
+
+
+def walk(carry, action, noise):
+    """Moves by the action and some noise; the reward is how far along the row's own way it is."""
+    place = carry["place"] + action + 0.1 * noise["gust"]
+    return {"place": place, "way": carry["way"]}, (place * carry["way"]).sum(-1)
+
+
+def walkers(batch, spec, seed=0):
+    rng = np.random.default_rng(seed)
+    carry = {name: rng.standard_normal((batch, 2), np.float32) for name in ("place", "way")}
+    lead = (spec.iterations, spec.candidates, spec.horizon)
+    specs = {
+        "plan": NoiseSpec(shape=(*lead, 2), role="plan"),
+        "gust": NoiseSpec(shape=(*lead, 2), role="score"),
+    }
+    return carry, draw(specs, [(seed, row, 0) for row in range(batch)])
+
+
+def test_rollouts_add_up_the_rewards_of_every_step():
+    spec = PlanSpec(horizon=3, candidates=4, elites=2, iterations=1)
+    carry, noise = walkers(2, spec)
+    actions, gust = noise["plan"][:, 0], noise["gust"][:, 0]
+    found = Rollouts(walk)(carry | {"prev_action": np.ones((2, 2))}, actions, {"gust": gust})
+    for row in range(2):
+        for j in range(4):
+            place, total = carry["place"][row], 0.0
+            for t in range(3):
+                place = place + actions[row, j, t] + 0.1 * gust[row, j, t]
+                total += place @ carry["way"][row]
+            assert found[row, j] == pytest.approx(total, rel=1e-4)
+
+
+def test_rows_of_different_states_plan_together_as_alone():
+    spec = PlanSpec(horizon=3, candidates=50, elites=5, iterations=4)
+    carry, noise = walkers(4, spec)
+    together = plan(Rollouts(walk), carry, spec, ACTION, noise)
+    for row in range(4):
+        alone = plan(
+            Rollouts(walk),
+            {name: array[row : row + 1] for name, array in carry.items()},
+            spec,
+            ACTION,
+            {name: array[row : row + 1] for name, array in noise.items()},
+        )
+        np.testing.assert_allclose(alone[0], together[row], atol=1e-6)
+    assert len(np.unique(together.round(3), axis=0)) == 4
+
+
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
         ({"candidates": 0}, "candidates is 0, expected at least 1"),
         ({"horizon": 0}, "horizon is 0"),
-        ({"iterations": 0}, "iterations is 0"),
+        ({"iterations": -1}, "iterations is -1, expected at least 0"),
         ({"elites": 0}, "elites is 0"),
         ({"candidates": 5, "elites": 6}, "keeps 6 elites of 5 candidates"),
     ],
@@ -125,6 +199,34 @@ def test_plan_step_needs_exactly_one_tensor_of_proposals():
         PlanStep(lambda *_: {}, lambda *_: np.zeros(0), spec)
     with pytest.raises(ConfigError, match="has no planner"):
         PlanStep(lambda *_: {}, lambda *_: np.zeros(0), toy_spec(seeded(PlanningToy), plan=None))
+
+
+def test_some_settings_are_replaced_and_the_others_kept():
+    spec = replanned(planning_spec(), {"candidates": 40, "horizon": 5})
+    assert spec.plan == PlanSpec(horizon=5, candidates=40, elites=20, iterations=10)
+    assert replanned(planning_spec(), {}) == planning_spec()
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"candidates": 0}, "candidates is 0, expected at least 1"),
+        ({"candidates": 5}, "keeps 20 elites of 5 candidates"),
+        ({"candidate": 50}, r"no setting 'candidate'; did you mean \"candidates\""),
+        ({"horizon": 2.5}, r"horizon is 2\.5, expected a whole number"),
+        ({"horizon": True}, "horizon is True, expected a whole number"),
+        ({"candidates": 10_000_000}, "would draw .* random numbers, 268,435,456 are allowed"),
+    ],
+)
+def test_replanning_refuses_nonsense(changes, match):
+    with pytest.raises(ConfigError, match=match):
+        replanned(planning_spec(), changes)
+
+
+def test_replanning_needs_a_planner():
+    spec = toy_spec(seeded(PlanningToy), plan=None)
+    with pytest.raises(ConfigError, match="a Toy, which acts without planning; leave out plan"):
+        replanned(spec, {"horizon": 2})
 
 
 def planning_spec():

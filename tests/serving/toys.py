@@ -115,22 +115,13 @@ class PlanningToy(Toy):
     ) -> tuple[Carry, Tensor]:
         return plan_step(self, carry, obs, noise)
 
-    def score(self, carry: Carry, actions: Tensor, noise: Noise) -> Tensor:
-        _, candidates, horizon, _ = actions.shape
-        deter, stoch = (
-            carry[name][:, None].expand(-1, candidates, -1).flatten(0, 1)
-            for name in ("deter", "stoch")
-        )
-        total = torch.zeros(actions.shape[:2])
-        for t in range(horizon):
-            embed = torch.zeros(deter.shape[0], 8)
-            move = actions[:, :, t].flatten(0, 1)
-            deter = self.core(torch.cat([embed, stoch, move], -1), deter)
-            mean, std = self.stats(deter).chunk(2, -1)
-            stoch = mean + F.softplus(std) * noise["rollout"][:, :, t].flatten(0, 1)
-            reward = self.reward(torch.cat([deter, stoch], -1))
-            total = total + reward.unflatten(0, (-1, candidates)).squeeze(-1)
-        return total
+    def imagine(self, carry: Carry, action: Tensor, noise: Noise) -> tuple[Carry, Tensor]:
+        embed = torch.zeros(action.shape[0], 8)
+        deter = self.core(torch.cat([embed, carry["stoch"], action], -1), carry["deter"])
+        mean, std = self.stats(deter).chunk(2, -1)
+        stoch = mean + F.softplus(std) * noise["rollout"]
+        reward = self.reward(torch.cat([deter, stoch], -1)).squeeze(-1)
+        return {"deter": deter, "stoch": stoch}, reward
 
 
 def toy_spec(toy: Toy, **changes: object) -> PolicySpec:

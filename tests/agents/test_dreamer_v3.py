@@ -1,0 +1,909 @@
+"""DreamerV3's recipe against the published numbers and a slow, literal reference of its losses."""
+
+import copy
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.testing import assert_close
+
+from agentzoo.agents.dreamer_v3 import SIZES, DreamerV3, DreamerV3Algorithm, DreamerV3Config
+from agentzoo.algorithm import Algorithm, Batch, NoiseSource
+from agentzoo.blocks.distributions import gumbel, symlog
+from agentzoo.blocks.replay import OnlineWindows, ReplayBuffer
+from agentzoo.blocks.returns import lambda_return
+from agentzoo.blocks.rssm import State
+from agentzoo.blocks.twohot import symexp_bins, twohot_weights
+from agentzoo.config import configure
+from agentzoo.export import export
+from agentzoo.training import RatioSchedule, update_schedule
+from runtime import verify
+from runtime.errors import ConfigError, EpisodeError
+from runtime.spec import ActionSpec, ObsSpec
+from tests.agents.test_contract import Keep
+
+TINY: Mapping[str, object] = {**DreamerV3.presets["debug"], "imag_last": None, "horizon": 4}
+
+
+def image(side: int = 64, channels: int = 3) -> dict[str, ObsSpec]:
+    shape = (side, side, channels)
+    return {"image": ObsSpec(kind="image", shape=shape, source=shape)}
+
+
+def vectors(**sizes: int) -> dict[str, ObsSpec]:
+    return {k: ObsSpec(kind="vector", shape=(n,), source=(n,)) for k, n in sizes.items()}
+
+
+def box(A: int = 2) -> ActionSpec:
+    return ActionSpec(
+        kind="box", size=A, shape=(A,), dtype="float32", low=(-1.0,) * A, high=(1.0,) * A
+    )
+
+
+def discrete(*nvec: int) -> ActionSpec:
+    shape = () if len(nvec) == 1 else (len(nvec),)
+    kind = "discrete" if len(nvec) == 1 else "multidiscrete"
+    return ActionSpec(
+        kind=kind, size=sum(nvec), shape=shape, dtype="int64", nvec=nvec, start=(0,) * len(nvec)
+    )
+
+
+STATE = vectors(state=5)
+CHOICE = {"choice": ObsSpec(kind="onehot", shape=(3,), source=(), nvec=(3,), start=(0,))}
+
+
+def build(
+    obs: Mapping[str, ObsSpec] = STATE, action: ActionSpec | None = None, **overrides: object
+) -> DreamerV3Algorithm:
+    torch.manual_seed(0)
+    config = configure(DreamerV3Config, TINY, overrides)
+    algorithm = DreamerV3Algorithm(obs, action or box(), config)
+    for head in (algorithm.reward, algorithm.value, algorithm.slow_value):
+        torch.nn.init.normal_(head.net.out.weight, std=0.05)  # type: ignore
+    return algorithm
+
+
+def random_obs(obs: Mapping[str, ObsSpec], *lead: int) -> dict[str, Tensor]:
+    found = {}
+    for key, spec in obs.items():
+        if spec.kind == "image":
+            found[key] = torch.randint(0, 256, (*lead, *spec.shape), dtype=torch.uint8)
+        elif spec.kind == "vector":
+            found[key] = 3 * torch.randn(*lead, *spec.shape)
+        else:
+            found[key] = F.one_hot(torch.randint(0, spec.shape[0], lead), spec.shape[0]).float()
+    return found
+
+
+def random_batch(
+    algorithm: DreamerV3Algorithm, obs: Mapping[str, ObsSpec] = STATE, seed: int = 1
+) -> Batch:
+    """Windows with an episode's end inside: by termination in row 0, by time in row 1."""
+    torch.manual_seed(seed)
+    c, sizes = algorithm.config, algorithm.config.sizes
+    lead = c.batch_size, c.batch_length
+    flags = {k: torch.zeros(lead, dtype=torch.bool) for k in ("is_first", "is_last", "is_terminal")}
+    flags["is_last"][0, 4] = flags["is_terminal"][0, 4] = flags["is_first"][0, 5] = True
+    flags["is_last"][1, 5] = flags["is_first"][1, 6] = True
+    return random_obs(obs, *lead) | flags | {
+        "prev_action": torch.rand(*lead, algorithm.action.size) * 2 - 1,
+        "reward": 2 * torch.randn(lead),
+        "deter": (torch.rand(*lead, sizes.deter) * 2 - 1).half(),
+        "stoch": torch.randint(0, sizes.classes, (*lead, c.stoch), dtype=torch.uint8),
+    }  # fmt: skip
+
+
+def random_noise(algorithm: DreamerV3Algorithm, B: int) -> dict[str, Tensor]:
+    return {
+        name: (torch.randn if spec.kind == "normal" else torch.rand)(B, *spec.shape)
+        for name, spec in algorithm.noise_spec.items()
+    }
+
+
+# -- sizes and schedule --------------------------------------------------------------------------
+
+WORLDS = {
+    "crafter": (image(), discrete(17)),
+    "walker-vision": (image(), box(6)),
+    "walker-proprio": (vectors(orientations=14, height=1, velocity=9), box(6)),
+    "atari": (image(96, 1), discrete(18)),
+    "atari100k": (image(), discrete(6)),
+}
+TOTALS = {
+    "crafter": (687_875, 10_498_259, 23_495_475, 41_658_259, 93_480_531, 165_965_075, 372_920_979),
+    "walker-vision": (
+        686_846, 10_494_158, 23_489_326, 41_650_062, 93_468_238, 165_948_686, 372_896_398,
+    ),
+    "walker-proprio": (
+        640_867, 9_738_019, 21_782_947, 38_612_003, 86_622_499, 153_769_507, 345_473_059,
+    ),
+    "atari": (
+        769_762, 11_808_850, 26_444_402, 46_900_882, 105_276_626, 186_936_082, 420_106_130,
+    ),
+    "atari100k": (
+        686_456, 10_492_616, 23_487_016, 41_646_984, 93_463_624, 165_942_536, 372_887_176,
+    ),
+}  # fmt: skip
+PARTS = ("rssm", "encoder", "decoder", "reward", "cont", "actor", "value")
+CRAFTER = {
+    "1m": (377_408, 14_304, 80_595, 57_663, 41_153, 50_641, 66_111),
+    "12m": (5_982_464, 220_416, 1_272_003, 721_407, 656_129, 792_337, 853_503),
+    "25m": (13_446_528, 493_824, 2_857_635, 1_573_503, 1_475_713, 1_778_321, 1_869_951),
+    "50m": (23_892_480, 876_032, 5_076_355, 2_753_279, 2_622_977, 3_157_521, 3_279_615),
+    "100m": (53_730_048, 1_966_848, 11_413_059, 6_095_871, 5_900_545, 7_095_569, 7_278_591),
+    "200m": (95_495_168, 3_492_864, 20_282_115, 10_749_183, 10_488_833, 12_606_481, 12_850_431),
+    "400m": (214_808_064, 7_850_496, 45_617_283, 23_987_967, 23_597_569, 28_346_897, 28_712_703),
+}
+
+
+def count(module: torch.nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def of_size(size: str, world: str) -> DreamerV3Algorithm:
+    with torch.device("meta"):
+        return DreamerV3Algorithm(*WORLDS[world], DreamerV3Config(size=size))
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_parameters_of_every_size(world: str) -> None:
+    for size, expected in zip(SIZES, TOTALS[world], strict=True):
+        algorithm = of_size(size, world)
+        trained = sum(p.numel() for p in algorithm.optimizers()["optimizer"].params)
+        assert trained == sum(count(getattr(algorithm, part)) for part in PARTS) == expected
+        assert count(algorithm) == expected + count(algorithm.value), "and the slow value"
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_parameters_of_every_part(size: str) -> None:
+    algorithm = of_size(size, "crafter")
+    assert tuple(count(getattr(algorithm, part)) for part in PARTS) == CRAFTER[size]
+
+
+def test_parameters_of_every_block() -> None:
+    algorithm = of_size("12m", "crafter")
+    core, rssm = algorithm.rssm.core, algorithm.rssm
+    blocks = {
+        "from_deter": core.from_deter, "from_stoch": core.from_stoch,
+        "from_action": core.from_action, "gates": core.gates,
+        "posterior": rssm.post_net, "prior": rssm.prior_net,
+    }  # type: ignore  # fmt: skip
+    assert {name: count(block) for name, block in blocks.items()} == {
+        "from_deter": 524_800, "from_stoch": 131_584, "from_action": 4_864, "gates": 1_579_008,
+        "posterior": 786_944 + 131_584, "prior": 524_800 + 66_048 + 131_584,
+    }  # fmt: skip
+    assert count(core.inputs) + count(core.norm) == 2_101_248  # type: ignore
+    assert [count(s) for s in algorithm.encoder.image.stages] == [  # type: ignore
+        2_464, 38_496, 76_928, 102_528,
+    ]  # fmt: skip
+
+
+def test_the_optimizer_is_the_papers() -> None:
+    optimizer = of_size("1m", "crafter").optimizers()["optimizer"]
+    assert (optimizer.lr, optimizer.warmup, optimizer.eps) == (4e-5, 1000, 1e-20)
+    assert (optimizer.betas, optimizer.clip.limit) == ((0.9, 0.999), 0.3)
+
+
+@pytest.mark.parametrize(
+    ("preset", "decisions", "updates"),
+    [
+        ("crafter", 1_000_000, 500_000),
+        ("atari", 50_000_000, 1_562_500),
+        ("atari100k", 100_000, 25_000),
+        ("dmc_vision", 1_000_000, 250_000),
+        ("dmc_proprio", 1_000_000, 1_000_000),
+    ],
+)
+def test_updates_of_the_papers_runs(preset: str, decisions: int, updates: int) -> None:
+    config = configure(DreamerV3Config, DreamerV3.presets[preset])
+    schedule = update_schedule(config, config.repeat)
+    begin = 2048 if config.envs == 16 else 1088
+    assert schedule.due(begin * config.repeat - 1, 0) == 0
+    assert schedule.due(begin * config.repeat, 0) == 1
+    assert schedule.due((decisions + begin) * config.repeat, 0) == updates + 1
+
+
+def test_fractions_of_an_update_are_owed_and_never_lost() -> None:
+    schedule = RatioSchedule(prefill=0, pretrain=1, ratio=0.3, batch=4, length=9, envs=1, repeat=2)
+    due = [schedule.due(step, 0) for step in range(0, 4_000, 2)]
+    assert due[39] == 0
+    assert due[40] == 1
+    assert due[1_000] == 1 + int(960 * 0.3 / 32)
+    assert set(np.diff(due)) == {0, 1}
+    late = RatioSchedule(prefill=500, pretrain=1, ratio=0.3, batch=4, length=9, envs=1, repeat=2)
+    assert late.due(499, 0) == 0
+    assert late.due(500, 0) == 1
+
+
+class MetaNoise(NoiseSource):
+    """Shapes without numbers."""
+
+    def __init__(self) -> None:
+        self.device = torch.device("meta")
+
+    def normal(self, *shape: int) -> Tensor:
+        return torch.empty(shape, device="meta")
+
+    uniform = normal
+
+
+def test_shapes_at_paper_size() -> None:
+    with torch.device("meta"):
+        algorithm = DreamerV3Algorithm(image(), discrete(17), DreamerV3Config(size="1m"))
+        flags = ("is_first", "is_last", "is_terminal")
+        rows = {
+            "image": torch.empty(16, 65, 64, 64, 3, dtype=torch.uint8),
+            "prev_action": torch.empty(16, 65, 17),
+            "reward": torch.empty(16, 65),
+            "deter": torch.empty(16, 65, 512, dtype=torch.float16),
+            "stoch": torch.empty(16, 65, 32, dtype=torch.uint8),
+        } | {k: torch.empty(16, 65, dtype=torch.bool) for k in flags}
+    batch = {name: column[:, 1:] for name, column in rows.items()}
+    prev = algorithm._stored(rows)
+    post, feat, losses, _ = algorithm._model_losses(prev, batch, MetaNoise())
+    assert post.deter.shape == (16, 64, 512)
+    assert post.stoch.shape == (16, 64, 32 * 4)
+    assert {loss.shape for loss in losses.values()} == {(16, 64)}
+    assert set(losses) == {"rec_image", "reward", "cont", "dyn", "rep"}
+    seen: list[torch.Size] = []
+    algorithm.actor.net.norms[-1].register_forward_hook(lambda _m, _a, out: seen.append(out.shape))
+    behavior, ret, _ = algorithm._behavior_losses(post, MetaNoise())
+    assert seen == [(1024, 64)] * 15 + [(1024, 16, 64)]
+    assert {name: loss.shape for name, loss in behavior.items()} == {
+        "policy": (16, 64),
+        "value": (16, 64),
+    }
+    assert ret.shape == (16, 64)
+    assert algorithm._replay_value_loss(feat, batch, ret).shape == (16, 63)
+
+
+# -- numbers of the papers -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("last", "terminal", "expected"),
+    [
+        ([0, 0, 0, 0], [0, 0, 0, 0], [24.8725, 33.05, 39.0]),
+        ([0, 0, 1, 0], [0, 0, 1, 0], [10.9, 2.0, 39.0]),
+        ([0, 0, 1, 0], [0, 0, 0, 0], [23.05, 29.0, 39.0]),
+    ],
+)
+def test_returns_of_replayed_rows(last: list, terminal: list, expected: list) -> None:
+    rows = {
+        "reward": torch.tensor([[9.0, 1, 2, 3]]),
+        "is_last": torch.tensor([last]).bool(),
+        "is_terminal": torch.tensor([terminal]).bool(),
+    }
+    algorithm = build(discount_horizon=10.0, lam=0.5)
+    seen: list[Tensor] = []
+    algorithm._value_loss = lambda logits, ret, slow: seen.append(ret) or torch.zeros(1, 3)  # type: ignore
+    feat = torch.zeros(1, 4, algorithm.rssm.feat_size)
+    algorithm._replay_value_loss(feat, rows, torch.tensor([[10.0, 20, 30, 40]]))
+    assert_close(seen[0], torch.tensor([expected]))
+
+
+def test_returns_of_imagined_rows() -> None:
+    cont = torch.full((1, 4), 332 / 333)
+    value = torch.full((1, 4), 5.0)
+    reward = torch.tensor([[0.0, 1, 1, 1]])
+    ret = lambda_return(reward[:, 1:], cont[:, 1:], value[:, 1:], 0.95)
+    assert_close(ret, torch.tensor([[7.8015286, 6.9179107, 5.9849850]]))
+
+
+def test_a_fresh_agent_predicts_zero_and_has_free_nats_to_spare() -> None:
+    torch.manual_seed(0)
+    algorithm = DreamerV3Algorithm(STATE, box(), configure(DreamerV3Config, TINY))
+    assert algorithm.discount == pytest.approx(0.996996997)
+    feat = torch.randn(20, algorithm.rssm.feat_size)
+    for head in (algorithm.reward, algorithm.value, algorithm.slow_value):
+        assert (head.mean(head(feat)) == 0).all()
+    for net in (algorithm.rssm.post_net, algorithm.rssm.prior_net):
+        torch.nn.init.zeros_(net.out.weight)  # type: ignore
+    batch = random_batch(algorithm)
+    prev, rows = algorithm._stored(batch), {k: v[:, 1:] for k, v in batch.items()}
+    _, _, losses, metrics = algorithm._model_losses(prev, rows, NoiseSource(0))
+    assert metrics["model/kl"].abs() < 1e-6
+    assert (losses["dyn"] == 1).all()
+    assert (losses["rep"] == 1).all()
+    grads = torch.autograd.grad(
+        losses["dyn"].sum() + losses["rep"].sum(), list(algorithm.rssm.parameters()),
+        allow_unused=True,
+    )  # fmt: skip
+    assert all(grad is None or (grad == 0).all() for grad in grads)
+    certain = torch.tensor(algorithm.discount)
+    floor = algorithm.cont.loss(torch.logit(certain), certain)
+    assert floor.item() == pytest.approx(0.0204404, abs=1e-6)
+    assert algorithm.reward.loss(algorithm.reward(feat), torch.ones(20)).mean().item() == (
+        pytest.approx(5.5412635)
+    )
+
+
+# -- losses --------------------------------------------------------------------------------------
+
+
+def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    low, upper = twohot_weights(target, symexp_bins())
+    dense = F.one_hot(low, 255) * (1 - upper)[..., None]
+    dense = dense + F.one_hot(low + 1, 255) * upper[..., None]
+    return -(dense * torch.log_softmax(logits, -1)).sum(-1)
+
+
+def expectation(logits: Tensor) -> Tensor:
+    return (torch.softmax(logits.double(), -1) * symexp_bins().double()).sum(-1).float()
+
+
+def mixed(logits: Tensor, groups: int, unimix: float = 0.01) -> torch.distributions.Categorical:
+    probs = torch.softmax(logits.unflatten(-1, (groups, -1)), -1)
+    return torch.distributions.Categorical((1 - unimix) * probs + unimix / probs.shape[-1])
+
+
+def reference_losses(
+    a: DreamerV3Algorithm, batch: Batch, noise: NoiseSource
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Every loss, written for reading, one state at a time; and the imagined returns."""
+    c, S = a.config, a.config.stoch
+    B, T, gamma = len(batch["reward"]), batch["reward"].shape[1] - 1, 1 - 1 / 333
+    K = c.imag_last or T
+    kl = torch.distributions.kl_divergence
+    eps = noise.uniform(B, T, S, c.sizes.classes)
+    stoch = F.one_hot(batch["stoch"][:, 0].long(), c.sizes.classes).float().flatten(1)
+    state = State(batch["deter"][:, 0].float(), stoch, torch.zeros_like(stoch))
+    losses = {k: torch.zeros(()) for k in ("rec_state", "reward", "cont", "dyn", "rep")}
+    states, feats = [], []
+    for t in range(1, T + 1):
+        row = {name: column[:, t] for name, column in batch.items()}
+        embed = a.encoder({"state": row["state"]})
+        state = a.rssm.obs_step(state, row["prev_action"], embed, row["is_first"], eps[:, t - 1])
+        states.append(state)
+        feats.append(torch.cat([state.stoch, state.deter], -1))
+        q, p = mixed(state.stats, S), mixed(a.rssm.prior_net(state.deter), S)
+        sg_q, sg_p = (
+            mixed(state.stats.detach(), S),
+            mixed(a.rssm.prior_net(state.deter).detach(), S),
+        )
+        losses["dyn"] += torch.clamp(kl(sg_q, p).sum(-1), min=c.free_nats).mean() / T
+        losses["rep"] += torch.clamp(kl(q, sg_p).sum(-1), min=c.free_nats).mean() / T
+        (out,) = a.decoder._raw_vectors(feats[-1][:, None]).values()
+        losses["rec_state"] += (out[:, 0] - symlog(row["state"])).square().sum(-1).mean() / T
+        losses["reward"] += cross_entropy(a.reward(feats[-1]), row["reward"]).mean() / T
+        label, prob = gamma * (1 - row["is_terminal"].float()), torch.sigmoid(a.cont(feats[-1]))
+        bce = -(label * prob.log() + (1 - label) * (1 - prob).log())
+        losses["cont"] += bce.mean() / T
+
+    N, H = B * K, c.horizon
+    start = [torch.stack([s[i].detach() for s in states[-K:]], 1).flatten(0, 1) for i in range(3)]
+    eps = noise.uniform(N, H, S, c.sizes.classes)
+    xi = (noise.normal if a.actor.noise_kind == "normal" else noise.uniform)(N, H, a.action.size)
+    state, actions, imag = State(*start), [], []
+    for h in range(H + 1):
+        imag.append(torch.cat([state.stoch, state.deter], -1).detach())
+        if h < H:
+            actions.append(a.actor.sample(a.actor(imag[-1]), xi[:, h]).detach())
+            state = a.rssm.img_step(state, actions[-1], eps[:, h])
+    r = [expectation(a.reward(f)).detach() for f in imag]
+    v = [expectation(a.value(f)).detach() for f in imag]
+    d = [torch.sigmoid(a.cont(f)).detach() for f in imag]
+    ret, returns = v[H], {}
+    for t in reversed(range(H)):
+        ret = r[t + 1] + d[t + 1] * ((1 - c.lam) * v[t + 1] + c.lam * ret)
+        returns[t] = ret
+    every = torch.stack([returns[t] for t in range(H)], 1)
+    low, high = (0.01 * torch.quantile(every, q) for q in (0.05, 0.95))
+    scale = max(1.0, (high - low).item())
+    policy = value = torch.zeros(())
+    weight = torch.ones(N)
+    for t in range(H):
+        weight = weight * d[t]
+        stats = a.actor(imag[t])
+        log_prob, entropy = a.actor.log_prob(stats, actions[t]), a.actor.entropy(stats)
+        advantage = (returns[t] - v[t]) / scale
+        policy = policy - (weight * (advantage * log_prob + 3e-4 * entropy)).mean() / H
+        slow = expectation(a.slow_value(imag[t])).detach()
+        logits = a.value(imag[t])
+        both = cross_entropy(logits, returns[t]) + cross_entropy(logits, slow)
+        value = value + (weight * both).mean() / H
+
+    boot = returns[0].unflatten(0, (B, K))
+    ret, repval = boot[:, -1], torch.zeros(())
+    for t in reversed(range(K - 1)):
+        row = {name: column[:, T - K + 1 + t] for name, column in batch.items()}
+        then = {name: column[:, T - K + 2 + t] for name, column in batch.items()}
+        live = gamma * (1 - then["is_terminal"].float())
+        keep = c.lam * (1 - then["is_last"].float())
+        ret = then["reward"] + live * ((1 - keep) * boot[:, t + 1] + keep * ret)
+        feat = feats[T - K + t]
+        logits, slow = a.value(feat), expectation(a.slow_value(feat)).detach()
+        both = cross_entropy(logits, ret) + cross_entropy(logits, slow)
+        repval = repval + ((1 - row["is_last"].float()) * both).mean() / (K - 1)
+    return losses | {"policy": policy, "value": value, "repval": repval}, every
+
+
+@pytest.mark.parametrize(
+    ("action", "imag_last"),
+    [(box(), None), (discrete(3), None), (box(), 3)],
+    ids=["box", "discrete", "last-rows"],
+)
+def test_update_is_one_step_along_the_reference_gradients(
+    action: ActionSpec, imag_last: int | None
+) -> None:
+    algorithm = build(action=action, imag_last=imag_last, free_nats=0.05, warmup=0)
+    reference, batch = copy.deepcopy(algorithm), random_batch(algorithm)
+    metrics, _ = algorithm.update(batch, NoiseSource(7))
+    losses, ret = reference_losses(reference, batch, NoiseSource(7))
+    for name, loss in losses.items():
+        assert_close(metrics[f"loss/{name}"], loss, rtol=1e-4, atol=1e-5, msg=name)
+    assert_close(metrics["imag/ret"], ret.mean(), rtol=1e-4, atol=1e-5)
+    scales = {"rep": 0.1, "repval": 0.3}
+    total = torch.stack([scales.get(k, 1.0) * v for k, v in losses.items()]).sum()
+    assert_close(metrics["loss/total"], total, rtol=1e-4, atol=1e-5)
+    optimizer = reference.optimizers()["optimizer"]
+    grads = torch.autograd.grad(total, optimizer.params)
+    norm = optimizer.step(grads)
+    assert_close(metrics["opt/grad_norm"], norm, rtol=1e-3, atol=1e-6)
+    for key, moment in algorithm.optimizers()["optimizer"].state.items():
+        if key.startswith("square."):
+            assert_close(moment, optimizer.state[key], rtol=1e-2, atol=1e-6, msg=key)
+
+
+def losses_of(algorithm: DreamerV3Algorithm) -> dict[str, Tensor]:
+    batch = random_batch(algorithm)
+    rows = {name: column[:, 1:] for name, column in batch.items()}
+    prev = algorithm._stored(batch)
+    post, feat, losses, _ = algorithm._model_losses(prev, rows, NoiseSource(0))
+    behavior, ret, _ = algorithm._behavior_losses(post, NoiseSource(1))
+    losses |= behavior
+    losses["repval"] = algorithm._replay_value_loss(feat, rows, ret)
+    return {name: loss.mean() for name, loss in losses.items()}
+
+
+def reached(algorithm: DreamerV3Algorithm, loss: Tensor) -> set[str]:
+    named = {k: p for k, p in algorithm.named_parameters() if p.requires_grad}
+    grads = torch.autograd.grad(loss, list(named.values()), allow_unused=True, retain_graph=True)
+    return {
+        k.split(".")[0]
+        for k, g in zip(named, grads, strict=True)
+        if g is not None and g.abs().sum() > 0
+    }
+
+
+def test_every_loss_reaches_what_it_should() -> None:
+    algorithm = build(free_nats=0.0)
+    losses = losses_of(algorithm)
+    states = {"encoder", "rssm"}
+    assert {name: reached(algorithm, loss) for name, loss in losses.items()} == {
+        "rec_state": states | {"decoder"},
+        "reward": states | {"reward"},
+        "cont": states | {"cont"},
+        "dyn": states,
+        "rep": states,
+        "policy": {"actor"},
+        "value": {"value"},
+        "repval": states | {"value"},
+    }
+
+
+@pytest.mark.parametrize(
+    ("loss", "own", "other"), [("dyn", "prior", "post"), ("rep", "post", "prior")]
+)
+def test_prior_and_posterior_learn_from_one_side_each(loss: str, own: str, other: str) -> None:
+    algorithm = build(free_nats=0.0, batch_size=2, batch_length=8)
+    batch = {name: column[:, :2] for name, column in random_batch(algorithm).items()}
+    rows = {name: column[:, 1:] for name, column in batch.items()}  # one step: no later states
+    _, _, losses, _ = algorithm._model_losses(algorithm._stored(batch), rows, NoiseSource(0))
+    rssm = algorithm.rssm
+    logits = {"prior": rssm.prior_net.out.bias, "post": rssm.post_net.out.bias}  # type: ignore
+    sides = [logits[own], logits[other]]
+    mine, theirs = torch.autograd.grad(losses[loss].sum(), sides, allow_unused=True)
+    assert mine.abs().sum() > 0
+    assert theirs is None
+
+
+def test_the_policy_learns_from_constants_only() -> None:
+    algorithm = build()
+    start = algorithm.rssm.initial(4, 2)
+    start.deter.requires_grad_(True)
+    losses, ret, _ = algorithm._behavior_losses(start, NoiseSource(0))
+    assert not ret.requires_grad
+    (grad,) = torch.autograd.grad(losses["policy"].sum(), start.deter, allow_unused=True)
+    assert grad is None
+
+
+def test_the_slow_value_starts_as_the_value_and_follows() -> None:
+    torch.manual_seed(0)
+    algorithm = DreamerV3Algorithm(STATE, box(), configure(DreamerV3Config, TINY))
+    pairs = zip(algorithm.slow_value.parameters(), algorithm.value.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+    before = [p.clone() for p in algorithm.slow_value.parameters()]
+    for i in range(3):
+        algorithm.update(random_batch(algorithm), NoiseSource(i))
+    slow, fast = list(algorithm.slow_value.parameters()), list(algorithm.value.parameters())
+    moved = [(a - b).norm() for a, b in zip(slow, before, strict=True)]
+    ahead = [(a - b).norm() for a, b in zip(fast, before, strict=True)]
+    assert all(0 < m < 0.1 * a for m, a in zip(moved, ahead, strict=True))
+
+
+def test_the_first_update_has_no_learning_rate() -> None:
+    algorithm = build(warmup=1000)
+    trained = algorithm.optimizers()["optimizer"].params
+    before = [p.detach().clone() for p in trained]
+    algorithm.update(random_batch(algorithm), NoiseSource(0))
+    assert all(torch.equal(p, b) for p, b in zip(trained, before, strict=True))
+    algorithm.update(random_batch(algorithm), NoiseSource(1))
+    assert not all(torch.equal(p, b) for p, b in zip(trained, before, strict=True))
+
+
+def test_same_noise_same_update() -> None:
+    first, second = build(), build()
+    for i in range(2):
+        a, x = first.update(random_batch(first), NoiseSource(i))
+        b, y = second.update(random_batch(second), NoiseSource(i))
+        assert a == b
+        assert all(torch.equal(x[k], y[k]) for k in x)
+    for p, q in zip(first.parameters(), second.parameters(), strict=True):
+        assert torch.equal(p, q)
+
+
+def test_bf16_computes_close_to_fp32_and_keeps_states_and_losses_float32() -> None:
+    half, full = build(precision="bf16"), build()
+    batch = random_batch(full)
+    a, x = half.update(batch, NoiseSource(0))
+    b, _ = full.update(batch, NoiseSource(0))
+    for name in ("loss/rec_state", "loss/reward", "loss/repval"):
+        assert a[name].dtype is torch.float32
+        assert a[name] != b[name]
+        assert_close(a[name], b[name], rtol=0.05, atol=0.05)
+    assert x["deter"].dtype is torch.float16
+    assert all(p.dtype is torch.float32 for p in half.parameters())
+
+
+def test_a_model_learns_a_constant_world() -> None:
+    torch.manual_seed(0)
+    config = configure(DreamerV3Config, TINY, {"lr": 1e-2, "warmup": 0})
+    algorithm = DreamerV3Algorithm(STATE, box(), config)
+    batch = random_batch(algorithm)
+    batch["state"], batch["reward"] = torch.full((4, 9, 5), 20.0), torch.full((4, 9), 50.0)
+    metrics = [algorithm.update(batch, NoiseSource(i))[0] for i in range(80)]
+    assert metrics[-1]["loss/rec_state"] < 0.05 * metrics[0]["loss/rec_state"]
+    assert metrics[-1]["imag/reward"].item() == pytest.approx(50, rel=0.2)
+
+
+# -- stored latents ------------------------------------------------------------------------------
+
+
+def test_a_window_begins_with_the_latents_of_its_context_row() -> None:
+    algorithm = build()
+    batch = random_batch(algorithm)
+    _, base = algorithm.update(batch, NoiseSource(0))
+    context = {k: v.clone() for k, v in batch.items()}
+    context["deter"][:, 0] += 1
+    _, moved = build().update(context, NoiseSource(0))
+    assert (moved["deter"][:, 0] != base["deter"][:, 0]).any()
+    assert torch.equal(moved["deter"][0, 4:], base["deter"][0, 4:]), "an episode begins in row 5"
+    later = {k: v.clone() for k, v in batch.items()}
+    later["deter"][:, 1:] += 1
+    later["reward"][:, 0] += 9  # rows before the first trained one are not looked at
+    later["state"][:, 0] += 9
+    a, same = build().update(later, NoiseSource(0))
+    assert torch.equal(same["deter"], base["deter"])
+    assert a == build().update(batch, NoiseSource(0))[0]
+
+
+def test_new_latents_are_those_the_update_inferred() -> None:
+    algorithm = build()
+    batch = random_batch(algorithm)
+    reference = copy.deepcopy(algorithm)
+    _, latents = algorithm.update(batch, NoiseSource(3))
+    T = algorithm.config.batch_length - 1
+    assert latents["deter"].shape == (4, T, 16)
+    assert latents["stoch"].shape == (4, T, 4)
+    rows = {name: column[:, 1:] for name, column in batch.items()}
+    post, *_ = reference._model_losses(reference._stored(batch), rows, NoiseSource(3))
+    assert torch.equal(latents["deter"], post.deter.half())
+    assert torch.equal(reference.latent.onehot(latents["stoch"]), post.stoch)
+
+
+def test_collected_rows_carry_their_latents() -> None:
+    algorithm = build()
+    carry = algorithm.initial(3)
+    carry["deter"] = torch.rand(3, 16)
+    carry["stoch"] = algorithm.latent.onehot(torch.tensor([[0, 1, 2, 3]] * 3))
+    rows, late, state = algorithm.annotate({"reward": np.zeros(3)}, [0, 1, 2], carry, None)
+    assert (late, state) == ((), None)
+    assert rows["stoch"].tolist() == [[0, 1, 2, 3]] * 3
+    np.testing.assert_allclose(rows["deter"], carry["deter"], atol=3e-4)
+    for name, spec in algorithm.columns.items():
+        assert rows[name].dtype == np.dtype(spec.dtype)
+        assert rows[name].shape == (3, *spec.shape)
+
+
+def test_what_replay_gives_is_what_update_takes(tmp_path: Path) -> None:
+    algorithm = build()
+    replay = ReplayBuffer(tmp_path, STATE, algorithm.action, algorithm.columns, capacity=2048)
+    rng = np.random.default_rng(0)
+    for n in range(60):
+        replay.add(0, {
+            "state": rng.normal(size=5), "action": rng.uniform(-1, 1, 2), "reward": n / 60,
+            "is_first": n % 20 == 0, "is_last": n % 20 == 19, "is_terminal": n % 20 == 19,
+            "deter": rng.uniform(-1, 1, 16), "stoch": rng.integers(0, 4, 4),
+        })  # type: ignore  # fmt: skip
+    before = [chunk.mutable["deter"].copy() for chunk in replay.streams[0].chunks]
+    batch, drawn = replay.sample(OnlineWindows(), 4, 9, rng)
+    _, latents = algorithm.update(batch, NoiseSource(0))
+    replay.write_back(drawn, {name: x.numpy() for name, x in latents.items()})
+    changed = (replay.streams[0].chunks[0].mutable["deter"] != before[0]).any(-1)
+    # four fresh windows of nine rows; each one's first row is context
+    assert np.flatnonzero(changed).tolist() == [n for n in range(36) if n % 9]
+
+
+# -- acting --------------------------------------------------------------------------------------
+
+
+def acting(B: int, is_first: bool = False) -> dict[str, Tensor]:
+    return random_obs(STATE, B) | {"is_first": torch.full((B,), is_first)}
+
+
+def test_satisfies_the_protocol() -> None:
+    algorithm = build()
+    assert isinstance(algorithm, Algorithm)
+    for name, value in algorithm.initial(3).items():
+        assert value.shape == (3, *algorithm.carry_spec[name].shape)
+        assert not value.any()
+
+
+def test_first_step_of_an_episode_forgets_everything() -> None:
+    algorithm = build()
+    noise, obs, no = random_noise(algorithm, 3), acting(3, True), torch.zeros(3, dtype=torch.bool)
+    used = {k: torch.randn_like(v) for k, v in algorithm.initial(3).items()}
+    after, action = algorithm.step(used, obs, noise, no)
+    fresh, expected = algorithm.step(algorithm.initial(3), obs, noise, no)
+    assert torch.equal(action, expected)
+    assert all(torch.equal(after[k], fresh[k]) for k in fresh)
+    later, _ = algorithm.step(used, obs | {"is_first": no}, noise, no)
+    assert not torch.equal(later["deter"], fresh["deter"])
+
+
+@pytest.mark.parametrize("action", [box(), discrete(3, 2)], ids=["box", "multidiscrete"])
+def test_a_batch_acts_as_its_rows(action: ActionSpec) -> None:
+    algorithm = build(action=action)
+    noise, obs = random_noise(algorithm, 4), acting(4)
+    obs["is_first"][2] = True
+    carry, _ = algorithm.step(algorithm.initial(4), obs, noise, torch.zeros(4, dtype=torch.bool))
+    deterministic = torch.tensor([True, False, True, False])
+    together, act = algorithm.step(carry, obs, noise, deterministic)
+    margin = algorithm.margin(carry, obs, noise, deterministic)
+    for i in range(4):
+        row = slice(i, i + 1)
+        parts = [{k: v[row] for k, v in part.items()} for part in (carry, obs, noise)]
+        alone, one = algorithm.step(*parts, deterministic[row])  # type: ignore
+        assert_close(one, act[row])
+        assert_close(algorithm.margin(*parts, deterministic[row]), margin[row])  # type: ignore
+        for k in alone:
+            assert_close(alone[k], together[k][row])
+
+
+def test_acting_filters_as_learning_does() -> None:
+    algorithm = build()
+    batch, noise = random_batch(algorithm), random_noise(algorithm, 4)
+    batch["is_first"][:, 0] = True
+    T = algorithm.config.batch_length
+    eps = torch.rand(4, T, *algorithm.latent.noise_shape)
+    post = algorithm.rssm.observe(
+        algorithm.rssm.initial(4),
+        batch["prev_action"],
+        algorithm.encoder(batch),
+        batch["is_first"],
+        eps,
+    )
+    carry = algorithm.initial(4)
+    for t in range(T):
+        obs = {k: batch[k][:, t] for k in ("state", "is_first")}
+        carry["prev_action"] = batch["prev_action"][:, t]
+        carry, _ = algorithm.step(
+            carry, obs, noise | {"latent": eps[:, t]}, torch.zeros(4, dtype=torch.bool)
+        )
+        assert_close(carry["deter"], post.deter[:, t], rtol=1e-4, atol=1e-5)
+        assert_close(carry["stoch"], post.stoch[:, t])
+
+
+def test_the_environment_clips_what_the_policy_says() -> None:
+    algorithm = build()
+    carry = algorithm.initial(1) | {"prev_action": torch.tensor([[1.7, -0.2]])}
+    explored, action = algorithm.explore(carry, {}, 0)
+    assert_close(action, torch.tensor([[1.0, -0.2]]))
+    assert explored is carry
+    core = algorithm.rssm.core
+    assert_close(core.project(carry["prev_action"]), core.project(action))
+
+
+def test_the_margin_counts_the_latents_choices() -> None:
+    algorithm = build()
+    noise, obs = random_noise(algorithm, 2), acting(2)
+    carry = algorithm.initial(2)
+    state, _ = algorithm._perceive(carry, obs, noise)
+    scores = algorithm.latent.log_probs(state.stats) + gumbel(noise["latent"])
+    best = scores.topk(2, -1).values
+    expected = (best[..., 0] - best[..., 1]).amin(-1)
+    found = algorithm.margin(carry, obs, noise, torch.tensor([True, False]))
+    assert_close(found, expected)
+
+
+def test_the_published_protocol_samples_actions() -> None:
+    assert DreamerV3.deterministic is False
+
+
+# -- every kind of world -------------------------------------------------------------------------
+
+BOTH = image() | STATE | CHOICE
+
+
+@pytest.mark.parametrize(
+    ("obs", "action", "parts"),
+    [
+        (STATE, box(1), {"state"}),
+        (STATE | CHOICE, discrete(1), {"state", "choice"}),
+        (BOTH, discrete(3, 2), {"image", "state", "choice"}),
+        (image(48, 1), box(2), {"image"}),
+    ],
+    ids=["state-box", "one-action", "both-multidiscrete", "image-box"],
+)
+def test_constructs_acts_and_learns(
+    obs: Mapping[str, ObsSpec], action: ActionSpec, parts: set[str]
+) -> None:
+    algorithm = build(obs, action, batch_size=2, batch_length=7, warmup=0)
+    seen = random_obs(obs, 3) | {"is_first": torch.tensor([True, False, False])}
+    noise = random_noise(algorithm, 3)
+    carry, act = algorithm.step(
+        algorithm.initial(3), seen, noise, torch.tensor([True, False, True])
+    )
+    assert act.shape == (3, *action.shape)
+    assert carry["prev_action"].shape == (3, action.size)
+    if action.kind != "box":
+        assert set(carry["prev_action"].flatten().tolist()) <= {0.0, 1.0}
+    for i in range(2):
+        metrics, _ = algorithm.update(random_batch(algorithm, obs, i), NoiseSource(i))
+    assert {f"loss/rec_{key}" for key in parts} <= set(metrics)
+    for name, value in metrics.items():
+        assert value.shape == (), name
+        assert torch.isfinite(value), name
+        assert not value.requires_grad, name
+    assert all(torch.isfinite(p).all() for p in algorithm.parameters())
+
+
+def test_the_open_loop_reconstructs_then_imagines() -> None:
+    algorithm = build(BOTH, box(2))
+    batch = random_batch(algorithm, BOTH)
+    B, T = batch["reward"].shape
+    shown = algorithm.open_loop(batch, NoiseSource(0), context=3)
+    assert {k: tuple(v.shape) for k, v in shown.items()} == {
+        "image": (B, T, 64, 64, 3),
+        "state": (B, T, 5),
+        "choice": (B, T, 3),
+    }
+    changed = {**batch, **{k: torch.zeros_like(batch[k]) for k in BOTH}}
+    for k in BOTH:
+        changed[k][:, :3] = batch[k][:, :3]
+    same = algorithm.open_loop(changed, NoiseSource(0), context=3)
+    assert torch.equal(shown["state"], same["state"])  # what came later is not looked at
+    changed["prev_action"] = batch["prev_action"].clone()
+    changed["prev_action"][:, 5] = -changed["prev_action"][:, 5]
+    other = algorithm.open_loop(changed, NoiseSource(0), context=3)
+    assert torch.equal(shown["state"][:, :5], other["state"][:, :5])
+    assert not torch.equal(shown["state"][:, 5], other["state"][:, 5])
+
+
+class World(gym.Env[np.ndarray, np.int64]):
+    """Episodes of a given length with given rewards; small images, or vectors."""
+
+    action_space = gym.spaces.Discrete(2)
+
+    def __init__(self, length: int = 3, reward: float = 1.0, *, side: int = 0) -> None:
+        self.length, self.reward = length, reward
+        self.observation_space = (
+            gym.spaces.Box(0, 255, (side, side, 1), np.uint8)
+            if side
+            else gym.spaces.Box(-1, 1, (2,), np.float32)
+        )
+
+    def reset(self, *, seed: int | None = None, options: dict[str, object] | None = None):
+        super().reset(seed=seed)
+        self.observation_space.seed(seed)
+        self.t = 0
+        return self.observation_space.sample(), {}
+
+    def step(self, action: np.int64):
+        self.t += 1
+        return self.observation_space.sample(), self.reward, self.t >= self.length, False, {}
+
+
+def debug(env: gym.Env, **fields: object) -> DreamerV3:
+    return DreamerV3(env, preset="debug", device="cpu", seed=3, eval_every=0, **fields)
+
+
+def test_an_agent_of_images_is_exported(tmp_path: Path) -> None:
+    agent = debug(World(side=48))
+    folder = export(agent.algorithm, agent.spec, tmp_path, golden_steps=6)
+    assert verify(folder, provider="cpu").steps == 6
+
+
+def test_episodes_of_one_step_are_learned_from(tmp_path: Path) -> None:
+    keep = Keep()
+    debug(World(length=1)).learn(120, run=tmp_path, callbacks=[keep], progress=False)
+    assert keep.training.counters.updates == keep.training.schedule.due(120, 0) == 3
+    assert keep.training.replay.streams[0].fresh == 9 * 4 * 3
+    assert keep.training.returns[-1][1] == 1.0
+
+
+def test_a_reward_that_is_not_finite_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(EpisodeError, match=r"reward"):
+        debug(World(reward=math.inf)).learn(100, run=tmp_path, progress=False)
+
+
+def test_an_image_that_does_not_halve_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"84x84 pixels; .* a multiple of 16 from 48 to 256"):
+        debug(World(side=84))
+
+
+# -- settings ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("preset", sorted(DreamerV3.presets))
+def test_presets_are_settings(preset: str) -> None:
+    config = configure(DreamerV3Config, DreamerV3.presets[preset])
+    assert config.batch_length > 2
+    assert config.train_ratio > 0
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_size_is_one_number(size: str) -> None:
+    units, hidden, deter, classes, depth = DreamerV3Config(size=size).sizes
+    assert (hidden, deter, classes, depth) == (units, 8 * units, units // 16, units // 16)
+    assert DreamerV3Config(size=size, deter=32).sizes == (units, units, 32, classes, depth)
+
+
+def test_default_preset_follows_suite_and_observations() -> None:
+    assert DreamerV3.default_preset("dmc", image()) == "dmc_vision"
+    assert DreamerV3.default_preset("dmc", STATE) == "dmc_proprio"
+    assert DreamerV3.default_preset("crafter", image()) == "crafter"
+    assert DreamerV3.default_preset("atari", image()) == "atari"
+    assert DreamerV3.default_preset("gym", STATE) == "state"
+    assert DreamerV3.default_preset("", BOTH) == "pixels"
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"size": "13m"}, r"size='13m' is not known"),
+        ({"batch_length": 2}, r"batch_length=2 has to be at least 3: a context row and two"),
+        ({"horizon": 0}, "horizon=0 has to be at least 1"),
+        ({"imag_last": 1}, "imag_last=1 has to be at least 2"),
+        ({"train_ratio": 0}, "train_ratio=0 never learns; the paper's are 32 to 1024"),
+        ({"train_ratio": -1.0}, r"train_ratio=-1.0 has to be 0 or more"),
+        ({"updates": 5}, r"updates=5 have no effect here.*set train_ratio"),
+        ({"deter": 20}, "deter=20 has to be a multiple of blocks=8"),
+        ({"classes": 300}, "classes=300 has to be 1 to 256"),
+    ],
+)
+def test_senseless_settings_are_refused(fields: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        DreamerV3Config(**fields)
+
+
+def test_optimizer_and_scale_survive_a_round_trip() -> None:
+    straight = build()
+    straight.update(random_batch(straight), NoiseSource(0))
+    resumed = build()
+    resumed.load_state_dict(straight.state_dict())
+    resumed.optimizers()["optimizer"].load_state_dict(
+        straight.optimizers()["optimizer"].state_dict()
+    )
+    a, _ = straight.update(random_batch(straight), NoiseSource(1))
+    b, _ = resumed.update(random_batch(resumed), NoiseSource(1))
+    assert a == b
+    for p, q in zip(straight.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(p, q)

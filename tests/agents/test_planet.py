@@ -1,0 +1,568 @@
+"""PlaNet's recipe against the paper's numbers and a slow, literal reference of its loss."""
+
+import copy
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.testing import assert_close
+
+from agentzoo.agents.planet import PlaNet, PlaNetAlgorithm, PlaNetConfig
+from agentzoo.algorithm import Algorithm, Batch, Carry, Noise, NoiseSource
+from agentzoo.blocks.kl import free_nats_per_step
+from agentzoo.blocks.latents import GaussianLatent
+from agentzoo.config import configure
+from agentzoo.export import TorchImagine, TorchStep, arrays, export, tensors
+from agentzoo.planning import rollout_returns
+from agentzoo.training import UpdateSchedule
+from runtime import load_policy, verify
+from runtime.errors import ConfigError, SpaceError
+from runtime.noise import draw, drawn
+from runtime.planner import PlanStep, Rollouts
+from runtime.policy import Policy
+from runtime.spec import ActionSpec, Arrays, ObsSpec, PlanSpec, PolicySpec
+
+IMAGE = {"image": ObsSpec(kind="image", shape=(64, 64, 3), source=(64, 64, 3))}
+STATE = {"state": ObsSpec(kind="vector", shape=(5,), source=(5,))}
+BOTH = {**IMAGE, **STATE, "depth": ObsSpec(kind="image", shape=(64, 64, 1), source=(64, 64, 1))}
+TINY: Mapping[str, object] = {
+    **PlaNet.presets["debug"],
+    "depth": 2,
+    "deter": 8,
+    "stoch": 3,
+    "hidden": 7,
+    "units": 9,
+}
+NO, YES = torch.zeros(4, dtype=torch.bool), torch.ones(4, dtype=torch.bool)
+
+
+def box(A: int = 2) -> ActionSpec:
+    return ActionSpec(
+        kind="box", size=A, shape=(A,), dtype="float32", low=(-1.0,) * A, high=(1.0,) * A
+    )
+
+
+def build(
+    obs: Mapping[str, ObsSpec] = STATE, action: ActionSpec | None = None, **overrides: object
+) -> PlaNetAlgorithm:
+    torch.manual_seed(0)
+    config = configure(PlaNetConfig, TINY, overrides)
+    return PlaNetAlgorithm(obs, action or box(), config)
+
+
+def policy_spec(algorithm: PlaNetAlgorithm, obs: Mapping[str, ObsSpec]) -> PolicySpec:
+    noise = {k: one for k, one in algorithm.noise_spec.items() if one.role != "explore"}
+    return PolicySpec(
+        agent="PlaNet",
+        env="",
+        obs=obs,
+        action=algorithm.action,
+        carry=algorithm.carry_spec,
+        noise=noise,
+        plan=algorithm.plan_spec,
+    )
+
+
+def random_obs(obs: Mapping[str, ObsSpec], *lead: int) -> dict[str, Tensor]:
+    return {
+        key: torch.randint(0, 256, (*lead, *spec.shape), dtype=torch.uint8)
+        if spec.kind == "image"
+        else torch.randn(*lead, *spec.shape)
+        for key, spec in obs.items()
+    }
+
+
+def random_batch(algorithm: PlaNetAlgorithm, obs: Mapping[str, ObsSpec] = STATE) -> Batch:
+    torch.manual_seed(1)
+    lead = algorithm.config.batch_size, algorithm.config.batch_length
+    flags = ("is_first", "is_last", "is_terminal")
+    batch = {name: torch.zeros(lead, dtype=torch.bool) for name in flags}
+    batch["prev_action"] = torch.rand(*lead, algorithm.action.size) * 2 - 1
+    return batch | random_obs(obs, *lead) | {"reward": torch.randn(lead)}
+
+
+def random_noise(algorithm: PlaNetAlgorithm, B: int, seed: int = 0) -> dict[str, Tensor]:
+    """What a decision of B rows draws, the exploring noise included."""
+    rows = [(seed, row, 0) for row in range(B)]
+    specs = drawn(algorithm.noise_spec, algorithm.plan_spec)
+    noise = {name: torch.from_numpy(x) for name, x in draw(specs, rows).items()}
+    return noise | {"explore": torch.randn(B, algorithm.action.size)}
+
+
+def acting(obs: Mapping[str, ObsSpec], B: int = 4, is_first: bool = False) -> dict[str, Tensor]:
+    return random_obs(obs, B) | {"is_first": torch.full((B,), is_first)}
+
+
+# -- sizes, schedule, constants ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("A", "total", "rssm"),
+    [(1, 5_292_220, 556_320), (6, 5_293_220, 557_320), (12, 5_294_420, 558_520)],
+)
+def test_parameters_at_paper_size(A: int, total: int, rssm: int) -> None:
+    with torch.device("meta"):
+        algorithm = PlaNetAlgorithm(IMAGE, box(A), PlaNetConfig())
+    blocks = {
+        name: sum(p.numel() for p in b.parameters()) for name, b in algorithm.named_children()
+    }
+    assert blocks == {
+        "encoder": 690_144,
+        "rssm": rssm,
+        "decoder": 3_795_555,
+        "reward": 250_201,
+    }
+    adam = algorithm.optimizers()["model"]
+    assert sum(p.numel() for p in adam.params) == total
+    assert (adam.lr, adam.eps, adam.clip, adam.betas) == (1e-3, 1e-4, 1000.0, (0.9, 0.999))
+
+
+@pytest.mark.parametrize(("width", "layers", "total"), [(200, 2, 5_129_620), (100, 2, 5_076_320)])
+def test_reward_heads_of_the_text_and_of_the_first_release(
+    width: int, layers: int, total: int
+) -> None:
+    with torch.device("meta"):
+        config = PlaNetConfig(units=width, reward_layers=layers)
+        algorithm = PlaNetAlgorithm(IMAGE, box(6), config)
+    assert sum(p.numel() for p in algorithm.parameters()) == total
+
+
+def test_schedule_is_a_hundred_updates_an_episode() -> None:
+    c = PlaNetConfig()
+    schedule = UpdateSchedule(c.prefill, c.pretrain, c.update_every, c.updates)
+    assert (c.prefill, c.batch_size, c.batch_length, c.expl_amount) == (5000, 50, 50, 0.3)
+    assert schedule.due(4999, 0) == 0
+    # the first planned episode follows the first hundred updates
+    assert [schedule.due(5000 + 1000 * n, n) for n in range(4)] == [100, 200, 300, 400]
+    assert schedule.due(5500, 0) == 100  # none inside an episode
+
+
+def test_plan_of_the_paper() -> None:
+    assert PlaNetConfig().plan == PlanSpec(horizon=12, candidates=1000, elites=100, iterations=10)
+
+
+def test_deviation_and_entropy_of_a_fresh_latent() -> None:
+    latent = GaussianLatent(30)
+    mean, std = latent.parameters(torch.zeros(60))
+    assert std[0].item() == pytest.approx(0.7931471806)
+    assert latent.entropy(torch.zeros(60)).item() == pytest.approx(35.615762)
+    assert not mean.any()
+
+
+def test_divergences_of_the_sheet() -> None:
+    latent, raw = GaussianLatent(30, min_std=0.0), lambda std: math.log(math.expm1(std))
+    stats = [torch.cat([torch.full((30,), m), torch.full((30,), raw(s))]) for m, s in
+             ((0.5, 0.5), (0.0, 1.0), (1.0, 1.0))]  # fmt: skip
+    assert latent.kl(stats[0], stats[1]).item() == pytest.approx(13.2944154)
+    assert latent.kl(stats[2], stats[1]).item() == pytest.approx(15.0)
+
+
+@pytest.mark.parametrize(
+    ("kl", "mean", "gradient"),
+    [((1.0, 5.0), 1.0, (0.0, 0.5)), ((1.0, 3.0), 0.0, None), ((1.0, 9.0), 3.0, (0.0, 0.5))],
+)
+def test_free_nats_are_taken_off_each_step(
+    kl: tuple[float, float], mean: float, gradient: tuple[float, float] | None
+) -> None:
+    x = torch.tensor(kl, requires_grad=True)
+    loss = free_nats_per_step(x, 3.0).mean()
+    assert loss.item() == mean
+    if gradient is not None:  # at exactly three nats either side's is right
+        assert torch.autograd.grad(loss, x)[0].tolist() == list(gradient)
+
+
+# -- the loss ------------------------------------------------------------------------------------
+
+
+def reference_loss(a: PlaNetAlgorithm, batch: Batch, noise: NoiseSource) -> dict[str, Tensor]:
+    """The loss's parts, written for reading: one row and one step at a time."""
+    c, (B, T), normal = a.config, batch["reward"].shape, torch.distributions.Normal
+    eps = noise.normal(B, T, c.stoch)
+    state, sums = a.rssm.initial(B), dict.fromkeys(("vector", "reward", "kl"), torch.zeros(()))
+    for t in range(T):
+        embed = a.encoder({"state": batch["state"][:, t]})
+        first, action = batch["is_first"][:, t], batch["prev_action"][:, t]
+        state = a.rssm.obs_step(state, action, embed, first, eps[:, t])
+        feat = torch.cat([state.stoch, state.deter], -1)
+        mean = a.decoder.vector(feat)  # type: ignore
+        q = normal(*a.rssm.latent.parameters(state.stats))  # type: ignore
+        p = normal(*a.rssm.latent.parameters(a.rssm.prior_net(state.deter)))  # type: ignore
+        for b in range(B):
+            kl = torch.distributions.kl_divergence(q, p).sum(-1)[b]
+            parts = {
+                "vector": -normal(mean[b], c.state_std).log_prob(batch["state"][b, t]).sum(),
+                "reward": -normal(a.reward(feat)[b], 1.0).log_prob(batch["reward"][b, t]),
+                "kl": torch.clamp(kl - c.free_nats, min=0),
+            }
+            sums = {name: sums[name] + part / (B * T) for name, part in parts.items()}
+    return sums | {"model": sums["vector"] + 10 * sums["reward"] + sums["kl"]}
+
+
+def test_update_is_one_step_along_the_reference_gradient() -> None:
+    algorithm = build(free_nats=0.1)
+    reference, batch = copy.deepcopy(algorithm), random_batch(algorithm)
+    batch["is_first"][2, 3] = True
+    metrics, write_back = algorithm.update(batch, NoiseSource(7))
+    assert write_back == {}
+    losses, adam = reference_loss(reference, batch, NoiseSource(7)), reference.optimizers()["model"]
+    for name, loss in losses.items():
+        assert_close(metrics[f"loss/{name}"], loss, rtol=1e-4, atol=1e-5)
+    assert losses["kl"] > 0
+    norm = adam.step(torch.autograd.grad(losses["model"], adam.params))
+    assert_close(metrics["opt/model_grad_norm"], norm, rtol=1e-3, atol=1e-6)
+    for key, moment in algorithm.optimizers()["model"].state.items():
+        assert_close(
+            moment, adam.state[key], rtol=1e-3, atol=1e-5, msg=lambda m, k=key: f"{k}: {m}"
+        )
+
+
+def test_steps_below_the_free_nats_give_the_prior_no_gradient() -> None:
+    algorithm = build(free_nats=1e6)
+    loss, metrics = algorithm._loss(random_batch(algorithm), NoiseSource(0))
+    assert metrics["loss/kl"] == 0
+    prior = list(algorithm.rssm.prior_net.parameters())
+    assert all((grad == 0).all() for grad in torch.autograd.grad(loss, prior))
+
+
+def test_a_perfect_picture_costs_its_constant() -> None:
+    algorithm, feat = build(IMAGE), torch.zeros(1, 1, 11)
+    target = {"image": algorithm.decoder.image(feat[0])[None].detach()}  # type: ignore
+    nats = algorithm.decoder.losses(feat, target)["image"]
+    assert nats.item() == pytest.approx(11291.916696, rel=1e-6)
+
+
+def test_the_model_sees_and_predicts_the_same_noisy_picture() -> None:
+    algorithm, seen = build(IMAGE, batch_size=2, batch_length=3), []
+    batch = random_batch(algorithm, IMAGE)
+    algorithm.encoder.register_forward_hook(lambda _m, args, _o: seen.append(args[0]["image"]))
+    losses = algorithm.decoder.losses
+    algorithm.decoder.losses = lambda feat, obs: seen.append(obs["image"]) or losses(feat, obs)
+    algorithm._loss(batch, NoiseSource(0))
+    image = batch["image"].float()
+    assert seen[0] is seen[1]
+    assert ((seen[0] + 0.5) * 32 - torch.floor(image / 8)).min() >= 0
+    assert ((seen[0] + 0.5) * 32 - torch.floor(image / 8)).max() <= 1
+
+
+def test_overshooting_is_off_and_finite_when_on() -> None:
+    off, on = build(free_nats=0.0), build(free_nats=0.0, overshooting=7, overshooting_scale=0.5)
+    batch = random_batch(off)
+    batch["is_first"][:, 2] = True  # a seam
+    plain, longer = off._loss(batch, NoiseSource(0))[1], on._loss(batch, NoiseSource(0))[1]
+    assert "loss/overshooting" not in plain
+    assert longer["loss/overshooting"] > 0
+    extra = 0.5 * longer["loss/overshooting"]
+    assert_close(longer["loss/model"], plain["loss/model"] + extra)
+    for i in range(3):
+        metrics, _ = on.update(batch, NoiseSource(i))
+        assert all(torch.isfinite(value) for value in metrics.values())
+
+
+def test_overshooting_teaches_the_prior_and_leaves_the_posterior_alone() -> None:
+    algorithm = build(free_nats=0.0, overshooting=1)
+    batch = random_batch(algorithm)
+    B, T = batch["reward"].shape
+    post = algorithm.rssm.observe(
+        algorithm.rssm.initial(B),
+        batch["prev_action"],
+        algorithm.encoder(batch),
+        batch["is_first"],
+        torch.randn(B, T, 3),
+    )
+    loss = algorithm._overshooting_loss(
+        type(post)(*(x.detach() for x in post)), batch, NoiseSource(0)
+    )
+    prior = torch.autograd.grad(
+        loss, list(algorithm.rssm.prior_net.parameters()), retain_graph=True
+    )
+    assert all(grad.abs().sum() > 0 for grad in prior)
+    posterior = list(algorithm.rssm.post_net.parameters())
+    grads = torch.autograd.grad(loss, posterior, allow_unused=True)
+    assert all(grad is None for grad in grads)
+
+
+def test_the_model_learns_a_constant_world() -> None:
+    algorithm = build(model_lr=1e-2, batch_size=4, batch_length=6)
+    batch = random_batch(algorithm)
+    batch["state"], batch["reward"] = torch.ones(4, 6, 5), torch.full((4, 6), 0.7)
+    losses = [algorithm.update(batch, NoiseSource(i))[0] for i in range(120)]
+    assert losses[-1]["loss/reward"].item() == pytest.approx(0.9189385332, abs=0.02)
+    assert losses[-1]["loss/vector"] < losses[0]["loss/vector"] - 10
+
+
+def test_bf16_computes_close_to_fp32_and_keeps_states_and_losses_float32() -> None:
+    half, full = build(precision="bf16"), build()
+    batch = random_batch(full)
+    a, _ = half.update(batch, NoiseSource(0))
+    b, _ = full.update(batch, NoiseSource(0))
+    assert a["loss/model"].dtype is torch.float32
+    assert a["loss/model"] != b["loss/model"]
+    assert_close(a["loss/model"], b["loss/model"], rtol=0.05, atol=0.05)
+    assert all(p.dtype is torch.float32 for p in half.parameters())
+
+
+# -- acting --------------------------------------------------------------------------------------
+
+
+def test_satisfies_the_protocol() -> None:
+    algorithm = build()
+    assert isinstance(algorithm, Algorithm)
+    for name, value in algorithm.initial(3).items():
+        assert value.shape == (3, *algorithm.carry_spec[name].shape)
+        assert not value.any()
+
+
+def test_shapes_of_a_decision_at_paper_settings() -> None:
+    algorithm = PlaNetAlgorithm(STATE, box(6), PlaNetConfig())
+    shapes = {k: s.shape for k, s in drawn(algorithm.noise_spec, algorithm.plan_spec).items()}
+    assert shapes == {
+        "latent": (30,),
+        "plan": (10, 1000, 12, 6),
+        "score": (10, 1000, 12, 30),
+    }
+    assert {k: s.shape for k, s in algorithm.carry_spec.items()} == {
+        "deter": (200,),
+        "stoch": (30,),
+        "prev_action": (6,),
+    }
+
+
+def test_returns_are_the_sums_of_imagined_rewards() -> None:
+    algorithm = build()
+    carry = {k: torch.randn_like(v) for k, v in algorithm.initial(2).items()}
+    actions, noise = torch.rand(2, 5, 4, 2) * 2 - 1, {"score": torch.randn(2, 5, 4, 3)}
+    returns = rollout_returns(algorithm, carry, actions, noise)
+    for b in range(2):
+        for j in range(5):
+            state, total = {k: v[b : b + 1] for k, v in carry.items()}, 0.0
+            for t in range(4):
+                eps = {"score": noise["score"][b : b + 1, j, t]}
+                state, reward = algorithm.imagine(state, actions[b : b + 1, j, t], eps)
+                feat = torch.cat([state["stoch"], state["deter"]], -1)
+                assert torch.equal(reward, algorithm.reward(feat))
+                total += reward.item()
+            assert returns[b, j].item() == pytest.approx(total, abs=1e-5)
+
+
+def test_first_step_of_an_episode_forgets_everything() -> None:
+    algorithm = build()
+    noise, obs = random_noise(algorithm, 4), acting(STATE, is_first=True)
+    used = {k: torch.randn_like(v) for k, v in algorithm.initial(4).items()}
+    after, action = algorithm.step(used, obs, noise, NO)
+    fresh, expected = algorithm.step(algorithm.initial(4), obs, noise, NO)
+    assert torch.equal(action, expected)
+    assert all(torch.equal(after[k], fresh[k]) for k in fresh)
+
+
+@pytest.mark.parametrize("dynamics", ["rssm", "stochastic", "deterministic"])
+def test_a_batch_plans_as_its_rows(dynamics: str) -> None:
+    algorithm = build(dynamics=dynamics)
+    noise, obs = random_noise(algorithm, 4), acting(STATE)
+    obs["is_first"][2] = True
+    carry = {k: torch.randn_like(v) for k, v in algorithm.initial(4).items()}
+    together, action = algorithm.step(carry, obs, noise, NO)
+    for i in range(4):
+        row = slice(i, i + 1)
+        parts = [{k: v[row] for k, v in part.items()} for part in (carry, obs, noise)]
+        alone, one = algorithm.step(*parts, NO[row])
+        assert_close(one, action[row], atol=1e-5, rtol=0)
+        for k in alone:
+            assert_close(alone[k], together[k][row], atol=1e-5, rtol=0)
+
+
+def test_an_action_is_planned_and_fed_back_whatever_deterministic_says() -> None:
+    algorithm, obs = build(), acting(STATE)
+    noise = random_noise(algorithm, 4)
+    carry, action = algorithm.step(algorithm.initial(4), obs, noise, NO)
+    _, same = algorithm.step(algorithm.initial(4), obs, noise, YES)
+    assert torch.equal(action, same)
+    assert torch.equal(carry["prev_action"], action)
+    assert (action.abs() <= 1).all()
+    assert not torch.equal(action, torch.zeros_like(action))
+
+
+def test_without_iterations_the_action_is_zero() -> None:
+    algorithm = build(iterations=0)
+    _, action = algorithm.step(algorithm.initial(4), acting(STATE), random_noise(algorithm, 4), NO)
+    assert not action.any()
+
+
+def test_exploring_adds_clipped_noise_and_remembers_the_result() -> None:
+    algorithm = build()
+    carry = algorithm.initial(2) | {"prev_action": torch.tensor([[0.5, 0.9], [0.0, -0.9]])}
+    noise = {"explore": torch.tensor([[1.0, 1.0], [-0.5, -2.0]])}
+    explored, action = algorithm.explore(carry, noise, 10**9)
+    assert_close(action, torch.tensor([[0.8, 1.0], [-0.15, -1.0]]))
+    assert_close(explored["prev_action"], action)
+    assert explored["deter"] is carry["deter"]
+
+
+def test_acting_filters_as_learning_does() -> None:
+    algorithm = build()
+    batch, T = random_batch(algorithm), algorithm.config.batch_length
+    batch["is_first"][:, 0] = True
+    eps, embeds = torch.randn(4, T, 3), algorithm.encoder(batch)
+    start = algorithm.rssm.initial(4)
+    post = algorithm.rssm.observe(start, batch["prev_action"], embeds, batch["is_first"], eps)
+    carry = algorithm.initial(4)
+    for t in range(T):
+        obs = {"state": batch["state"][:, t], "is_first": batch["is_first"][:, t]}
+        carry["prev_action"] = batch["prev_action"][:, t]
+        carry = algorithm.observe(carry, obs, {"latent": eps[:, t]})
+        assert_close(carry["deter"], post.deter[:, t])
+        assert_close(carry["stoch"], post.stoch[:, t])
+
+
+# -- every kind of world, and serving ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dynamics", ["rssm", "stochastic", "deterministic"])
+@pytest.mark.parametrize(
+    ("obs", "action", "parts"),
+    [(STATE, box(1), {"loss/vector"}), (BOTH, box(2), {"loss/vector", "loss/image"})],
+    ids=["state", "both"],
+)
+def test_constructs_acts_and_learns(
+    obs: Mapping[str, ObsSpec], action: ActionSpec, parts: set[str], dynamics: str
+) -> None:
+    algorithm = build(obs, action, dynamics=dynamics, batch_size=2, batch_length=4)
+    noise = random_noise(algorithm, 4)
+    carry, act = algorithm.step(algorithm.initial(4), acting(obs), noise, NO)
+    carry, act = algorithm.explore(carry, noise, 0)
+    assert act.shape == (4, *action.shape)
+    for i in range(2):
+        metrics, _ = algorithm.update(random_batch(algorithm, obs), NoiseSource(i))
+    reported = {name for name in metrics if name.startswith("loss/")}
+    assert reported == {"loss/model", "loss/reward", "loss/kl"} | parts
+    for name, value in metrics.items():
+        assert value.shape == (), name
+        assert torch.isfinite(value), name
+        assert not value.requires_grad, name
+
+
+@pytest.mark.parametrize(
+    ("obs", "dynamics"),
+    [(BOTH, "rssm"), (STATE, "stochastic"), (STATE, "deterministic")],
+    ids=["pixels", "stochastic", "deterministic"],
+)
+def test_exported_policy_plans_as_torch_does(
+    obs: Mapping[str, ObsSpec], dynamics: str, tmp_path: Path
+) -> None:
+    algorithm = build(obs, dynamics=dynamics).eval()
+    spec = policy_spec(algorithm, obs)
+    folder = export(algorithm, spec, tmp_path / "bundle", golden_steps=3)
+    assert verify(folder, provider="cpu").steps == 3
+    ours = Policy(TorchStep(algorithm), spec)
+    theirs = load_policy(folder, provider="cpu")
+    for t in range(3):
+        seen = {k: v[0].numpy() for k, v in random_obs(obs, 1).items()}
+        np.testing.assert_allclose(theirs.act(seen), ours.act(seen), atol=1e-5, err_msg=str(t))
+
+
+class Known(PlaNetAlgorithm):
+    """Rewards by a formula, so that whoever asks gets the very same numbers."""
+
+    def imagine(self, carry: Carry, action: Tensor, noise: Noise) -> tuple[Carry, Tensor]:
+        return carry, action[:, 0] ** 3 - 0.3 * action[:, 1] ** 2
+
+
+def test_given_the_same_returns_torch_and_the_runtime_plan_the_same() -> None:
+    config = configure(PlaNetConfig, TINY, {"candidates": 300, "elites": 30, "iterations": 6})
+    torch.manual_seed(0)
+    algorithm = Known(STATE, box(), config)
+    spec = policy_spec(algorithm, STATE)
+
+    def observe(carry: Arrays, obs: Arrays, noise: Arrays) -> Arrays:
+        with torch.no_grad():
+            return arrays(algorithm.observe(tensors(carry), tensors(obs), tensors(noise)))
+
+    served = Policy(PlanStep(observe, Rollouts(TorchImagine(algorithm)), spec), spec)
+    trained = Policy(TorchStep(algorithm), spec)
+    for row in np.random.default_rng(0).standard_normal((4, 5), np.float32):
+        action = served.act(row)
+        np.testing.assert_allclose(action, trained.act(row), atol=1e-5)
+        np.testing.assert_allclose(action, [1, 0], atol=0.2)
+
+
+def test_the_open_loop_reconstructs_then_imagines() -> None:
+    algorithm = build(BOTH, batch_size=2, batch_length=6)
+    batch = random_batch(algorithm, BOTH)
+    shown = algorithm.open_loop(batch, NoiseSource(0), context=3)
+    assert {k: tuple(v.shape) for k, v in shown.items()} == {
+        "image": (2, 6, 64, 64, 3),
+        "depth": (2, 6, 64, 64, 1),
+        "state": (2, 6, 5),
+    }
+    assert 0 <= shown["image"].min() <= shown["image"].max() <= 1
+    changed = {**batch, **{k: torch.zeros_like(batch[k]) for k in BOTH}}
+    for k in BOTH:
+        changed[k][:, :3] = batch[k][:, :3]
+    same = algorithm.open_loop(changed, NoiseSource(0), context=3)
+    assert torch.equal(shown["state"], same["state"])  # what came later is not looked at
+
+
+# -- settings ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("preset", sorted(PlaNet.presets))
+def test_presets_are_settings(preset: str) -> None:
+    config = configure(PlaNetConfig, PlaNet.presets[preset])
+    assert config.update_every == 0
+    assert config.plan.candidates >= config.plan.elites
+
+
+@pytest.mark.parametrize(
+    ("env", "repeat"),
+    [
+        ("dmc:cartpole-swingup?obs=state", 8),
+        ("dmc:cup-catch?obs=state", 4),
+        ("dmc:walker-walk?obs=state", 2),
+        ("dmc:hopper-hop?obs=state", 2),
+        ("dmc:cartpole-swingup?obs=state&repeat=3", 3),
+        ("gym:Pendulum-v1", 1),
+    ],
+)
+def test_the_task_decides_the_action_repeat(env: str, repeat: int) -> None:
+    agent = PlaNet(env, preset="debug", device="cpu")
+    if "repeat=" in env:
+        assert f"repeat={repeat}" in agent.env
+    else:
+        assert agent.config.repeat == repeat
+    if env.startswith("dmc"):
+        assert f"repeat={repeat}" in agent.env
+
+
+def test_a_repeat_of_the_users_own_wins() -> None:
+    agent = PlaNet("dmc:cartpole-swingup?obs=state", preset="debug", device="cpu", repeat=5)
+    assert "repeat=5" in agent.env
+
+
+def test_default_preset_follows_the_observations() -> None:
+    assert PlaNet.default_preset("dmc", BOTH) == "dmc_vision"
+    assert PlaNet.default_preset("dmc", STATE) == "dmc_state"
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"candidates": 0}, "candidates is 0, expected at least 1"),
+        ({"elites": 2000}, "keeps 2000 elites of 1000 candidates"),
+        ({"horizon": 0}, "horizon is 0"),
+        ({"iterations": -1}, "iterations is -1, expected at least 0"),
+        ({"dynamics": "rsm"}, "dynamics='rsm' is not known; did you mean \"rssm\""),
+        ({"image_bits": 9}, "image_bits=9 has to be from 1 to 8"),
+        ({"overshooting": 50}, "overshooting=50 has to be at least 0 and below the batch_length"),
+    ],
+)
+def test_senseless_settings_are_refused(fields: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        PlaNetConfig(**fields)
+
+
+def test_discrete_actions_are_refused_with_an_agent_that_takes_them() -> None:
+    with pytest.raises(SpaceError, match="use an agent with a policy network, such as Dreamer"):
+        PlaNet("gym:CartPole-v1", preset="debug", device="cpu")
