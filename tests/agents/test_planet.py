@@ -21,10 +21,12 @@ from agentzoo.planning import rollout_returns
 from agentzoo.training import UpdateSchedule
 from runtime import load_policy, verify
 from runtime.errors import ConfigError, SpaceError
+from runtime.evaluation import evaluate_random
 from runtime.noise import draw, drawn
 from runtime.planner import PlanStep, Rollouts
 from runtime.policy import Policy
 from runtime.spec import ActionSpec, Arrays, ObsSpec, PlanSpec, PolicySpec
+from tests.agents.worlds import Steer
 
 IMAGE = {"image": ObsSpec(kind="image", shape=(64, 64, 3), source=(64, 64, 3))}
 STATE = {"state": ObsSpec(kind="vector", shape=(5,), source=(5,))}
@@ -566,3 +568,19 @@ def test_senseless_settings_are_refused(fields: dict, message: str) -> None:
 def test_discrete_actions_are_refused_with_an_agent_that_takes_them() -> None:
     with pytest.raises(SpaceError, match="use an agent with a policy network, such as Dreamer"):
         PlaNet("gym:CartPole-v1", preset="debug", device="cpu")
+
+
+# -- learning ------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_planet_steers(tmp_path: Path) -> None:
+    env = Steer()
+    planner = {"horizon": 6, "candidates": 100, "elites": 10, "iterations": 3}
+    agent = PlaNet(env, preset="cpu", device="cpu", seed=0, total_steps=2_000, prefill=800,
+                   updates=20, state_std=0.1, **planner)  # fmt: skip
+    agent.learn(run=tmp_path, progress=False)
+    ours = agent.evaluate(env, episodes=10, seed=100)
+    random = evaluate_random(env, episodes=10, seed=100)
+    assert ours.interval[0] > random.interval[1] + 5
+    assert ours.mean > 34  # a perfect policy has about 38 of 40

@@ -97,5 +97,7 @@ def test_latents_are_written_back_to_all_rows_but_the_context(tmp_path):
 
 
 def test_more_latents_than_memory_holds_are_refused(tmp_path):
+    column = {"deter": ColumnSpec(shape=(10**8,), mutable=True)}
+    replay = ReplayBuffer(tmp_path, OBS, ACTION, column, capacity=10**5)
     with pytest.raises(ReplayError, match=r"keeps deter in memory: .* set replay_rows lower, or"):
-        buffer(tmp_path, capacity=10**15).require_space(10**15)
+        replay.require_space(10**5)
