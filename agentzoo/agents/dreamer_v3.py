@@ -295,7 +295,7 @@ class DreamerV3Algorithm(nn.Module):
     def _model_losses(
         self, prev: State, rows: Batch, noise: NoiseSource
     ) -> tuple[State, Tensor, dict[str, Tensor], Metrics]:
-        """The paper's prediction, dynamics and representation losses (equations 2 and 3)."""
+        """The paper's prediction, dynamics and representation losses."""
         c, (B, T) = self.config, rows["reward"].shape
         # Infer states
         eps = noise.uniform(B, T, *self.latent.noise_shape)
@@ -325,7 +325,7 @@ class DreamerV3Algorithm(nn.Module):
     def _behavior_losses(
         self, post: State, noise: NoiseSource
     ) -> tuple[dict[str, Tensor], Tensor, Metrics]:
-        """Actor and critic objectives on imagined returns (equations 4 to 7).
+        """Actor and critic objectives on imagined returns.
 
         Returns:
             The losses "policy" and "value" (B, K), the imagined returns of the K rows imagined

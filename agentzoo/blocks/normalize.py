@@ -28,7 +28,7 @@ class PercentileScale(nn.Module):
         decay: of the averages.
         limit: smallest scale, so that small returns are not blown up.
 
-    Source: Hafner et al. 2025 (arXiv:2301.04104v2), equation 7; danijar/dreamerv3
+    Source: Hafner et al. 2025 (arXiv:2301.04104v2), actor learning; danijar/dreamerv3
     embodied/jax/utils.py:Normalize.
     """
 

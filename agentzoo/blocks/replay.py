@@ -256,14 +256,6 @@ class ReplayBuffer:
             ReplayError: saying how many bytes are needed and free.
         """
         rows = min(rows, self.capacity * len(self.streams))
-        row = sum(np.dtype(c.dtype).itemsize * int(np.prod(c.shape)) for c in self.mutable.values())
-        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        if rows * row > memory:
-            raise ReplayError(
-                f"replay keeps {', '.join(self.mutable)} in memory: {rows * row / 1e9:.1f} GB for "
-                f"{rows:,} rows of {row:,} bytes, but this machine has {memory / 1e9:.1f} GB; "
-                "set replay_rows lower, or a smaller model"
-            )
         need = rows * self.dtype.itemsize
         free = shutil.disk_usage(self.folder).free
         if need > free:
@@ -271,6 +263,14 @@ class ReplayBuffer:
                 f"replay needs {need / 1e9:.1f} GB in {self.folder} for {rows:,} rows of "
                 f"{self.dtype.itemsize:,} bytes, but {free / 1e9:.1f} GB are free; "
                 "set replay_rows lower, or put the run on a larger disk"
+            )
+        row = sum(np.dtype(c.dtype).itemsize * int(np.prod(c.shape)) for c in self.mutable.values())
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        if rows * row > memory:
+            raise ReplayError(
+                f"replay keeps {', '.join(self.mutable)} in memory: {rows * row / 1e9:.1f} GB for "
+                f"{rows:,} rows of {row:,} bytes, but this machine has {memory / 1e9:.1f} GB; "
+                "set replay_rows lower, or a smaller model"
             )
 
     def add(self, env: int, row: Mapping[str, np.ndarray]) -> None:
