@@ -8,6 +8,7 @@ from dataclasses import asdict
 from datetime import datetime
 from importlib import import_module
 from importlib.metadata import version
+from itertools import chain, count
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -532,7 +533,9 @@ def new_run_folder(agent: str, env: str) -> Path:
     """A folder of its own under runs/: agent, task and the time."""
     task = re.sub(r"[^a-z0-9]+", "-", env.partition("?")[0].lower()).strip("-") or "environment"
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-    return Path("runs") / f"{agent.lower()}-{task}-{stamp}"
+    folder = Path("runs") / f"{agent.lower()}-{task}-{stamp}"
+    twins = (folder.with_name(f"{folder.name}-{number}") for number in count(2))
+    return next(path for path in chain([folder], twins) if not path.exists())
 
 
 def tuples(fields: Mapping[str, Any]) -> dict[str, Any]:

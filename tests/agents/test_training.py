@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from agentzoo.agent import Agent
+from agentzoo.agent import Agent, new_run_folder
 from agentzoo.callbacks import Callback, StopOnReturn
 from agentzoo.checkpoint import Counters, newest, whole
 from agentzoo.logger import read_metrics
@@ -99,6 +99,17 @@ def test_finished_run_says_so_and_a_larger_total_extends_it(tmp_path: Path, caps
     assert counters(tmp_path).env_step == 1_000
     steps = [line["env_step"] for line in read_metrics(tmp_path)]
     assert steps == sorted(steps)
+
+
+def test_runs_begun_in_the_same_second_have_folders_of_their_own(tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folders = set()
+    for _ in range(3):
+        folder = new_run_folder("Toy", "gym:Pendulum-v1?repeat=1")
+        assert folder.name.startswith("toy-gym-pendulum-v1-")
+        folder.mkdir(parents=True)
+        folders.add(folder)
+    assert len(folders) == 3
 
 
 def test_other_settings_are_listed(tmp_path: Path):
