@@ -66,7 +66,7 @@ def test_sb3_evaluates_agent_and_exported_policy(world):
             policy, venv, n_eval_episodes=3, return_episode_rewards=True, warn=False
         )
         assert lengths == [40, 40, 40]
-        assert all(-40 < reward < 40 for reward in rewards)
+        assert all(-80 < reward < 40 for reward in rewards)
 
 
 def test_batched_prediction_is_each_row_alone_and_a_reset_touches_one(world):

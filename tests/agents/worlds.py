@@ -36,7 +36,8 @@ class Steer(gym.Env[dict[str, np.ndarray], np.ndarray]):
             "discrete": lambda: 0.2 * float(action),
             "multidiscrete": lambda: 0.2 * float(action[0] - 1) * float(action[1]),
         }[self.actions]()
-        self.point = float(np.clip(self.point + velocity, -1, 1))
+        # walls far from the marks: at a wall actions stop to matter, and their gradient is zero
+        self.point = float(np.clip(self.point + velocity, -2, 2))
         self.t += 1
         reward = 1 - abs(self.point - self.mark)
         return self._observe(), reward, False, self.t >= 40, {}
@@ -46,7 +47,7 @@ class Steer(gym.Env[dict[str, np.ndarray], np.ndarray]):
         if "image" in self.observation_space.spaces:
             frame = np.zeros((64, 64, 3), np.uint8)
             for channel, x in enumerate((self.point, self.mark)):
-                left = round((x + 1) * 28)
+                left = round((x + 2) * 14)
                 frame[:, left : left + 8, channel] = 255
             obs["image"] = frame
         return obs
