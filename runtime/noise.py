@@ -8,7 +8,7 @@ whoever else draws, in whatever order, changes nothing.
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 
@@ -61,8 +61,10 @@ def draw(specs: Mapping[str, NoiseSpec], address: Array | Sequence[Sequence[int]
     rows = cast("list[tuple[int, int, int]]", np.asarray(address).tolist())
     noise: Arrays = {}
     for tensor, (name, spec) in enumerate(specs.items()):
-        tensors = [fill(_scratch.at(*row, tensor), spec) for row in rows]
-        noise[name] = tensors[0][None] if len(tensors) == 1 else np.stack(tensors)
+        if len(rows) == 1:  # a decision's own case: nothing to copy
+            noise[name] = fill(_scratch.at(*rows[0], tensor), spec)[None]
+        else:
+            noise[name] = np.stack([fill(_scratch.at(*row, tensor), spec) for row in rows])
     return noise
 
 
@@ -73,20 +75,20 @@ class _Scratch(threading.local):
         self.bits = np.random.Philox(key=0)
         self.rng = np.random.Generator(self.bits)
         self.key, self.counter = np.zeros(2, np.uint64), np.zeros(4, np.uint64)
-        self.buffer = np.zeros(4, np.uint64)
+        self.state: Any = {  # read, never written, by the generator
+            "bit_generator": "Philox",
+            "state": {"counter": self.counter, "key": self.key},
+            "buffer": np.zeros(4, np.uint64),
+            "buffer_pos": 4,  # used up: the next number opens a fresh block
+            "has_uint32": 0,
+            "uinteger": 0,
+        }
 
     def at(self, seed: int, row: int, step: int, tensor: int) -> np.random.Generator:
         """The same numbers as `generator` at that address."""
         self.key[0], self.key[1] = seed & MASK, row & MASK
         self.counter[1], self.counter[2] = step & MASK, tensor
-        self.bits.state = {  # copied, so that our counter stays where it was put
-            "bit_generator": "Philox",
-            "state": {"counter": self.counter, "key": self.key},
-            "buffer": self.buffer,
-            "buffer_pos": 4,  # used up: the next number opens a fresh block
-            "has_uint32": 0,
-            "uinteger": 0,
-        }
+        self.bits.state = self.state
         return self.rng
 
 

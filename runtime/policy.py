@@ -19,6 +19,7 @@ from .spec import Array, Arrays, PolicySpec
 
 SEEDS = 1 << 63  # seeds fit a signed 64-bit address
 NEXT_STEP = np.array([0, 0, 1])  # (seed, row, step)
+ONE = {flag: np.array([flag]) for flag in (False, True)}  # a batch of one, made once
 
 
 class Step(Protocol):
@@ -149,7 +150,11 @@ class Policy:
         Raises:
             ObservationError: if the observation is not what the spec says.
         """
-        return self.together([self], [obs], deterministic=deterministic)[0]
+        encoded = encode(self.spec.obs, obs, batched=False)
+        first, mode = ONE[self._is_first], ONE[self._mode(deterministic)]
+        actions, self._state = self._advance(encoded, first, self._state, mode)
+        self._is_first = False
+        return actions[0]
 
     def predict(
         self,
@@ -238,7 +243,8 @@ class Policy:
         self, obs: Arrays, is_first: Array, state: State, deterministic: Array
     ) -> tuple[Array, State]:
         noise = draw(self._noise, state.address)
-        carry, action = self.step(state.carry, {**obs, "is_first": is_first}, noise, deterministic)
+        obs["is_first"] = is_first
+        carry, action = self.step(state.carry, obs, noise, deterministic)
         expected = (len(is_first), *self.spec.action.shape)
         assert action.shape == expected, (action.shape, expected)
         action = action.astype(self.spec.action.dtype, copy=False)
