@@ -33,6 +33,7 @@ from .checkpoint import Counters, read_tensors, write_tensors
 from .collection import noise_for_step
 from .config import AgentConfig, configure, to_json
 from .logger import Logger, ProgressBar
+from .memory import keep_freed_memory
 from .training import Training, require_environment
 
 FORMAT = 1
@@ -82,6 +83,8 @@ class Agent:
         **overrides: object,
     ) -> None:
         self.device = find_device(device)
+        if self.device.type == "cpu":
+            keep_freed_memory()  # before the first tensor
         self.seed = secrets.randbits(31) if seed is None else seed
         self._seed_given = seed is not None
         self.run: Path | None = None

@@ -11,6 +11,7 @@ import torch
 from agentzoo.agents.dreamer import Dreamer, DreamerAlgorithm, DreamerConfig
 from agentzoo.collection import noise_for_step
 from agentzoo.config import configure
+from agentzoo.memory import keep_freed_memory
 from runtime.spec import ActionSpec, ObsSpec, PolicySpec
 
 STATE_SIZE, ACTION_SIZE = 24, 6  # walker-walk's, joined
@@ -26,7 +27,8 @@ def box(size: int) -> ActionSpec:
 
 
 def untrained(preset: str, obs: Mapping[str, ObsSpec], action: ActionSpec) -> DreamerAlgorithm:
-    """A Dreamer of that preset with the weights of seed 0."""
+    """A Dreamer of that preset with the weights of seed 0, in a process set up as an agent's is."""
+    keep_freed_memory()
     config = configure(DreamerConfig, Dreamer.presets[preset], name="Dreamer")
     torch.manual_seed(0)
     return DreamerAlgorithm(obs, action, config)
