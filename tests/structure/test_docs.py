@@ -19,8 +19,18 @@ def test_links_lead_to_files(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_python_snippets_parse(page: Path) -> None:
-    for snippet in re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.S):
+    text = page.read_text(encoding="utf-8")
+    snippets = re.findall(r"```python\n(.*?)```", text, re.S)
+    assert len(snippets) == text.count("```python"), "a snippet is not closed"
+    assert [error for error in map(_syntax_error, snippets) if error] == []
+
+
+def _syntax_error(snippet: str) -> str:
+    try:
         ast.parse(snippet)
+    except SyntaxError as error:
+        return f"{error}: {error.text}"
+    return ""
 
 
 def test_every_page_is_in_the_index() -> None:
