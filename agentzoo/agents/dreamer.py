@@ -219,7 +219,7 @@ class DreamerAlgorithm(nn.Module):
         start, alive = self._starts(post, batch["is_terminal"], noise)
         with self._autocast():
             actor_loss, value_loss, imagined = self._behavior_losses(start, alive, noise)
-        grads["actor"] = self._grad("actor", actor_loss, retain_graph=True)
+        grads["actor"] = self._grad("actor", actor_loss)
         grads["value"] = self._grad("value", value_loss)
         for name, group in grads.items():
             metrics[f"opt/{name}_grad_norm"] = self._optimizers[name].step(group)
@@ -305,23 +305,24 @@ class DreamerAlgorithm(nn.Module):
             noise.normal(N, c.horizon, *self.rssm.latent.noise_shape),
             self._action_noise(noise, N, c.horizon, self.action.size),
         )
-        feat = imagined.feat[:, 1:].contiguous()
-        # Predict rewards, values and discounts
-        reward, value = self.reward(feat), self.value(feat)
+        first, *feats = imagined.feats
+        # Predict rewards, values and discounts; of the last state only its value is needed
+        reward = self.reward.along_input(feats[:-1])
+        value, learned_value = self.value.along_both(feats)
         if self.cont is None:
             discount = torch.full_like(reward, c.discount)
         else:
-            discount = torch.sigmoid(self.cont(feat))
+            discount = torch.sigmoid(self.cont.along_input(feats[:-1]))
         # Compute value estimates; a value includes the reward of arriving at its own state
-        ret = lambda_return(reward[:, :-1], discount[:, :-1], value[:, 1:], c.lam)
+        ret = lambda_return(reward, discount, value[:, 1:], c.lam)
         with torch.no_grad():
-            weight = torch.cat([alive, discount[:, :-2]], 1).cumprod(1)
+            weight = torch.cat([alive, discount[:, :-1]], 1).cumprod(1)
         # Update the actor, then the value
         actor_loss = -(weight * ret).mean()
         if c.actor_entropy:
             # keeps tanh away from saturation, where the return has no gradient to leave it by
             actor_loss = actor_loss - c.actor_entropy * torch.stack(entropy).mean()
-        value_loss = (weight * self.value.loss(value[:, :-1], ret.detach())).mean()
+        value_loss = (weight * self.value.loss(learned_value[:, :-1], ret.detach())).mean()
         metrics = {
             "loss/actor": actor_loss,
             "loss/value": value_loss,
@@ -329,7 +330,7 @@ class DreamerAlgorithm(nn.Module):
             "imag/value": value.mean(),
             "imag/ret": ret.mean(),
             "imag/discount": discount.mean(),
-            "actor/entropy": self._entropy(imagined.feat[:ENTROPY_STATES, 0], noise),
+            "actor/entropy": self._entropy(first[:ENTROPY_STATES], noise),
         }
         return actor_loss, value_loss, metrics
 
@@ -346,10 +347,9 @@ class DreamerAlgorithm(nn.Module):
         prefixes = GROUPS[name]
         return {k: p for k, p in self.named_parameters() if k.split(".")[0] in prefixes}
 
-    def _grad(self, name: str, loss: Tensor, *, retain_graph: bool = False) -> tuple[Tensor, ...]:
+    def _grad(self, name: str, loss: Tensor) -> tuple[Tensor, ...]:
         # gradients of one group only: nothing else is computed, so nothing has to be frozen
-        params = self._optimizers[name].params
-        return torch.autograd.grad(loss, params, retain_graph=retain_graph)
+        return torch.autograd.grad(loss, self._optimizers[name].params)
 
     def optimizers(self) -> Mapping[str, Adam]:
         """The three Adams by name: model, actor, value."""

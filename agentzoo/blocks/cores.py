@@ -6,7 +6,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .layers import MLP, Activation, BlockLinear, Recurrent, RMSNorm, SharedBlockLinear, SplitLinear
+from .layers import (
+    MLP,
+    Activation,
+    BlockLinear,
+    Recurrent,
+    RMSNorm,
+    SharedBlockLinear,
+    SplitLinear,
+    elu_,
+)
 
 
 class Core(Protocol):
@@ -44,7 +53,7 @@ class GRUCore(nn.Module):
     """
 
     def __init__(
-        self, stoch: int, action: int, hidden: int, deter: int, *, act: Activation = F.elu
+        self, stoch: int, action: int, hidden: int, deter: int, *, act: Activation = elu_
     ) -> None:
         super().__init__()
         self.size = deter

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from . import slopes
 from .distributions import (
     gumbel,
     normal_nll,
@@ -16,7 +17,7 @@ from .distributions import (
     tanh_normal_log_prob,
     top2_margin,
 )
-from .layers import MLP, Activation, first_products
+from .layers import MLP, Activation, elu_, first_products
 
 
 class Head(Protocol):
@@ -49,13 +50,21 @@ class NormalHead(nn.Module):
         act: activation.
     """
 
-    def __init__(self, inputs: int, units: int, layers: int, *, act: Activation = F.elu) -> None:
+    def __init__(self, inputs: int, units: int, layers: int, *, act: Activation = elu_) -> None:
         super().__init__()
         self.net = MLP(inputs, units, layers, 1, act=act)
 
     def forward(self, feat: Tensor) -> Tensor:
         """The mean, which is also the mode: (..., F) -> (...)."""
         return self.net(feat).squeeze(-1).float()
+
+    def along_input(self, feats: Sequence[Tensor]) -> Tensor:
+        """The mean, differentiable in the features alone: T steps (N, F) -> (N, T)."""
+        return slopes.along_input(self.net, feats)
+
+    def along_both(self, feats: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """The mean twice, (N, T): differentiable in the features alone, in the weights alone."""
+        return slopes.along_both(self.net, feats)
 
     def loss(self, mean: Tensor, target: Tensor) -> Tensor:
         """Negative log-likelihood in nats, constant included: (...) and (...) -> (...)."""
@@ -79,7 +88,7 @@ class BernoulliHead(nn.Module):
         units: int,
         layers: int,
         *,
-        act: Activation = F.elu,
+        act: Activation = elu_,
         norm: Callable[[int], nn.Module] | None = None,
     ) -> None:
         super().__init__()
@@ -92,6 +101,10 @@ class BernoulliHead(nn.Module):
     def rest(self, first: Tensor) -> Tensor:
         """The logit from the network's first product: (..., units) -> (...)."""
         return self.net.rest(first).squeeze(-1).float()
+
+    def along_input(self, feats: Sequence[Tensor]) -> Tensor:
+        """The logit, differentiable in the features alone: T steps (N, F) -> (N, T)."""
+        return slopes.along_input(self.net, feats)
 
     def loss(self, logit: Tensor, target: Tensor) -> Tensor:
         """Negative log-likelihood in nats of a target in [0, 1]: (...) and (...) -> (...)."""
@@ -171,7 +184,7 @@ class TanhNormalActor(nn.Module):
         mean_scale: float = 5.0,
         min_std: float = 1e-4,
         samples: int = 100,
-        act: Activation = F.elu,
+        act: Activation = elu_,
     ) -> None:
         super().__init__()
         self.noise_shape = (samples, action)
@@ -244,7 +257,7 @@ class OneHotActor(nn.Module):
         units: int,
         layers: int,
         *,
-        act: Activation = F.elu,
+        act: Activation = elu_,
     ) -> None:
         super().__init__()
         self.nvec = list(nvec)

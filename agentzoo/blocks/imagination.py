@@ -13,12 +13,22 @@ class Imagined(NamedTuple):
     """A batch of imagined trajectories: feat[:, t] --action[:, t]--> feat[:, t+1].
 
     Attributes:
-        feat: (N, H+1, F), the start states' first.
-        action: (N, H, A) in model units.
+        feats: H+1 steps (N, F), the start states' first.
+        actions: H steps (N, A) in model units.
     """
 
-    feat: Tensor
-    action: Tensor
+    feats: list[Tensor]
+    actions: list[Tensor]
+
+    @property
+    def feat(self) -> Tensor:
+        """All features in one tensor: (N, H+1, F)."""
+        return torch.stack(self.feats, 1)
+
+    @property
+    def action(self) -> Tensor:
+        """All actions in one tensor: (N, H, A)."""
+        return torch.stack(self.actions, 1)
 
 
 def imagine(
@@ -45,4 +55,4 @@ def imagine(
         actions.append(policy(feats[-1], xi))
         state = dynamics.img_step(state, actions[-1], eps)
         feats.append(dynamics.feat(state))
-    return Imagined(torch.stack(feats, 1), torch.stack(actions, 1))
+    return Imagined(feats, actions)

@@ -11,6 +11,15 @@ from torch import Tensor, nn
 Activation = Callable[[Tensor], Tensor]
 
 
+def elu_(x: Tensor) -> Tensor:
+    """ELU in place of its input, for a layer's product that nothing else reads: (...) -> (...).
+
+    Its gradient needs the result alone, so a layer keeps one wide tensor for the backward pass
+    where the product and its activation would be two.
+    """
+    return F.elu(x, inplace=True)
+
+
 class SplitLinear(nn.Module):
     """A linear map of two joined inputs, whose halves can be applied at different times.
 
@@ -160,7 +169,7 @@ class MLP(nn.Module):
         outputs: int | None = None,
         *,
         early: int = 0,
-        act: Activation = F.elu,
+        act: Activation = elu_,
         norm: Callable[[int], nn.Module] | None = None,
     ) -> None:
         super().__init__()
@@ -182,7 +191,7 @@ class MLP(nn.Module):
         return self.rest(self.first(x, *projected))
 
     def rest(self, x: Tensor) -> Tensor:
-        """What follows the first layer's product: (..., units) -> (..., size)."""
+        """What follows the first product, which it may overwrite: (..., units) -> (..., size)."""
         x = self.act(self.norms[0](x))
         for layer, norm in zip(self.hidden, self.norms[1:], strict=True):
             x = self.act(norm(layer(x)))

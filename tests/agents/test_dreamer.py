@@ -134,8 +134,21 @@ class MetaNoise(NoiseSource):
     uniform = normal
 
 
+def watch(
+    patch: pytest.MonkeyPatch, head: nn.Module, name: str, seen: dict[str, list[tuple[int, ...]]]
+) -> None:
+    """Note the shapes of what the head's method is given."""
+    method = getattr(head, name)
+
+    def noted(feats: list[Tensor]) -> object:
+        seen[name] = [tuple(feat.shape) for feat in feats]
+        return method(feats)
+
+    patch.setattr(head, name, noted)
+
+
 @pytest.mark.parametrize(("cont", "count"), [(False, 2500), (True, 2450)])
-def test_shapes_at_paper_size(cont: bool, count: int) -> None:
+def test_shapes_at_paper_size(cont: bool, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     with torch.device("meta"):
         algorithm = DreamerAlgorithm(STATE, box(6), DreamerConfig(cont=cont))
         batch = random_batch(algorithm)
@@ -144,10 +157,11 @@ def test_shapes_at_paper_size(cont: bool, count: int) -> None:
     start, alive = algorithm._starts(post, batch["is_terminal"], MetaNoise())
     assert start.deter.shape == (count, 200)
     assert alive.shape == (count, 1)
-    seen: list[tuple[int, ...]] = []
-    algorithm.reward.register_forward_hook(lambda _m, args, _o: seen.append(args[0].shape))
+    seen: dict[str, list[tuple[int, ...]]] = {}
+    for name, head in (("along_input", algorithm.reward), ("along_both", algorithm.value)):
+        watch(monkeypatch, head, name, seen)
     algorithm._behavior_losses(start, alive, MetaNoise())
-    assert seen == [(count, 15, 230)]
+    assert seen == {"along_input": [(count, 230)] * 14, "along_both": [(count, 230)] * 15}
 
 
 def test_satisfies_the_protocol() -> None:
@@ -175,8 +189,11 @@ class Fixed(nn.Module):
         super().__init__()
         self.values = torch.tensor([values], dtype=torch.float64)
 
-    def forward(self, feat: Tensor) -> Tensor:
-        return self.values
+    def along_input(self, feats: list[Tensor]) -> Tensor:
+        return self.values[:, : len(feats)]
+
+    def along_both(self, feats: list[Tensor]) -> tuple[Tensor, Tensor]:
+        return self.along_input(feats), self.along_input(feats)
 
     def loss(self, mean: Tensor, target: Tensor) -> Tensor:
         return 0.5 * (mean - target) ** 2 + 0.9189385332

@@ -1,0 +1,95 @@
+"""Scalar networks differentiated while they are evaluated: the same gradients as autograd's."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.testing import assert_close
+
+from agentzoo.blocks import slopes
+from agentzoo.blocks.heads import BernoulliHead, NormalHead
+from agentzoo.blocks.layers import MLP, elu_
+
+N, T, FEAT = 7, 3, 5
+
+
+def head(layers: int) -> NormalHead:
+    torch.manual_seed(layers)
+    return NormalHead(FEAT, 6, layers).double()
+
+
+def steps() -> list[Tensor]:
+    draw = torch.Generator().manual_seed(1)
+    feats = torch.randn(T, N, FEAT, generator=draw, dtype=torch.float64)
+    return [feat.requires_grad_() for feat in feats.unbind(0)]
+
+
+def upstream() -> Tensor:
+    return torch.randn(N, T, generator=torch.Generator().manual_seed(2))
+
+
+@pytest.mark.parametrize("rows", [1024, 2])
+@pytest.mark.parametrize("layers", [1, 2, 3])
+def test_gradients_are_autograds(layers: int, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slopes, "ROWS", rows)
+    net, feats, up = head(layers), steps(), upstream()
+    expected = net(torch.stack(feats, 1))
+    by_input, by_weights = net.along_both(feats)
+    for out in (net.along_input(feats), by_input, by_weights):
+        assert_close(out, expected)
+    params = list(net.parameters())
+    of_feats = torch.autograd.grad(expected, feats, up, retain_graph=True)
+    assert_close(torch.autograd.grad(net.along_input(feats), feats, up), of_feats)
+    assert_close(torch.autograd.grad(by_input, feats, up), of_feats)
+    assert_close(
+        torch.autograd.grad(by_weights, params, up), torch.autograd.grad(expected, params, up)
+    )
+
+
+def test_each_output_has_one_way_for_gradients() -> None:
+    net, feats = head(2), steps()
+    by_input, by_weights = net.along_both(feats)
+    params = list(net.parameters())
+    for out, others in ((by_input, params), (net.along_input(feats), params), (by_weights, feats)):
+        with pytest.raises(RuntimeError, match="not have been used in the graph"):
+            torch.autograd.grad(out.sum(), others)
+
+
+def test_a_gradient_can_be_taken_twice() -> None:
+    net, feats, up = head(3), steps(), upstream()
+    _, by_weights = net.along_both(feats)
+    params = list(net.parameters())
+    once = torch.autograd.grad(by_weights, params, up, retain_graph=True)
+    assert_close(torch.autograd.grad(by_weights, params, up), once)
+
+
+def test_the_logit_of_a_continuation_head() -> None:
+    torch.manual_seed(0)
+    net, feats, up = BernoulliHead(FEAT, 6, 2).double(), steps(), upstream()
+    expected = net(torch.stack(feats, 1))
+    found = net.along_input(feats)
+    assert_close(found, expected)
+    assert_close(torch.autograd.grad(found, feats, up), torch.autograd.grad(expected, feats, up))
+
+
+@pytest.mark.parametrize(
+    ("net", "match"),
+    [
+        (MLP(FEAT, 4, 1, 2), "not a scalar network"),
+        (MLP(FEAT, 4, 1, 1, act=F.silu), "not a scalar network"),
+        (MLP(FEAT, 4, 1, 1, norm=torch.nn.LayerNorm), "not a scalar network"),
+        (MLP(FEAT, 4, 1, 1, early=2), "early input"),
+    ],
+)
+def test_other_networks_are_refused(net: MLP, match: str) -> None:
+    with pytest.raises(AssertionError, match=match):
+        slopes.along_input(net, [torch.zeros(N, FEAT)])
+
+
+def test_elu_in_place_has_the_gradient_of_elu() -> None:
+    x = torch.linspace(-3, 3, 13, dtype=torch.float64, requires_grad=True)
+    product, plain = 2 * x, F.elu(2 * x)
+    out = elu_(product)
+    assert out.data_ptr() == product.data_ptr()
+    assert_close(out, plain)
+    assert_close(torch.autograd.grad(out.sum(), x), torch.autograd.grad(plain.sum(), x))
