@@ -343,29 +343,25 @@ class DreamerV3Algorithm(nn.Module):
                 noise.uniform(N, c.horizon, *self.latent.noise_shape),
                 self._action_noise(noise, N, c.horizon, *self.actor.noise_shape),
             )
-            feat = imagined.feat
-            reward, cont, slow = outputs(feat, self.reward, self.cont, self.slow_value)
-            reward, slow, discount = (
-                self.reward.mean(reward),
-                self.slow_value.mean(slow),
-                torch.sigmoid(cont),
-            )
-        # Predict values and actions
-        logits, stats = outputs(feat, self.value, self.actor)
-        logits_now, stats = logits[:, :-1], stats[:, :-1]
+            now, last = torch.stack(imagined.feats[:-1], 1), imagined.feats[-1].unsqueeze(1)
+            judged = zip(self._judge(now), self._judge(last), strict=True)
+            reward, discount, slow = (torch.cat(both, 1) for both in judged)
+        # Predict values and actions; of the last state only its value is needed
+        logits, stats = outputs(now, self.value, self.actor)
         # Estimate returns, weighted by the probability of getting there
         with torch.no_grad():
             value = self.value.mean(logits)
-            ret = lambda_return(reward[:, 1:], discount[:, 1:], value[:, 1:], c.lam)
+            after = torch.cat([value[:, 1:], self.value.mean(self.value(last))], 1)
+            ret = lambda_return(reward[:, 1:], discount[:, 1:], after, c.lam)
             weight = discount[:, :-1].cumprod(1)
             self.return_scale.update(ret)
-            advantage = (ret - value[:, :-1]) / self.return_scale()
+            advantage = (ret - value) / self.return_scale()
         # Update the actor, and the critic towards the returns and towards its own slow copy
         entropy = self.actor.entropy(stats)
         objective = advantage * self.actor.log_prob(stats, imagined.action) + c.entropy * entropy
         losses = {
             "policy": (-weight * objective).mean(1).unflatten(0, (B, -1)),
-            "value": (weight * self._value_loss(logits_now, ret, slow[:, :-1]))
+            "value": (weight * self._value_loss(logits, ret, slow[:, :-1]))
             .mean(1)
             .unflatten(0, (B, -1)),
         }
@@ -379,6 +375,11 @@ class DreamerV3Algorithm(nn.Module):
             "actor/entropy": entropy.mean(),
         }
         return losses, ret[:, 0].unflatten(0, (B, -1)), metrics
+
+    def _judge(self, feat: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Rewards, discounts and slow values at features (N, H, F): (N, H) each."""
+        reward, cont, slow = outputs(feat, self.reward, self.cont, self.slow_value)
+        return self.reward.mean(reward), torch.sigmoid(cont), self.slow_value.mean(slow)
 
     def _replay_value_loss(self, feat: Tensor, rows: Batch, boot: Tensor) -> Tensor:
         """The critic's objective on replayed rewards; its gradient shapes the states, too.
@@ -405,8 +406,7 @@ class DreamerV3Algorithm(nn.Module):
 
     def _value_loss(self, logits: Tensor, ret: Tensor, slow: Tensor) -> Tensor:
         """Cross-entropy to the returns and, so that it moves slowly, to the slow value."""
-        own = self.value.loss(logits, ret)
-        return own + self.config.slow_scale * self.value.loss(logits, slow)
+        return self.value.loss(logits, ret, (self.config.slow_scale, slow))
 
     @property
     def discount(self) -> float:

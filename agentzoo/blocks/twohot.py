@@ -1,5 +1,7 @@
 """Scalars as distributions over exponentially spaced bins: robust to rewards of any size."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -37,24 +39,51 @@ def twohot_weights(target: Tensor, bins: Tensor) -> tuple[Tensor, Tensor]:
     return low, ((target - below) / (above - below)).clamp(0, 1)
 
 
-def twohot_loss(logits: Tensor, target: Tensor, bins: Tensor) -> Tensor:
-    """Cross-entropy in nats to the two-hot code of a number.
+def twohot_loss(
+    logits: Tensor, target: Tensor, bins: Tensor, *others: tuple[float, Tensor]
+) -> Tensor:
+    """Cross-entropy in nats to the two-hot code of a number, or of several at once.
 
-    By log-sum-exp and two gathers: the dense target of M numbers is never made.
+    By log-sum-exp and two gathers a number: the dense target of M numbers is never made, and the
+    gradient is one softmax however many numbers there are.
 
     Args:
         logits: (..., M).
         target: (...) in task units.
         bins: (M,).
+        others: further targets, whose cross-entropies are added with the given weights.
 
     Returns:
         (...).
 
     Source: Bellemare et al. 2017 (arXiv:1707.06887); Hafner et al. 2025 (arXiv:2301.04104v2).
     """
-    low, upper = twohot_weights(target, bins)
-    pair = logits.gather(-1, torch.stack([low, low + 1], -1))
-    return torch.logsumexp(logits, -1) - torch.lerp(pair[..., 0], pair[..., 1], upper)
+    indices: list[Tensor] = []
+    masses: list[Tensor] = []
+    for weight, number in ((1.0, target), *others):
+        low, upper = twohot_weights(number, bins)
+        indices += [low, low + 1]
+        masses += [weight * (1 - upper), weight * upper]
+    total = 1.0 + sum(weight for weight, _ in others)
+    return _CrossEntropy.apply(logits, torch.stack(indices, -1), torch.stack(masses, -1), total)
+
+
+class _CrossEntropy(torch.autograd.Function):
+    """total * logsumexp(logits) - sum of mass * logits[index], whose gradient is made in place."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, index: Tensor, mass: Tensor, total: float) -> Tensor:
+        norm = torch.logsumexp(logits, -1)
+        ctx.save_for_backward(logits, index, mass, norm)
+        ctx.total = total
+        return total * norm - (logits.gather(-1, index) * mass).sum(-1)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        logits, index, mass, norm = ctx.saved_tensors
+        up = grads[0].unsqueeze(-1)
+        grad = (logits - norm.unsqueeze(-1)).exp_().mul_(ctx.total * up)
+        return grad.scatter_add_(-1, index, -up * mass), None, None, None
 
 
 def twohot_mean(logits: Tensor, bins: Tensor) -> Tensor:
@@ -101,9 +130,9 @@ class TwoHotHead(nn.Module):
         """The expectation in task units: (..., M) -> (...)."""
         return twohot_mean(logits, self.bins)
 
-    def loss(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Cross-entropy in nats: (..., M) and (...) -> (...)."""
-        return twohot_loss(logits, target, self.bins)
+    def loss(self, logits: Tensor, target: Tensor, *others: tuple[float, Tensor]) -> Tensor:
+        """Cross-entropy in nats, to further weighted targets too: (..., M) and (...) -> (...)."""
+        return twohot_loss(logits, target, self.bins, *others)
 
     @torch.no_grad()
     def scale_output(self, factor: float) -> None:

@@ -107,3 +107,25 @@ def test_targets_have_no_gradient_and_logits_learn_the_code() -> None:
         twohot_loss(logits, torch.tensor([10.0]), symexp_bins()).sum(), logits
     )
     assert_close(grad[0], torch.full((255,), 1 / 255) - dense(10.0))
+
+
+def test_several_targets_at_once_are_the_weighted_sum() -> None:
+    torch.manual_seed(0)
+    logits = torch.randn(6, 255, requires_grad=True)
+    bins, first, second = symexp_bins(), torch.randn(6) * 10, torch.randn(6)
+    together = twohot_loss(logits, first, bins, (0.3, second))
+    apart = twohot_loss(logits, first, bins) + 0.3 * twohot_loss(logits, second, bins)
+    assert_close(together, apart)
+    up = torch.rand(6)
+    assert_close(torch.autograd.grad(together, logits, up), torch.autograd.grad(apart, logits, up))
+
+
+def test_the_gradient_is_that_of_the_dense_cross_entropy() -> None:
+    torch.manual_seed(0)
+    logits = torch.randn(2, 255, requires_grad=True)
+    target, up = torch.tensor([10.0, -0.4]), torch.tensor([0.5, 2.0])
+    codes = torch.stack([dense(x) for x in target.tolist()])
+    expected = -(codes * torch.log_softmax(logits, -1)).sum(-1)
+    found = twohot_loss(logits, target, symexp_bins())
+    assert_close(found, expected)
+    assert_close(torch.autograd.grad(found, logits, up), torch.autograd.grad(expected, logits, up))
