@@ -473,11 +473,11 @@ _CPU: dict[str, object] = {
     "render": "fast",
     "size": "1m",
     "deter": 256,
-    "batch_size": 16,
-    "batch_length": 33,
-    "imag_last": 16,
-    "train_ratio": 128.0,
-    "lr": 3e-4,
+    "batch_size": 32,
+    "batch_length": 17,
+    "imag_last": 4,
+    "train_ratio": 64.0,
+    "lr": 1e-3,
     "warmup": 200,
     "replay_rows": 200_000,
 }
@@ -526,7 +526,7 @@ class DreamerV3(Agent):
         "pixels": {"size": "12m"},
         "state": {"size": "1m"},
         "cpu": _CPU,
-        "cpu_pixels": {**_CPU, "batch_length": 17, "imag_last": 8},
+        "cpu_pixels": {**_CPU, "batch_size": 16},
         "debug": _DEBUG,
         "debug_pixels": _DEBUG,
     }
@@ -538,3 +538,10 @@ class DreamerV3(Agent):
         if suite == "dmc":
             return "dmc_vision" if image else "dmc_proprio"
         return suite if suite in cls.presets else ("pixels" if image else "state")
+
+    @classmethod
+    def for_world(
+        cls, config: AgentConfig, suite: str, obs: Mapping[str, ObsSpec], action: ActionSpec
+    ) -> Mapping[str, object]:
+        """Actions are repeated where the papers repeat them, in two suites."""
+        return {} if suite in ("dmc", "atari") else {"repeat": 1}

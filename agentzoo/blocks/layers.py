@@ -188,11 +188,15 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor, *projected: Tensor) -> Tensor:
         """(..., inputs) -> (..., size); takes the projected early input where there is one."""
-        return self.rest(self.first(x, *projected))
+        return self._rest(self.act(self.norms[0](self.first(x, *projected))))
 
     def rest(self, x: Tensor) -> Tensor:
-        """What follows the first product, which it may overwrite: (..., units) -> (..., size)."""
-        x = self.act(self.norms[0](x))
+        """What follows the first layer's product: (..., units) -> (..., size)."""
+        x = self.norms[0](x)
+        # a slice of a product that other networks share is not to be overwritten
+        return self._rest(F.elu(x) if self.act is elu_ else self.act(x))
+
+    def _rest(self, x: Tensor) -> Tensor:
         for layer, norm in zip(self.hidden, self.norms[1:], strict=True):
             x = self.act(norm(layer(x)))
         return x if self.out is None else self.out(x)

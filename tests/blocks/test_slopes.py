@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from agentzoo.blocks import slopes
-from agentzoo.blocks.heads import BernoulliHead, NormalHead
+from agentzoo.blocks.heads import BernoulliHead, NormalHead, outputs
 from agentzoo.blocks.layers import MLP, elu_
 
 N, T, FEAT = 7, 3, 5
@@ -93,3 +93,14 @@ def test_elu_in_place_has_the_gradient_of_elu() -> None:
     assert out.data_ptr() == product.data_ptr()
     assert_close(out, plain)
     assert_close(torch.autograd.grad(out.sum(), x), torch.autograd.grad(plain.sum(), x))
+
+
+def test_networks_that_share_a_product_do_not_overwrite_it() -> None:
+    torch.manual_seed(0)
+    heads = [BernoulliHead(FEAT, 6, 2), BernoulliHead(FEAT, 6, 1)]
+    feat = torch.randn(N, FEAT, requires_grad=True)
+    together, apart = outputs(feat, *heads), [one(feat) for one in heads]
+    assert_close(together, apart)
+    assert_close(
+        torch.autograd.grad(sum(together).sum(), feat), torch.autograd.grad(sum(apart).sum(), feat)
+    )
