@@ -462,7 +462,7 @@ _CPU: dict[str, object] = {
     "state_std": 0.3,
     "reward_scale": 10.0,
     "clip_rewards": "none",
-    "actor_entropy": 0.03,
+    "actor_entropy": 0.1,
     "slow_every": 20,
     "batch_size": 16,
     "batch_length": 32,
