@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.testing import assert_close
 
-from agentzoo.blocks.decoders import ConvDecoder, Decoder
+from agentzoo.blocks.decoders import ConvDecoder, Decoder, OnePixelConvTranspose2d
 from agentzoo.blocks.encoders import ConvEncoder, Encoder, join_images
 from agentzoo.blocks.layers import MLP, LayerNorm
 from runtime.errors import ConfigError
@@ -62,6 +62,23 @@ def test_convolutions_shrink_and_grow_as_the_papers() -> None:
         layer.register_forward_hook(lambda _m, _i, out: sizes.append(tuple(out.shape[1:])))
     assert back(torch.zeros(1, 230)).shape == (1, 64, 64, 3)
     assert sizes == [(16, 5, 5), (8, 13, 13), (4, 30, 30), (3, 64, 64)]
+
+
+def test_one_pixel_is_convolved_as_torch_does() -> None:
+    torch.manual_seed(0)
+    ours, theirs = OnePixelConvTranspose2d(6, 4, 5, 2), nn.ConvTranspose2d(6, 4, 5, 2)
+    theirs.load_state_dict(ours.state_dict())
+    x, y = (torch.randn(3, 6, 1, 1), torch.randn(3, 4, 5, 5))
+    inputs = [x.clone().requires_grad_() for _ in range(2)]
+    found, expected = ours(inputs[0]), theirs(inputs[1])
+    assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    pairs = zip(
+        torch.autograd.grad((found * y).sum(), [inputs[0], *ours.parameters()]),
+        torch.autograd.grad((expected * y).sum(), [inputs[1], *theirs.parameters()]),
+        strict=True,
+    )
+    for mine, reference in pairs:
+        assert_close(mine, reference, rtol=1e-4, atol=1e-4)
 
 
 def test_parameters_at_paper_size() -> None:
