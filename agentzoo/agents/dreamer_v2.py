@@ -309,7 +309,7 @@ class DreamerV2Algorithm(nn.Module):
                 lambda feat, eps: self.actor.sample(self.actor(feat.detach()), eps),
                 start,
                 noise.uniform(N, c.horizon, *self.latent.noise_shape),
-                self._action_noise(noise, N, c.horizon, *self.actor.noise_shape),
+                noise.uniform(N, c.horizon, *self.actor.noise_shape),
             )
             reward, discount, slow = self._outcomes(imagined.feat, is_terminal)
             # the reward of a state is part of its own return
@@ -352,10 +352,6 @@ class DreamerV2Algorithm(nn.Module):
         known = gamma * (1 - is_terminal.float())
         discount = torch.cat([known[:, None], torch.sigmoid(cont[:, 1:])], 1)
         return reward, discount, slow
-
-    def _action_noise(self, noise: NoiseSource, *shape: int) -> Tensor:
-        draw = noise.normal if self.actor.noise_kind == "normal" else noise.uniform
-        return draw(*shape)
 
     def _group(self, name: str) -> dict[str, nn.Parameter]:
         prefixes = GROUPS[name]

@@ -16,7 +16,7 @@ from .layers import MLP, Activation, Normalization, channel_norms
 class OnePixelConvTranspose2d(nn.ConvTranspose2d):
     """A transposed convolution of a single pixel, computed as the matrix product that it is.
 
-    PyTorch's own takes several times as long, most of all its gradient.
+    At 1536 channels to 192 on a CPU PyTorch's own takes ten times as long, forth and back.
     """
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
