@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from .agent import Agent, load
     from .agents.dreamer import Dreamer
+    from .agents.dreamer_v2 import DreamerV2
     from .agents.dreamer_v3 import DreamerV3
     from .agents.planet import PlaNet
 
@@ -24,6 +25,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Agent",
     "Dreamer",
+    "DreamerV2",
     "DreamerV3",
     "PlaNet",
     "__version__",
@@ -44,6 +46,7 @@ _HOMES = {
     "Agent": "agentzoo.agent",
     "load": "agentzoo.agent",
     "Dreamer": "agentzoo.agents.dreamer",
+    "DreamerV2": "agentzoo.agents.dreamer_v2",
     "DreamerV3": "agentzoo.agents.dreamer_v3",
     "PlaNet": "agentzoo.agents.planet",
     "evaluate": "runtime",

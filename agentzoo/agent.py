@@ -39,6 +39,7 @@ from .training import Training, require_environment
 FORMAT = 1
 AGENTS = {
     "Dreamer": ".agents.dreamer",
+    "DreamerV2": ".agents.dreamer_v2",
     "DreamerV3": ".agents.dreamer_v3",
     "PlaNet": ".agents.planet",
 }  # what a saved folder may name

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 AGENTS = {  # command line -> class
     "dreamer": "Dreamer",
+    "dreamerv2": "DreamerV2",
     "dreamerv3": "DreamerV3",
     "planet": "PlaNet",
 }

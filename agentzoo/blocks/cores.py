@@ -10,12 +10,16 @@ from .layers import (
     MLP,
     Activation,
     BlockLinear,
+    LayerNorm,
+    Normalization,
     Recurrent,
     RMSNorm,
     SharedBlockLinear,
     SplitLinear,
     elu_,
 )
+
+UPDATE_BIAS = -1.0  # added to the update gate, so that a fresh unit remembers
 
 
 class Core(Protocol):
@@ -121,6 +125,55 @@ class ResetBeforeGRUCore(nn.Module):
         reset, keep = torch.sigmoid(gates).chunk(2, -1)
         candidate = torch.tanh(self.candidate(torch.cat([x, reset * deter], -1)).float())
         return torch.lerp(candidate, deter, keep)
+
+
+class LayerNormGRUCore(nn.Module):
+    """A dense layer over [stoch, action], then a GRU whose three gates are normalised as one.
+
+        r, c, u = split(LayerNorm(W [x, h] + b))
+        h'      = sigmoid(u - 1) * tanh(sigmoid(r) * c) + (1 - sigmoid(u - 1)) * h
+
+    Args:
+        stoch: length of the flat stochastic state.
+        action: A, length of the action in model units.
+        hidden: width of the dense layer.
+        deter: D, length of the deterministic state.
+        act: activation of the dense layer.
+        norm: makes a normalisation of a given width, applied before that activation.
+
+    Source: Hafner et al. 2021 (arXiv:2010.02193); danijar/dreamerv2 common/nets.py:GRUCell.
+    """
+
+    def __init__(
+        self,
+        stoch: int,
+        action: int,
+        hidden: int,
+        deter: int,
+        *,
+        act: Activation = elu_,
+        norm: Normalization | None = None,
+    ) -> None:
+        super().__init__()
+        self.size = deter
+        self.act = act
+        self.inputs = SplitLinear(stoch, action, hidden)
+        self.norm = norm(hidden) if norm else nn.Identity()
+        self.gates = nn.Linear(hidden + deter, 3 * deter)
+        self.gate_norm = LayerNorm(3 * deter)
+
+    def project(self, action: Tensor) -> Tensor:
+        """The dense layer's product with the actions: (..., A) -> (..., hidden)."""
+        return self.inputs.project(action)
+
+    def forward(self, deter: Tensor, stoch: Tensor, projected: Tensor) -> Tensor:
+        """The next deterministic state (N, D)."""
+        x = self.act(self.norm(self.inputs(stoch, projected)))
+        # float32 under autocast too: what is rounded here is remembered
+        gates = self.gate_norm(self.gates(torch.cat([x, deter], -1)))
+        reset, candidate, update = gates.chunk(3, -1)
+        candidate = torch.tanh(torch.sigmoid(reset) * candidate)
+        return torch.lerp(deter, candidate, torch.sigmoid(update + UPDATE_BIAS))
 
 
 class StochasticCore(nn.Module):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from runtime.errors import ConfigError
 from runtime.spec import ObsSpec
 
-from .layers import MLP
+from .layers import MLP, Activation, Normalization, channel_norms
 
 IMAGE_SIZE = 64  # height and width in pixels that the convolutions of these papers are made for
 
@@ -84,22 +84,34 @@ class ConvEncoder(nn.Module):
     Args:
         channels: channels of the image.
         depth: filters of the first convolution; each further one has twice as many.
+        act: activation.
+        norm: makes a normalisation of the channels, applied before each activation.
 
-    Source: Ha & Schmidhuber 2018 (arXiv:1803.10122); danijar/dreamer models.py:ConvEncoder.
+    Source: Ha & Schmidhuber 2018 (arXiv:1803.10122); danijar/dreamer models.py:ConvEncoder. ELU and
+    normalisation danijar/dreamerv2 common/nets.py:Encoder.
     """
 
-    def __init__(self, channels: int, depth: int = 32) -> None:
+    def __init__(
+        self,
+        channels: int,
+        depth: int = 32,
+        *,
+        act: Activation = F.relu,
+        norm: Normalization | None = None,
+    ) -> None:
         super().__init__()
+        self.act = act
         widths = [channels, depth, 2 * depth, 4 * depth, 8 * depth]
         self.size = 2 * 2 * widths[-1]
         self.layers = nn.ModuleList(nn.Conv2d(a, b, 4, 2) for a, b in pairwise(widths))
         self.layers.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        self.norms = channel_norms(widths[1:], norm)
 
     def forward(self, image: Tensor) -> Tensor:
         """(N, 64, 64, c) in [-0.5, 0.5] -> (N, 32 * depth)."""
         x = image.permute(0, 3, 1, 2)  # a view of channels-last memory
-        for layer in self.layers:
-            x = F.relu(layer(x))
+        for layer, norm in zip(self.layers, self.norms, strict=True):
+            x = self.act(norm(layer(x)))
         return x.permute(0, 2, 3, 1).flatten(1)
 
 

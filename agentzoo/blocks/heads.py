@@ -1,14 +1,14 @@
 """Heads on features: scalars with a likelihood, and actors that sample in model units."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import slopes
+from . import slopes, truncated_normal
 from .distributions import (
     gumbel,
     normal_nll,
@@ -17,7 +17,7 @@ from .distributions import (
     tanh_normal_log_prob,
     top2_margin,
 )
-from .layers import MLP, Activation, elu_, first_products
+from .layers import MLP, Activation, Normalization, elu_, first_products
 
 
 class Head(Protocol):
@@ -48,11 +48,20 @@ class NormalHead(nn.Module):
         units: width of the hidden layers.
         layers: number of hidden layers.
         act: activation.
+        norm: makes a normalisation of a given width, applied before each activation.
     """
 
-    def __init__(self, inputs: int, units: int, layers: int, *, act: Activation = elu_) -> None:
+    def __init__(
+        self,
+        inputs: int,
+        units: int,
+        layers: int,
+        *,
+        act: Activation = elu_,
+        norm: Normalization | None = None,
+    ) -> None:
         super().__init__()
-        self.net = MLP(inputs, units, layers, 1, act=act)
+        self.net = MLP(inputs, units, layers, 1, act=act, norm=norm)
 
     def forward(self, feat: Tensor) -> Tensor:
         """The mean, which is also the mode: (..., F) -> (...)."""
@@ -65,6 +74,10 @@ class NormalHead(nn.Module):
     def along_both(self, feats: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """The mean twice, (N, T): differentiable in the features alone, in the weights alone."""
         return slopes.along_both(self.net, feats)
+
+    def rest(self, first: Tensor) -> Tensor:
+        """The mean from the network's first product: (..., units) -> (...)."""
+        return self.net.rest(first).squeeze(-1).float()
 
     def loss(self, mean: Tensor, target: Tensor) -> Tensor:
         """Negative log-likelihood in nats, constant included: (...) and (...) -> (...)."""
@@ -89,7 +102,7 @@ class BernoulliHead(nn.Module):
         layers: int,
         *,
         act: Activation = elu_,
-        norm: Callable[[int], nn.Module] | None = None,
+        norm: Normalization | None = None,
     ) -> None:
         super().__init__()
         self.net = MLP(inputs, units, layers, 1, act=act, norm=norm)
@@ -235,6 +248,80 @@ class TanhNormalActor(nn.Module):
         return u, tanh_normal_log_prob(u, noise, std)
 
 
+class TruncatedNormalActor(nn.Module):
+    """A Normal distribution truncated to [-1, 1], which the action needs no squashing for.
+
+    Its location is tanh(m) and also its mode; its scale is 2 sigmoid(s / 2) + min_std. Samples are
+    differentiable, density and entropy have closed forms.
+
+    Args:
+        inputs: F, size of the features.
+        action: A, length of the action.
+        units: width of the hidden layers.
+        layers: number of hidden layers.
+        min_std: smallest scale before truncation.
+        act: activation.
+        norm: makes a normalisation of a given width, applied before each activation.
+
+    Source: Hafner et al. 2021 (arXiv:2010.02193), continuous control; danijar/dreamerv2
+    common/nets.py:DistLayer (`trunc_normal`) and common/dists.py:TruncNormalDist.
+    """
+
+    noise_kind: Literal["normal", "uniform"] = "uniform"
+    margin_to_bounds = 1e-6  # samples stay this far inside
+
+    def __init__(
+        self,
+        inputs: int,
+        action: int,
+        units: int,
+        layers: int,
+        *,
+        min_std: float = 0.1,
+        act: Activation = elu_,
+        norm: Normalization | None = None,
+    ) -> None:
+        super().__init__()
+        self.noise_shape = (action,)
+        self.min_std = min_std
+        self.net = MLP(inputs, units, layers, act=act, norm=norm)
+        self.mean, self.std = nn.Linear(units, action), nn.Linear(units, action)
+
+    def forward(self, feat: Tensor) -> Tensor:
+        """Locations, then scales: (..., F) -> (..., 2A)."""
+        return self.rest(self.net.first(feat))
+
+    def rest(self, first: Tensor) -> Tensor:
+        """Locations, then scales, from the network's first product: (..., units) -> (..., 2A)."""
+        units = self.net.rest(first)
+        std = 2 * torch.sigmoid(self.std(units).float() / 2) + self.min_std
+        return torch.cat([torch.tanh(self.mean(units).float()), std], -1)
+
+    def sample(self, stats: Tensor, noise: Tensor) -> Tensor:
+        """A reparameterised sample from uniform noise (..., A), clipped straight-through."""
+        limit = 1 - self.margin_to_bounds
+        loc, scale = stats.chunk(2, -1)
+        action = truncated_normal.sample(loc, scale, noise)
+        return action + (action.clamp(-limit, limit) - action).detach()
+
+    def act(self, stats: Tensor, noise: Tensor, deterministic: Tensor) -> Tensor:
+        """The mode where `deterministic` (B,), else a sample: (B, A)."""
+        mode = stats.chunk(2, -1)[0]
+        return torch.where(deterministic[:, None], mode, self.sample(stats, noise))
+
+    def log_prob(self, stats: Tensor, action: Tensor) -> Tensor:
+        """Log-density in nats, summed over the dimensions: (..., A) -> (...)."""
+        return truncated_normal.log_prob(action, *stats.chunk(2, -1)).sum(-1)
+
+    def entropy(self, stats: Tensor) -> Tensor:
+        """Entropy in nats, summed over the dimensions: (...)."""
+        return truncated_normal.entropy(*stats.chunk(2, -1)).sum(-1)
+
+    def margin(self, stats: Tensor, noise: Tensor, deterministic: Tensor) -> Tensor:
+        """Nothing is chosen among alternatives: inf (B,)."""
+        return torch.full_like(stats[:, 0], math.inf)
+
+
 class OneHotActor(nn.Module):
     """Independent categoricals, one a group, as joined one-hots with straight-through gradients.
 
@@ -244,6 +331,7 @@ class OneHotActor(nn.Module):
         units: width of the hidden layers.
         layers: number of hidden layers.
         act: activation.
+        norm: makes a normalisation of a given width, applied before each activation.
 
     Source: danijar/dreamer models.py:ActionDecoder (`onehot`); several groups are ours.
     """
@@ -258,15 +346,20 @@ class OneHotActor(nn.Module):
         layers: int,
         *,
         act: Activation = elu_,
+        norm: Normalization | None = None,
     ) -> None:
         super().__init__()
         self.nvec = list(nvec)
         self.noise_shape = (sum(nvec),)
-        self.net = MLP(inputs, units, layers, sum(nvec), act=act)
+        self.net = MLP(inputs, units, layers, sum(nvec), act=act, norm=norm)
 
     def forward(self, feat: Tensor) -> Tensor:
         """The logits: (..., F) -> (..., A)."""
         return self.net(feat).float()
+
+    def rest(self, first: Tensor) -> Tensor:
+        """The logits from the network's first product: (..., units) -> (..., A)."""
+        return self.net.rest(first).float()
 
     def sample(self, stats: Tensor, noise: Tensor) -> Tensor:
         """One-hots by Gumbel-max on uniform noise (..., A), with softmax's gradient: (..., A)."""
@@ -279,10 +372,14 @@ class OneHotActor(nn.Module):
         scores = self._scores(stats, noise, deterministic)
         return torch.cat([onehot_argmax(group) for group in self._groups(scores)], -1)
 
-    def entropy(self, stats: Tensor, noise: Tensor) -> Tensor:
+    def log_prob(self, stats: Tensor, action: Tensor) -> Tensor:
+        """Log-probability of joined one-hots in nats, summed over the groups: (..., A) -> (...)."""
+        return (self._log_probs(stats) * action).sum(-1)
+
+    def entropy(self, stats: Tensor, noise: Tensor | None = None) -> Tensor:
         """Exact entropy, summed over the groups; the noise is not used: (...) nats."""
-        logs = [torch.log_softmax(group, -1) for group in self._groups(stats)]
-        return -torch.stack([(log.exp() * log).sum(-1) for log in logs]).sum(0)
+        logs = self._log_probs(stats)
+        return -(logs.exp() * logs).sum(-1)
 
     def sample_entropy(self, stats: Tensor, noise: Tensor) -> Tensor:
         """The exact entropy; the noise is not used: (...) nats."""
@@ -295,6 +392,9 @@ class OneHotActor(nn.Module):
 
     def _scores(self, stats: Tensor, noise: Tensor, deterministic: Tensor) -> Tensor:
         return stats + torch.where(deterministic[:, None], 0.0, gumbel(noise))
+
+    def _log_probs(self, stats: Tensor) -> Tensor:
+        return torch.cat([torch.log_softmax(group, -1) for group in self._groups(stats)], -1)
 
     def _groups(self, x: Tensor) -> tuple[Tensor, ...]:
         return x.split(self.nvec, -1)

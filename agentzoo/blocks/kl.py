@@ -50,6 +50,28 @@ def free_nats_on_mean(kl: Tensor, free_nats: float) -> Tensor:
     return torch.clamp(kl.mean(), min=free_nats)
 
 
+def balanced(dyn: Tensor, rep: Tensor, balance: float, free_nats: float) -> Tensor:
+    """KL balancing: balance * max(mean dyn, free) + (1 - balance) * max(mean rep, free).
+
+    Both have the same value; they differ in what is a constant. So the prior moves towards the
+    posterior faster than the posterior towards the prior.
+
+    Args:
+        dyn: (B, T) nats per step, KL(constant posterior || prior).
+        rep: (B, T) nats per step, KL(posterior || constant prior).
+        balance: share of `dyn`.
+        free_nats: threshold in nats, on each mean.
+
+    Returns:
+        A scalar.
+
+    Source: Hafner et al. 2021 (arXiv:2010.02193), algorithm 2; danijar/dreamerv2
+    common/nets.py:kl_loss with `free_avg`.
+    """
+    prior, posterior = free_nats_on_mean(dyn, free_nats), free_nats_on_mean(rep, free_nats)
+    return balance * prior + (1 - balance) * posterior
+
+
 def free_nats_per_step(kl: Tensor, free_nats: float) -> Tensor:
     """max(0, kl - free_nats), step by step, so each step has its own gradient or none.
 

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 Activation = Callable[[Tensor], Tensor]
+Normalization = Callable[[int], nn.Module]  # makes one of the last axis, of a given width
 
 
 def elu_(x: Tensor) -> Tensor:
@@ -148,6 +149,45 @@ class RMSNorm(nn.Module):
         return F.rms_norm(x.float(), self.weight.shape, self.weight, self.eps)
 
 
+class LayerNorm(nn.LayerNorm):
+    """Mean 0 and variance 1 over the last axis, then a learned gain and offset, in float32.
+
+    Args:
+        size: length of the last axis.
+        eps: added to the variance; PyTorch's own default is a hundredth of Keras'.
+
+    Source: Ba et al. 2016 (arXiv:1607.06450); eps of Keras' LayerNormalization.
+    """
+
+    def __init__(self, size: int, eps: float = 1e-3) -> None:
+        super().__init__(size, eps=eps)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(..., size) -> (..., size), float32."""
+        return super().forward(input.float())
+
+
+class OverChannels(nn.Module):
+    """A layer of the last axis, applied to the channels of images: (N, c, h, w) -> (N, c, h, w).
+
+    Args:
+        layer: what is applied.
+    """
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Views of channels-last memory there and back."""
+        return self.layer(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+def channel_norms(widths: Sequence[int], norm: Normalization | None) -> nn.ModuleList:
+    """One normalisation over the channels for each width; without `norm` they change nothing."""
+    return nn.ModuleList(OverChannels(norm(width)) if norm else nn.Identity() for width in widths)
+
+
 class MLP(nn.Module):
     """Dense layers of equal width with an activation after each, then an optional linear output.
 
@@ -170,7 +210,7 @@ class MLP(nn.Module):
         *,
         early: int = 0,
         act: Activation = elu_,
-        norm: Callable[[int], nn.Module] | None = None,
+        norm: Normalization | None = None,
     ) -> None:
         super().__init__()
         assert layers >= 1, layers

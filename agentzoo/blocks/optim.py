@@ -80,8 +80,8 @@ class Adam(Moments):
         m = b1 m + (1 - b1) g;   v = b2 v + (1 - b2) g^2
         p = p - lr * sqrt(1 - b2^t) / (1 - b1^t) * m / (sqrt(v) + eps)
 
-    eps is added before bias correction, so the effective one is larger in early steps than
-    PyTorch's of the same value.
+    with p = (1 - decay) p before that. eps is added before bias correction, so the effective one is
+    larger in early steps than PyTorch's of the same value.
 
     Args:
         params: parameters by name.
@@ -89,8 +89,12 @@ class Adam(Moments):
         eps: the "epsilon hat" of the paper.
         clip: largest global norm of the gradients.
         betas: decay rates of the two moments.
+        decay: share of every parameter that is taken away each step, whatever the learning rate;
+            torch.optim.AdamW's `weight_decay` times `lr`.
 
-    Source: Kingma & Ba 2015 (arXiv:1412.6980), end of section 2; tf.keras.optimizers.Adam.
+    Source: Kingma & Ba 2015 (arXiv:1412.6980), end of section 2; tf.keras.optimizers.Adam. Decay
+    Loshchilov & Hutter 2019 (arXiv:1711.05101), in the form of danijar/dreamerv2
+    common/tfutils.py:Optimizer.
     """
 
     def __init__(
@@ -101,9 +105,10 @@ class Adam(Moments):
         eps: float = 1e-7,
         clip: float = torch.inf,
         betas: tuple[float, float] = (0.9, 0.999),
+        decay: float = 0.0,
     ) -> None:
         super().__init__(params)
-        self.lr, self.eps, self.clip, self.betas = lr, eps, clip, betas
+        self.lr, self.eps, self.clip, self.betas, self.decay = lr, eps, clip, betas, decay
 
     @torch.no_grad()
     def step(self, grads: Sequence[Tensor]) -> Tensor:
@@ -129,5 +134,7 @@ class Adam(Moments):
         # expm1: 1 - 0.999 in float32 has four digits
         bias = torch.sqrt(-torch.expm1(step * math.log(b2))) / -torch.expm1(step * math.log(b1))
         torch._foreach_mul_(change, self.lr * bias)
+        if self.decay:
+            torch._foreach_mul_(self.params, 1 - self.decay)
         torch._foreach_sub_(self.params, change)
         return norm

@@ -63,9 +63,16 @@ class EpisodeWindows:
     An episode shorter than the window is joined with the beginnings of further ones, each from its
     is_first row (the references drop short episodes, and so never learn from them).
 
+    Args:
+        prioritize_ends: draw starts up to a window's length further and move those that do not fit
+            to the last that does, so that half and more of a short episode's windows end with it.
+
     Source: google-research/planet tools/numpy_episodes.py includes the last frame, which we follow;
     danijar/dreamer tools.py:load_episodes never samples it, and so no terminal reward or label.
+    Ends danijar/dreamerv2 common/replay.py:_sample_sequence.
     """
+
+    prioritize_ends: bool = False
 
     def ready(self, replay: "ReplayBuffer", length: int) -> bool:
         """One finished episode suffices, since short ones are joined."""
@@ -75,7 +82,10 @@ class EpisodeWindows:
         """Draw an episode and a start in it, joining further episodes where it is too short."""
         env, start, rows = replay.episode(int(rng.integers(replay.episodes)))
         if rows >= length:
-            return [Segment(env, start + int(rng.integers(rows - length + 1)), length)]
+            last = rows - length
+            beyond = length if self.prioritize_ends else 0
+            offset = min(int(rng.integers(last + 1 + beyond)), last)
+            return [Segment(env, start + offset, length)]
         window = [Segment(env, start, rows)]
         missing = length - rows
         while missing:

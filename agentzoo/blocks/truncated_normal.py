@@ -1,4 +1,4 @@
-"""A normal truncated to [-1, 1], sampled by inversion with operations that export.
+"""A normal truncated to [-1, 1]: density, entropy, and samples by operations that export.
 
 torch.erfinv has no ONNX counterpart, so the inverse normal is a rational approximation.
 """
@@ -7,6 +7,8 @@ import math
 
 import torch
 from torch import Tensor
+
+from .distributions import HALF_LOG_2PI
 
 # lowest power first; all positive, so float32 loses nothing to cancellation
 CENTRE_NUMERATOR = (3.3871327179e00, 5.0434271938e01, 1.5929113202e02, 5.9109374720e01)
@@ -68,3 +70,22 @@ def sample(loc: Tensor, scale: Tensor, uniform: Tensor) -> Tensor:
     low, high = normal_cdf((-1 - loc) / scale), normal_cdf((1 - loc) / scale)
     x = loc + scale * inverse_normal_cdf(low + uniform * (high - low))
     return x.clamp(-1, 1)
+
+
+def log_prob(x: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
+    """Log-density in nats at x in [-1, 1], element by element: (...) each -> (...)."""
+    within = normal_cdf((1 - loc) / scale) - normal_cdf((-1 - loc) / scale)
+    return -0.5 * ((x - loc) / scale).square() - torch.log(scale * within) - HALF_LOG_2PI
+
+
+def entropy(loc: Tensor, scale: Tensor) -> Tensor:
+    """Entropy in nats, element by element: (...) each -> (...).
+
+    Source: Johnson, Kotz & Balakrishnan 1994, Continuous Univariate Distributions 1, 10.1.
+    """
+    low, high = (-1 - loc) / scale, (1 - loc) / scale
+    within = normal_cdf(high) - normal_cdf(low)
+    # z times the standard normal density at z
+    edges = [z * torch.exp(-0.5 * z.square() - HALF_LOG_2PI) for z in (low, high)]
+    lost = (edges[0] - edges[1]) / (2 * within)
+    return torch.log(scale * within) + (0.5 + HALF_LOG_2PI) + lost

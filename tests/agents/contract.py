@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from agentzoo import Dreamer, DreamerV3, PlaNet
+from agentzoo import Dreamer, DreamerV2, DreamerV3, PlaNet
 from agentzoo.agent import Agent
 from tests.agents.toys import TOYS
 
@@ -29,6 +29,8 @@ CASES = {
     "LateRewards": Case(TOYS["LateRewards"], PENDULUM, {}),
     "Dreamer": Case(Dreamer, PENDULUM, {"repeat": 2}),
     "Dreamer-discrete": Case(Dreamer, CARTPOLE, {"repeat": 1, "cont": True}),
+    "DreamerV2": Case(DreamerV2, PENDULUM, {"repeat": 2}),
+    "DreamerV2-discrete": Case(DreamerV2, CARTPOLE, {"envs": 4}),
     "DreamerV3": Case(DreamerV3, PENDULUM, {"repeat": 2, "envs": 4}),
     "DreamerV3-discrete": Case(DreamerV3, CARTPOLE, {"envs": 4}),
     "PlaNet": Case(PlaNet, PENDULUM, {"repeat": 2}),

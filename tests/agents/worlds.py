@@ -51,3 +51,38 @@ class Steer(gym.Env[dict[str, np.ndarray], np.ndarray]):
                 frame[:, left : left + 8, channel] = 255
             obs["image"] = frame
         return obs
+
+
+class Catch(gym.Env[np.ndarray, int]):
+    """Catch five balls, one after another: 64x64 grey images alone, three actions, 40 steps.
+
+    A ball falls a row each step from the top of one of four columns; the paddle moves left, stays
+    or moves right. The ball counts 1 if the paddle is where it lands, else -1.
+    """
+
+    ROWS, COLUMNS, BALLS = 8, 4, 5
+
+    def __init__(self) -> None:
+        self.observation_space = gym.spaces.Box(0, 255, (64, 64, 1), np.uint8)
+        self.action_space = gym.spaces.Discrete(3)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, object] | None = None):
+        super().reset(seed=seed)
+        self.t, (self.ball, self.paddle) = 0, self.np_random.integers(self.COLUMNS, size=2)
+        return self._observe(), {}
+
+    def step(self, action: int):
+        self.paddle = int(np.clip(self.paddle + action - 1, 0, self.COLUMNS - 1))
+        self.t += 1
+        row, reward = self.t % self.ROWS, 0.0
+        if row == self.ROWS - 1:
+            reward = 1.0 if self.paddle == self.ball else -1.0
+        elif row == 0:
+            self.ball = self.np_random.integers(self.COLUMNS)
+        return self._observe(), reward, self.t == self.ROWS * self.BALLS - 1, False, {}
+
+    def _observe(self) -> np.ndarray:
+        cells = np.zeros((self.ROWS, self.COLUMNS), np.uint8)
+        cells[self.t % self.ROWS, self.ball] = 255
+        cells[-1, self.paddle] = 128 if cells[-1, self.paddle] == 0 else 255
+        return cells.repeat(64 // self.ROWS, 0).repeat(64 // self.COLUMNS, 1)[..., None]

@@ -2,11 +2,13 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import nn
 from torch.testing import assert_close
 
-from agentzoo.blocks.decoders import ConvDecoder, Decoder
+from agentzoo.blocks.decoders import ConvDecoder, Decoder, OnePixelConvTranspose2d
 from agentzoo.blocks.encoders import ConvEncoder, Encoder, join_images
-from agentzoo.blocks.layers import MLP
+from agentzoo.blocks.layers import MLP, LayerNorm
 from runtime.errors import ConfigError
 from runtime.spec import ObsSpec
 
@@ -60,6 +62,23 @@ def test_convolutions_shrink_and_grow_as_the_papers() -> None:
         layer.register_forward_hook(lambda _m, _i, out: sizes.append(tuple(out.shape[1:])))
     assert back(torch.zeros(1, 230)).shape == (1, 64, 64, 3)
     assert sizes == [(16, 5, 5), (8, 13, 13), (4, 30, 30), (3, 64, 64)]
+
+
+def test_one_pixel_is_convolved_as_torch_does() -> None:
+    torch.manual_seed(0)
+    ours, theirs = OnePixelConvTranspose2d(6, 4, 5, 2), nn.ConvTranspose2d(6, 4, 5, 2)
+    theirs.load_state_dict(ours.state_dict())
+    x, y = (torch.randn(3, 6, 1, 1), torch.randn(3, 4, 5, 5))
+    inputs = [x.clone().requires_grad_() for _ in range(2)]
+    found, expected = ours(inputs[0]), theirs(inputs[1])
+    assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    pairs = zip(
+        torch.autograd.grad((found * y).sum(), [inputs[0], *ours.parameters()]),
+        torch.autograd.grad((expected * y).sum(), [inputs[1], *theirs.parameters()]),
+        strict=True,
+    )
+    for mine, reference in pairs:
+        assert_close(mine, reference, rtol=1e-4, atol=1e-4)
 
 
 def test_parameters_at_paper_size() -> None:
@@ -129,3 +148,29 @@ def test_images_of_different_size_are_refused() -> None:
 def test_images_of_another_size_are_refused() -> None:
     with pytest.raises(ConfigError, match='"a" has 84x96 pixels, the convolutions take 64x64'):
         encoder({"a": image(84, 96)})
+
+
+def channels_normalised(x: torch.Tensor, norm: LayerNorm) -> torch.Tensor:
+    """Mean 0 and variance 1 over the channels (N, c, h, w), the gain and offset of each."""
+    mean, var = x.mean(1, keepdim=True), x.var(1, keepdim=True, unbiased=False)
+    gain, offset = (p[:, None, None] for p in (norm.weight, norm.bias))
+    return (x - mean) / torch.sqrt(var + 1e-3) * gain + offset
+
+
+def test_convolutions_are_normalised_over_channels_before_each_activation() -> None:
+    torch.manual_seed(0)
+    net = ConvEncoder(3, 2, act=F.elu, norm=LayerNorm)
+    back = ConvDecoder(6, 3, 2, act=F.elu, norm=LayerNorm)
+    for p in [*net.norms.parameters(), *back.norms.parameters()]:
+        nn.init.normal_(p, 1.0)
+    image = torch.rand(2, 64, 64, 3) - 0.5
+    x = image.permute(0, 3, 1, 2)
+    for layer, norm in zip(net.layers, net.norms, strict=True):
+        x = F.elu(channels_normalised(layer(x), norm.layer))  # type: ignore
+    assert_close(net(image), x.permute(0, 2, 3, 1).flatten(1), rtol=1e-4, atol=1e-4)
+    feat = torch.randn(2, 6)
+    x = back.dense(feat)[:, :, None, None]
+    for layer, norm in zip(back.layers[:3], back.norms, strict=True):
+        x = F.elu(channels_normalised(layer(x), norm.layer))  # type: ignore
+    x = back.layers[3](x)  # what is put out is neither normalised nor squashed
+    assert_close(back(feat), x.permute(0, 2, 3, 1), rtol=1e-4, atol=1e-4)

@@ -6,7 +6,15 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from agentzoo.blocks.heads import BernoulliHead, NormalHead, OneHotActor, TanhNormalActor
+from agentzoo.blocks.heads import (
+    BernoulliHead,
+    NormalHead,
+    OneHotActor,
+    TanhNormalActor,
+    TruncatedNormalActor,
+    outputs,
+)
+from agentzoo.blocks.layers import LayerNorm
 
 F_, A = 6, 2
 
@@ -153,3 +161,91 @@ def test_onehot_sample_has_a_gradient() -> None:
     weight = torch.tensor([1.0, 2.0, 4.0])
     (grad,) = torch.autograd.grad((actor.sample(logits, torch.rand(2, 3)) * weight).sum(), logits)
     assert (grad.abs().sum(-1) > 0).all()
+
+
+# -- DreamerV2's -----------------------------------------------------------------------------------
+
+
+def truncated_actor(layers: int = 2) -> TruncatedNormalActor:
+    torch.manual_seed(0)
+    return TruncatedNormalActor(F_, A, 8, layers)
+
+
+def test_parameters_of_the_truncated_normal_at_paper_size() -> None:
+    with torch.device("meta"):
+        assert count(TruncatedNormalActor(1224, 6, 400, 4)) == 976_012
+        assert count(OneHotActor(1624, [18], 400, 4)) == 1_138_418
+        assert count(NormalHead(1624, 400, 4)) == 1_131_601
+
+
+def test_a_silent_truncated_normal_is_wide_and_centred() -> None:
+    actor = truncated_actor()
+    for layer in (actor.mean, actor.std):
+        torch.nn.init.zeros_(layer.weight)
+        torch.nn.init.zeros_(layer.bias)
+    loc, scale = actor(torch.randn(3, F_)).chunk(2, -1)
+    assert (loc == 0).all()
+    assert_close(scale, torch.full((3, A), 1.1))
+
+
+@pytest.mark.parametrize(("raw", "scale"), [(-1e3, 0.1), (1e3, 2.1)])
+def test_the_truncated_normals_scale_is_bounded(raw: float, scale: float) -> None:
+    actor = truncated_actor()
+    torch.nn.init.constant_(actor.std.bias, raw)
+    assert_close(actor(torch.randn(3, F_))[:, A:], torch.full((3, A), scale))
+
+
+def test_truncated_samples_stay_inside_and_keep_their_gradient() -> None:
+    actor = truncated_actor()
+    stats = torch.tensor([[0.9, -0.9, 2.1, 2.1]], requires_grad=True)
+    inside = actor.sample(stats, torch.tensor([[0.6, 0.3]]))
+    edge = actor.sample(stats, torch.tensor([[1 - 1e-7, 0.0]]))
+    assert_close(edge, torch.tensor([[1 - 1e-6, 1e-6 - 1]]), rtol=0, atol=1e-7)
+    for action in (inside, edge):
+        (grad,) = torch.autograd.grad(action.sum(), stats, retain_graph=True)
+        assert torch.isfinite(grad).all()
+    (grad,) = torch.autograd.grad(inside.sum(), stats)
+    assert (grad != 0).all()
+
+
+def test_the_mode_of_a_truncated_normal_is_its_location_row_by_row() -> None:
+    actor = truncated_actor()
+    stats, noise = actor(torch.randn(2, F_)), torch.rand(2, A)
+    action = actor.act(stats, noise, torch.tensor([False, True]))
+    assert_close(action[0], actor.sample(stats, noise)[0])
+    assert_close(action[1], stats[1, :A])
+    assert (actor.margin(stats, noise, torch.tensor([False, True])) == math.inf).all()
+
+
+def test_truncated_density_and_entropy_are_summed_over_dimensions() -> None:
+    actor = truncated_actor()
+    stats = torch.tensor([[0.3, -0.2, 0.5, 1.1]])
+    action = torch.tensor([[0.1, 0.9]])
+    alone = [stats[:, [i, A + i]] for i in range(A)]
+    densities = [actor.log_prob(s, action[:, [i]]) for i, s in enumerate(alone)]
+    assert_close(actor.log_prob(stats, action), densities[0] + densities[1])
+    assert_close(actor.entropy(stats), actor.entropy(alone[0]) + actor.entropy(alone[1]))
+
+
+def test_joined_one_hots_have_the_log_probability_of_their_classes() -> None:
+    actor = OneHotActor(F_, [4, 2], 8, 2)
+    stats, noise = actor(torch.randn(5, F_)), torch.rand(5, 6)
+    groups = [torch.distributions.Categorical(logits=x) for x in stats.split([4, 2], -1)]
+    action = actor.sample(stats, noise).detach()
+    index = [x.argmax(-1) for x in action.split([4, 2], -1)]
+    expected = sum(g.log_prob(i) for g, i in zip(groups, index, strict=True))
+    assert_close(actor.log_prob(stats, action), expected)
+    assert_close(actor.entropy(stats), sum(g.entropy() for g in groups))
+
+
+def test_heads_share_their_first_products() -> None:
+    torch.manual_seed(0)
+    heads = (
+        NormalHead(F_, 8, 3, norm=LayerNorm),
+        BernoulliHead(F_, 8, 2),
+        OneHotActor(F_, [3], 8, 1),
+    )
+    heads = (*heads, truncated_actor())
+    feat = torch.randn(4, 5, F_)
+    for head, found in zip(heads, outputs(feat, *heads), strict=True):
+        assert_close(found, head(feat))

@@ -193,3 +193,26 @@ def test_other_settings_are_refused_at_restore(tmp_path):
 def test_an_observation_with_a_column_of_replays_own_is_refused(tmp_path):
     with pytest.raises(SpaceError, match="'reward', which replay uses for itself"):
         ReplayBuffer(tmp_path, {"reward": OBS["state"]}, ACTION)
+
+
+def test_ends_are_drawn_as_often_as_a_window_is_long(tmp_path):
+    replay = buffer(tmp_path)
+    add_episode(replay, 60)
+    ends, plain = (
+        draw(replay, 50, EpisodeWindows(prioritize_ends=x), batch=6000)[0]["state"][:, 0, 0]
+        for x in (True, False)
+    )
+    # 11 starts fit; 50 further ones are moved to the last of them
+    counts, uniform = (np.bincount(x.astype(int), minlength=11) for x in (ends, plain))
+    assert len(counts) == len(uniform) == 11
+    np.testing.assert_allclose(counts / 6000, [1 / 61] * 10 + [51 / 61], atol=0.015)
+    np.testing.assert_allclose(uniform / 6000, [1 / 11] * 11, atol=0.015)
+
+
+def test_short_episodes_are_joined_where_ends_are_prioritised_too(tmp_path):
+    replay = buffer(tmp_path)
+    for rows in (4, 5):
+        add_episode(replay, rows)
+    batch, drawn = draw(replay, 12, EpisodeWindows(prioritize_ends=True))
+    assert all(sum(s.length for s in window) == 12 for window in drawn)
+    assert batch["is_first"][:, 0].all()

@@ -1,10 +1,18 @@
-"""The inverse normal against torch's, and truncated samples against the closed form."""
+"""The inverse normal against torch's, truncated samples, density and entropy against integrals."""
 
 import math
 
+import pytest
 import torch
+from torch.testing import assert_close
 
-from agentzoo.blocks.truncated_normal import inverse_normal_cdf, normal_cdf, sample
+from agentzoo.blocks.truncated_normal import (
+    entropy,
+    inverse_normal_cdf,
+    log_prob,
+    normal_cdf,
+    sample,
+)
 
 
 def test_inverse_matches_torch_in_centre_and_tails():
@@ -49,3 +57,29 @@ def test_gradient_reaches_location_and_scale():
     wide = sample(loc, scale + eps, torch.tensor(0.7)) - sample(loc, scale - eps, torch.tensor(0.7))
     torch.testing.assert_close(d_loc, up.detach() / (2 * eps), rtol=1e-2, atol=1e-3)
     torch.testing.assert_close(d_scale, wide.detach() / (2 * eps), rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize("loc", [-1.0, 0.0, 0.3, 0.99])
+@pytest.mark.parametrize("scale", [0.1, 0.5, 1.1, 2.1])
+def test_density_integrates_to_one_and_gives_the_entropy(loc: float, scale: float):
+    mean, std = torch.tensor(loc).double(), torch.tensor(scale).double()
+    x = (torch.arange(200_000, dtype=torch.float64) + 0.5) / 100_000 - 1
+    logs = log_prob(x, mean, std)
+    density = logs.exp()
+    one = torch.ones((), dtype=torch.float64)
+    assert_close(density.mean() * 2, one, rtol=0, atol=1e-8)
+    assert_close(-(density * logs).mean() * 2, entropy(mean, std), rtol=0, atol=1e-8)
+
+
+def test_density_is_that_of_the_samples():
+    loc, scale, u = torch.tensor(0.3).double(), torch.tensor(0.5).double(), torch.tensor(0.4)
+    u = u.double().requires_grad_()
+    x = sample(loc, scale, u)
+    (slope,) = torch.autograd.grad(x, u)
+    # inversion: density times dx/du is the uniform density
+    assert_close(log_prob(x.detach(), loc, scale), -slope.log(), rtol=0, atol=1e-5)
+
+
+def test_a_very_wide_one_is_uniform():
+    loc, scale = torch.tensor(0.2).double(), torch.tensor(1e3).double()
+    assert_close(entropy(loc, scale).item(), math.log(2), rtol=0, atol=1e-6)

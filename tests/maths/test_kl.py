@@ -1,4 +1,4 @@
-"""Gaussian divergence in closed form, and both rules for free nats."""
+"""Gaussian divergence in closed form, the rules for free nats, and balancing."""
 
 import math
 
@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from agentzoo.blocks.kl import free_nats_on_mean, free_nats_per_step, gaussian_kl
-from agentzoo.blocks.latents import GaussianLatent
+from agentzoo.blocks.kl import balanced, free_nats_on_mean, free_nats_per_step, gaussian_kl
+from agentzoo.blocks.latents import CategoricalLatent, GaussianLatent
 
 
 def full(value: float) -> torch.Tensor:
@@ -75,3 +75,33 @@ def test_gaussian_latent_sample_and_mode() -> None:
     noise = torch.tensor([[-3.0]])
     assert latent.sample(stats, noise).item() == pytest.approx(2 - 3 * (math.log(2) + 0.5))
     assert latent.mode(stats).item() == 2.0
+
+
+@pytest.mark.parametrize(
+    ("dyn", "rep", "free", "value", "shares"),
+    [
+        ((1, 5), (1, 5), 0.0, 3.0, (0.8, 0.2)),
+        ((1, 5), (1, 5), 3.5, 3.5, (0, 0)),  # the mean counts, not the step
+        ((1, 9), (1, 2), 3.0, 0.8 * 5 + 0.2 * 3, (0.8, 0)),  # each side by itself
+    ],
+)
+def test_balancing_shares_the_divergence_out(
+    dyn: tuple, rep: tuple, free: float, value: float, shares: tuple
+) -> None:
+    sides = [torch.tensor([x], dtype=torch.float64, requires_grad=True) for x in (dyn, rep)]
+    loss = balanced(*sides, 0.8, free)
+    assert loss.item() == pytest.approx(value)
+    grads = torch.autograd.grad(loss, sides)
+    for grad, share in zip(grads, shares, strict=True):
+        assert grad[0].tolist() == pytest.approx([share / 2] * 2)
+
+
+def test_balancing_moves_the_prior_four_times_as_far() -> None:
+    latent = CategoricalLatent(1, 2)
+    post = torch.tensor([[0.7, 0.0]], requires_grad=True)
+    prior = torch.tensor([[0.71, 0.0]], requires_grad=True)
+    dyn, rep = latent.kl(post.detach(), prior), latent.kl(post, prior.detach())
+    assert_close(dyn, rep)
+    # close by, the divergence is as steep on either side
+    grads = torch.autograd.grad(balanced(dyn, rep, 0.8, 0.0), (prior, post))
+    assert (grads[0] / -grads[1])[0].tolist() == pytest.approx([4.0, 4.0], rel=0.01)

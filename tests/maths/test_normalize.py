@@ -6,7 +6,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from agentzoo.blocks.normalize import PercentileScale, percentile
-from agentzoo.blocks.target import follow, slow_copy
+from agentzoo.blocks.target import copy_if, follow, slow_copy
 
 
 @pytest.mark.parametrize("share", [0.0, 0.05, 0.5, 0.95, 1.0])
@@ -53,3 +53,17 @@ def test_a_slow_copy_follows_by_a_share_of_the_distance() -> None:
     follow(slow, net, 1.0)
     assert_close(slow.weight, goal)
     assert net.weight.requires_grad
+
+
+@pytest.mark.parametrize("due", [True, False])
+def test_a_copy_takes_over_all_or_nothing(due: bool) -> None:
+    net = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
+    slow = slow_copy(net)
+    before = [p.clone() for p in slow.parameters()]
+    with torch.no_grad():
+        for p in net.parameters():
+            p.add_(torch.rand_like(p))
+    copy_if(torch.tensor(due), slow, net)
+    expected = list(net.parameters()) if due else before
+    assert all(torch.equal(a, b) for a, b in zip(slow.parameters(), expected, strict=True))
+    assert not any(p.requires_grad for p in slow.parameters())

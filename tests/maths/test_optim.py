@@ -119,3 +119,25 @@ def test_loading_is_strict() -> None:
         adam.load_state_dict({**state, "extra": torch.zeros(1)})
     with pytest.raises(RunError, match=r'"mean.w" has shape \(3,\), expected \(2,\)'):
         adam.load_state_dict({**state, "mean.w": torch.zeros(3)})
+
+
+@pytest.mark.parametrize("lr", [1e-4, 1e-1])
+def test_decay_is_a_share_of_the_weight_whatever_the_learning_rate(lr: float) -> None:
+    param = torch.full((3,), 2.0, dtype=torch.float64)
+    adam = Adam({"p": param}, lr=lr, decay=1e-6)
+    for _ in range(100):
+        adam.step([torch.zeros(3, dtype=torch.float64)])
+    assert_close(param, torch.full_like(param, 2 * (1 - 1e-6) ** 100), rtol=1e-12, atol=0)
+
+
+def test_decay_is_torchs_decoupled_one_divided_by_the_learning_rate() -> None:
+    torch.manual_seed(0)
+    ours = {"a": torch.randn(3, 2, dtype=torch.float64)}
+    theirs = ours["a"].clone().requires_grad_()
+    adam = Adam(ours, lr=1e-2, eps=1e-30, decay=1e-3)
+    reference = torch.optim.AdamW([theirs], lr=1e-2, eps=1e-30, weight_decay=1e-3 / 1e-2)
+    for _ in range(20):
+        theirs.grad = torch.randn_like(theirs)
+        adam.step([theirs.grad])
+        reference.step()
+    assert_close(ours["a"], theirs.detach())

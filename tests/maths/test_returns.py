@@ -65,3 +65,9 @@ def test_dtype_is_kept() -> None:
 def test_shapes_must_agree() -> None:
     with pytest.raises(ValueError, match=r"reward \(1, 3\), discount \(1, 2\)"):
         lambda_return(REWARD, DISCOUNT[:, 1:], NEXT_VALUE, 0.95)
+
+
+def test_a_state_can_own_the_reward_it_is_read_from() -> None:
+    # DreamerV2: reward and discount of z_0 .. z_2, values of z_1 .. z_3
+    found = lambda_return(row(1, 2, 3), row(0.9, 0.9, 0.9), row(20, 30, 40), 0.5)
+    assert_close(found, row(24.8725, 33.05, 39.0), atol=1e-9, rtol=0)

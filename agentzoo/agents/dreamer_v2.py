@@ -1,0 +1,553 @@
+"""DreamerV2: mastering Atari with discrete world models (Hafner et al. 2021, arXiv:2010.02193).
+
+Read beside the paper's algorithms 1 and 2. Paper and released code (danijar/dreamerv2) differ in
+batch, update frequency and discount on Atari: both are presets. Elsewhere the code is followed;
+docs/dreamer_v2.md lists every difference.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from runtime.errors import ConfigError
+from runtime.spec import ActionSpec, ColumnSpec, NoiseSpec, ObsSpec, TensorSpec
+
+from ..agent import Agent
+from ..algorithm import Batch, Carry, Metrics, Noise, NoiseSource, Obs, WriteBack
+from ..blocks.actions import to_env
+from ..blocks.cores import LayerNormGRUCore
+from ..blocks.decoders import ConvDecoder, Decoder
+from ..blocks.encoders import ConvEncoder, Encoder
+from ..blocks.heads import (
+    BernoulliHead,
+    Head,
+    NormalHead,
+    OneHotActor,
+    TruncatedNormalActor,
+    outputs,
+)
+from ..blocks.imagination import imagine
+from ..blocks.kl import balanced
+from ..blocks.latents import CategoricalLatent
+from ..blocks.layers import MLP, LayerNorm, keras_init
+from ..blocks.optim import Adam
+from ..blocks.replay import EpisodeWindows
+from ..blocks.returns import lambda_return
+from ..blocks.rssm import RSSM, State
+from ..blocks.target import copy_if, slow_copy
+from ..config import AgentConfig, one_of
+
+GROUPS = {
+    "model": ("encoder", "rssm", "decoder", "reward", "cont"),
+    "actor": ("actor",),
+    "value": ("value",),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DreamerV2Config(AgentConfig):
+    """Settings of DreamerV2; the defaults are danijar/dreamerv2's section `defaults`."""
+
+    deter: int = 1024  # D, deterministic state
+    stoch: int = 32  # S, number of categorical latents
+    classes: int = 32  # K, classes of each
+    hidden: int = 1024  # width of the RSSM's dense layers
+    depth: int = 48  # filters of the first convolution
+    units: int = 400  # width of all heads, and of the networks for vector observations
+    layers: int = 4  # of them
+    norm: str = "none"  # none|layer, before every activation outside the recurrent unit
+    state_std: float = 1.0  # deviation of the vector likelihood, in the observations' units; ours
+    reward_scale: float = 1.0  # of the reward's likelihood
+    kl_scale: float = 1.0  # beta
+    kl_balance: float = 0.8  # alpha, the prior's share of the KL
+    free_nats: float = 0.0  # nats, on each mean KL
+    cont: bool = True  # learn to predict terminations
+    cont_scale: float = 1.0
+    clip_rewards: str = "tanh"  # none|tanh, on replayed rewards
+    discount: float = 0.99  # gamma
+    lam: float = 0.95  # lambda of the return
+    horizon: int = 15  # H, imagined steps
+    imagine_starts: int | None = None  # posteriors to imagine from; None is all
+    reinforce: float | None = None  # rho, the score function's share of the actor's gradient, the
+    # rest is the dynamics'; None is 1 for discrete actions, 0 for continuous ones
+    actor_entropy: float = 2e-3  # eta, weight of the action's entropy
+    actor_min_std: float = 0.1  # continuous actions, before truncation
+    slow_every: int = 100  # updates from one copy of the value to the next
+    model_lr: float = 1e-4
+    actor_lr: float = 8e-5
+    value_lr: float = 2e-4
+    adam_eps: float = 1e-5
+    grad_clip: float = 100.0  # global norm, each optimiser
+    decay: float = 1e-6  # share of every weight taken away each update
+    prioritize_ends: bool = True  # replay draws the ends of episodes more often
+
+    total_steps: int = 100_000_000
+    repeat: int = 1
+    prefill: int = 10_000
+    pretrain: int = 1
+    update_every: int = 5
+    updates: int = 1
+    batch_size: int = 16  # B
+    batch_length: int = 50  # T
+    replay_rows: int = 2_000_000
+    log_every: int = 10_000
+    eval_every: int = 100_000
+
+    def __post_init__(self) -> None:
+        """Check what no type says.
+
+        Raises:
+            ConfigError: naming the field, its value and what it has to be.
+        """
+        super().__post_init__()
+        one_of("norm", self.norm, ("none", "layer"))
+        one_of("clip_rewards", self.clip_rewards, ("none", "tanh"))
+        for name, least, why in (
+            ("horizon", 2, "the last imagined state has no return of its own"),
+            ("classes", 2, "one class says nothing"),
+            ("slow_every", 1, "updates from one copy of the value to the next"),
+            ("layers", 1, "a head has a hidden layer"),
+        ):
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name}={getattr(self, name)} has to be at least {least}: {why}")
+        if self.imagine_starts is not None and self.imagine_starts < 1:
+            raise ConfigError(
+                f"imagine_starts={self.imagine_starts} has to be at least 1, or None for all"
+            )
+        for name in ("kl_balance", "reinforce", "decay"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
+                raise ConfigError(f"{name}={value} is a share; it has to be from 0 to 1")
+
+
+class DreamerV2Algorithm(nn.Module):
+    """World model, actor and critic; satisfies `agentzoo.algorithm.Algorithm`.
+
+    Args:
+        obs: the observations by key.
+        action: the environment's action.
+        config: the settings.
+    """
+
+    columns: Mapping[str, ColumnSpec] = {}
+    updates: Tensor
+
+    def __init__(
+        self, obs: Mapping[str, ObsSpec], action: ActionSpec, config: DreamerV2Config
+    ) -> None:
+        super().__init__()
+        self.action, self.config, c = action, config, config
+        self.windows = EpisodeWindows(prioritize_ends=c.prioritize_ends)
+        norm = LayerNorm if c.norm == "layer" else None
+        mlp = partial(MLP, norm=norm)
+        self.encoder = Encoder(
+            obs,
+            image=lambda channels: ConvEncoder(channels, c.depth, act=F.elu, norm=norm),
+            vector=lambda size: mlp(size, c.units, c.layers),
+        )
+        latent = CategoricalLatent(c.stoch, c.classes)
+        self.rssm = RSSM(
+            LayerNormGRUCore(latent.size, action.size, c.hidden, c.deter, norm=norm),
+            latent,
+            prior=mlp(c.deter, c.hidden, 1, latent.size),
+            posterior=mlp(c.deter, c.hidden, 1, latent.size, early=self.encoder.size),
+        )
+        feat = self.rssm.feat_size
+        self.decoder = Decoder(
+            obs,
+            image=lambda channels: ConvDecoder(feat, channels, c.depth, act=F.elu, norm=norm),
+            vector=lambda size: mlp(feat, c.units, c.layers, size),
+            vector_std=c.state_std,
+        )
+        self.reward = NormalHead(feat, c.units, c.layers, norm=norm)
+        self.cont = BernoulliHead(feat, c.units, c.layers, norm=norm) if c.cont else None
+        self.value = NormalHead(feat, c.units, c.layers, norm=norm)
+        self.actor = build_actor(feat, action, config)
+        self.apply(keras_init)
+        self.slow_value = slow_copy(self.value)
+        self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
+        self.reinforce = float(action.kind != "box") if c.reinforce is None else c.reinforce
+        rates = {"model": c.model_lr, "actor": c.actor_lr, "value": c.value_lr}
+        self._optimizers = {
+            name: Adam(self._group(name), lr=rate, eps=c.adam_eps, clip=c.grad_clip, decay=c.decay)
+            for name, rate in rates.items()
+        }
+        self.latent = latent
+        self.carry_spec = {
+            "deter": TensorSpec(shape=(c.deter,)),
+            "stoch": TensorSpec(shape=(latent.size,)),
+            "prev_action": TensorSpec(shape=(action.size,)),
+        }
+        self.noise_spec = {
+            "latent": NoiseSpec(shape=latent.noise_shape, kind=latent.noise_kind, role="latent"),
+            "action": NoiseSpec(
+                shape=self.actor.noise_shape, kind=self.actor.noise_kind, role="action"
+            ),
+        }
+
+    # -- acting ----------------------------------------------------------------------------------
+
+    def initial(self, batch: int) -> Carry:
+        """Zeros."""
+        state = self.rssm.initial(batch)
+        prev_action = state.deter.new_zeros(batch, self.action.size)
+        return {"deter": state.deter, "stoch": state.stoch, "prev_action": prev_action}
+
+    def step(
+        self, carry: Carry, obs: Obs, noise: Noise, deterministic: Tensor
+    ) -> tuple[Carry, Tensor]:
+        """Filter the observation, then act: the mode where `deterministic`, else a sample."""
+        state, stats = self._perceive(carry, obs, noise)
+        action = self.actor.act(stats, noise["action"], deterministic)
+        carry = {"deter": state.deter, "stoch": state.stoch, "prev_action": action}
+        return carry, to_env(action, self.action)
+
+    def explore(self, carry: Carry, noise: Noise, env_step: int) -> tuple[Carry, Tensor]:
+        """Nothing is added: the policy's entropy explores."""
+        return carry, to_env(carry["prev_action"], self.action)
+
+    def margin(self, carry: Carry, obs: Obs, noise: Noise, deterministic: Tensor) -> Tensor:
+        """By how many nats the closest choice was made, of a latent or of the action: (B,).
+
+        Two implementations of the same step may differ where this is below their numerical error.
+        """
+        state, stats = self._perceive(carry, obs, noise)
+        latent = self.latent.margin(state.stats, noise["latent"])
+        return torch.minimum(latent, self.actor.margin(stats, noise["action"], deterministic))
+
+    def _perceive(self, carry: Carry, obs: Obs, noise: Noise) -> tuple[State, Tensor]:
+        embed, first = self.encoder(obs), obs["is_first"]
+        # shape[0], not len(): the latter fixes the batch size in an exported graph
+        prev = self.rssm.initial(first.shape[0])._replace(
+            deter=carry["deter"], stoch=carry["stoch"]
+        )
+        state = self.rssm.obs_step(prev, carry["prev_action"], embed, first, noise["latent"])
+        return state, self.actor(self.rssm.feat(state))
+
+    # -- learning --------------------------------------------------------------------------------
+
+    def update(self, batch: Batch, noise: NoiseSource) -> tuple[Metrics, WriteBack]:
+        """One gradient step of the model, then one of actor and critic inside the new model."""
+        with self._autocast():
+            post, model_loss, metrics = self._model_loss(batch, noise)
+        metrics |= self._descend(model_loss, "model")
+        start, is_terminal = self._starts(post, batch["is_terminal"], noise)
+        with self._autocast():
+            actor_loss, value_loss, imagined = self._behavior_losses(start, is_terminal, noise)
+        # neither loss reaches the other's parameters
+        metrics |= imagined | self._descend(actor_loss + value_loss, "actor", "value")
+        copy_if(self.updates % self.config.slow_every == 0, self.slow_value, self.value)
+        self.updates.add_(1)
+        return {k: v.detach() for k, v in metrics.items()}, {}
+
+    def _autocast(self) -> torch.autocast:
+        # norms, likelihoods and recurrent states stay float32
+        device = next(self.parameters()).device.type
+        return torch.autocast(device, torch.bfloat16, enabled=self.config.precision == "bf16")
+
+    def _model_loss(self, batch: Batch, noise: NoiseSource) -> tuple[State, Tensor, Metrics]:
+        """The paper's evidence bound: observations, rewards, discounts, and the balanced KL."""
+        c, (B, T) = self.config, batch["reward"].shape
+        # Infer states
+        eps = noise.uniform(B, T, *self.latent.noise_shape)
+        post = self._observe(batch, eps)
+        prior, feat = self.rssm.prior(post), self.rssm.feat(post)
+        # Predict observations, rewards and continuation
+        reward = torch.tanh(batch["reward"]) if c.clip_rewards == "tanh" else batch["reward"]
+        losses = self.decoder.losses(feat, batch)
+        losses["reward"] = self.reward.loss(self.reward(feat), reward)
+        if self.cont is not None:
+            # gamma is part of the label, so the head gives discounts
+            label = c.discount * (1 - batch["is_terminal"].float())
+            losses["cont"] = self.cont.loss(self.cont(feat), label)
+        for name, loss in losses.items():
+            assert loss.shape == (B, T), (name, loss.shape)
+        # Pull prior and posterior together, the prior faster
+        q, p = post.stats.float(), prior.float()
+        dyn, rep = self.latent.kl(q.detach(), p), self.latent.kl(q, p.detach())
+        means = {name: loss.mean() for name, loss in losses.items()}
+        means["kl"] = balanced(dyn, rep, c.kl_balance, c.free_nats)
+        scales = {"reward": c.reward_scale, "cont": c.cont_scale, "kl": c.kl_scale}
+        loss = torch.stack([scales.get(name, 1.0) * mean for name, mean in means.items()]).sum()
+        metrics = {f"loss/{name}": mean for name, mean in means.items()}
+        metrics |= {"loss/model": loss, "model/kl": dyn.mean()}
+        with torch.no_grad():
+            metrics["model/post_entropy"] = self.latent.entropy(q).mean()
+            metrics["model/prior_entropy"] = self.latent.entropy(p).mean()
+        return post, loss, metrics
+
+    def _observe(self, batch: Batch, eps: Tensor) -> State:
+        """Posterior states (B, T) of replayed windows, each filtered from nothing."""
+        first = batch["is_first"].clone()
+        first[:, 0] = True  # the action that led into the window is not seen, either
+        initial = self.rssm.initial(len(first))
+        return self.rssm.observe(initial, batch["prev_action"], self.encoder(batch), first, eps)
+
+    def _starts(self, post: State, is_terminal: Tensor, noise: NoiseSource) -> tuple[State, Tensor]:
+        """Constant posteriors (N,) to imagine from, all or a random subset, and is_terminal."""
+        start, is_terminal = post.detach().flatten(), is_terminal.flatten()
+        count = self.config.imagine_starts
+        if count is None or count >= len(is_terminal):
+            return start, is_terminal
+        chosen = noise.uniform(len(is_terminal)).topk(count).indices
+        return State(*(x[chosen] for x in start)), is_terminal[chosen]
+
+    def _behavior_losses(
+        self, start: State, is_terminal: Tensor, noise: NoiseSource
+    ) -> tuple[Tensor, Tensor, Metrics]:
+        """The paper's actor and critic objectives on lambda returns (equations 4 to 6)."""
+        c, N, rho = self.config, len(start.deter), self.reinforce
+        # Imagine trajectories; the score function alone needs no gradient through them
+        with torch.set_grad_enabled(rho < 1):
+            imagined = imagine(
+                self.rssm,
+                lambda feat, eps: self.actor.sample(self.actor(feat.detach()), eps),
+                start,
+                noise.uniform(N, c.horizon, *self.latent.noise_shape),
+                noise.uniform(N, c.horizon, *self.actor.noise_shape),
+            )
+            reward, discount, slow = self._outcomes(imagined.feat, is_terminal)
+            # the reward of a state is part of its own return
+            ret = lambda_return(reward[:, :-1], discount[:, :-1], slow[:, 1:], c.lam)
+        value, stats = outputs(imagined.feat[:, :-1].detach(), self.value, self.actor)
+        with torch.no_grad():
+            weight = torch.cat([torch.ones_like(reward[:, :1]), discount[:, :-2]], 1).cumprod(1)
+        # Update the actor: an action is worth the return of the state it leads to
+        stats = stats[:, :-1]
+        objective = c.actor_entropy * (entropy := self.actor.entropy(stats))
+        if rho < 1:
+            objective = objective + (1 - rho) * ret[:, 1:]
+        if rho > 0:
+            advantage = (ret[:, 1:] - slow[:, :-2]).detach()
+            log_prob = self.actor.log_prob(stats, imagined.action[:, :-1].detach())
+            objective = objective + rho * advantage * log_prob
+        actor_loss = -(weight[:, :-1] * objective).mean()
+        # Update the critic towards the returns
+        value_loss = (weight * self.value.loss(value, ret.detach())).mean()
+        metrics = {
+            "loss/actor": actor_loss,
+            "loss/value": value_loss,
+            "imag/reward": reward.mean(),
+            "imag/value": value.mean(),
+            "imag/ret": ret.mean(),
+            "imag/discount": discount.mean(),
+            "actor/entropy": entropy.mean(),
+        }
+        return actor_loss, value_loss, metrics
+
+    def _outcomes(self, feat: Tensor, is_terminal: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Rewards, discounts and slow values at imagined states: (N, H+1, F) -> (N, H+1) each."""
+        gamma = self.config.discount
+        if self.cont is None:
+            reward, slow = outputs(feat, self.reward, self.slow_value)
+            return reward, torch.full_like(reward, gamma), slow
+        heads: tuple[Head, ...] = (self.reward, self.slow_value, self.cont)
+        reward, slow, cont = outputs(feat, *heads)
+        # what follows the first state is known from replay
+        known = gamma * (1 - is_terminal.float())
+        discount = torch.cat([known[:, None], torch.sigmoid(cont[:, 1:])], 1)
+        return reward, discount, slow
+
+    def _group(self, name: str) -> dict[str, nn.Parameter]:
+        prefixes = GROUPS[name]
+        return {k: p for k, p in self.named_parameters() if k.split(".")[0] in prefixes}
+
+    def _descend(self, loss: Tensor, *names: str) -> Metrics:
+        """One step of the named optimisers along the gradients of one loss; their norms."""
+        optimizers = {name: self._optimizers[name] for name in names}
+        # gradients of these groups only: nothing else is computed, so nothing has to be frozen
+        params = [p for optimizer in optimizers.values() for p in optimizer.params]
+        grads = iter(torch.autograd.grad(loss, params))
+        return {
+            f"opt/{name}_grad_norm": optimizer.step([next(grads) for _ in optimizer.params])
+            for name, optimizer in optimizers.items()
+        }
+
+    def optimizers(self) -> Mapping[str, Adam]:
+        """The three Adams by name: model, actor, value."""
+        return self._optimizers
+
+    # -- looking inside --------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def open_loop(self, batch: Batch, noise: NoiseSource, context: int = 5) -> dict[str, Tensor]:
+        """What the model saw for `context` rows and imagines after, by observation key.
+
+        Args:
+            batch: replay columns (B, T, ...) with T > context.
+            noise: for the latents.
+            context: rows reconstructed from posteriors; the rest follows the batch's actions.
+
+        Returns:
+            (B, T, h, w, c) in [0, 1] for images, (B, T, n) for vectors.
+        """
+        B, T = batch["reward"].shape
+        eps = noise.uniform(B, T, *self.latent.noise_shape)
+        seen = {key: value[:, :context] for key, value in batch.items()}
+        post = self._observe(seen, eps[:, :context])
+        feats, state = [self.rssm.feat(post)], State(*(x[:, -1] for x in post))
+        for t in range(context, T):
+            state = self.rssm.img_step(state, batch["prev_action"][:, t], eps[:, t])
+            feats.append(self.rssm.feat(state).unsqueeze(1))
+        return self.decoder(torch.cat(feats, 1))
+
+
+def build_actor(
+    inputs: int, action: ActionSpec, config: DreamerV2Config
+) -> OneHotActor | TruncatedNormalActor:
+    """The actor that fits the action: a truncated normal for a Box, else one-hot groups."""
+    c, norm = config, LayerNorm if config.norm == "layer" else None
+    if action.kind != "box":
+        return OneHotActor(inputs, action.nvec, c.units, c.layers, norm=norm)
+    return TruncatedNormalActor(
+        inputs, action.size, c.units, c.layers, min_std=c.actor_min_std, norm=norm
+    )
+
+
+_ATARI_CODE: dict[str, object] = {
+    "total_steps": 200_000_000,
+    "repeat": 4,
+    "deter": 600,
+    "hidden": 600,
+    "kl_scale": 0.1,
+    "cont_scale": 5.0,
+    "discount": 0.999,
+    "actor_entropy": 1e-3,
+    "model_lr": 2e-4,
+    "actor_lr": 4e-5,
+    "value_lr": 1e-4,
+    "prefill": 200_000,
+    "update_every": 64,
+    "log_every": 40_000,
+    "eval_every": 1_000_000,
+    "checkpoint_every": 1_000_000,
+    "checkpoint_grace": 108_000,  # an episode at its longest
+}
+_DMC: dict[str, object] = {
+    "total_steps": 2_000_000,  # as long as the published curves
+    "repeat": 2,
+    "deter": 200,
+    "hidden": 200,
+    "free_nats": 1.0,
+    "cont": False,
+    "clip_rewards": "none",
+    "actor_entropy": 1e-4,
+    "model_lr": 3e-4,
+    "value_lr": 8e-5,
+    "prioritize_ends": False,
+    "prefill": 2_000,
+    "pretrain": 100,
+    "update_every": 10,
+    "eval_every": 20_000,
+}
+_CPU: dict[str, object] = {
+    "total_steps": 100_000,
+    "repeat": 4,
+    "render": "fast",
+    "deter": 64,
+    "stoch": 8,
+    "classes": 8,
+    "hidden": 64,
+    "units": 64,
+    "layers": 3,
+    "state_std": 0.3,
+    "reward_scale": 10.0,
+    "clip_rewards": "none",
+    "actor_entropy": 0.1,
+    "slow_every": 20,
+    "batch_size": 16,
+    "batch_length": 32,
+    "imagine_starts": 256,
+    "model_lr": 1e-3,
+    "actor_lr": 3e-4,
+    "value_lr": 1e-3,
+    "prefill": 5_000,
+    "pretrain": 100,
+    "update_every": 100,
+    "updates": 10,
+    "replay_rows": 200_000,
+    "log_every": 1_000,
+    "eval_every": 10_000,
+}
+_DEBUG: dict[str, object] = {
+    **_CPU,
+    "total_steps": 2_000,
+    "repeat": 1,
+    "deter": 16,
+    "stoch": 4,
+    "classes": 4,
+    "hidden": 16,
+    "units": 16,
+    "layers": 2,
+    "batch_size": 4,
+    "batch_length": 8,
+    "horizon": 5,
+    "imagine_starts": 16,
+    "prefill": 500,
+    "pretrain": 2,
+    "updates": 2,
+    "replay_rows": 10_000,
+    "eval_every": 1_000,
+    "checkpoint_every": 1_000,
+}
+
+
+class DreamerV2(Agent):
+    """DreamerV2: learns a world model of categorical latents and acts from inside it.
+
+    Example:
+        >>> agent = DreamerV2("dmc:walker-walk")  # pixels, the released code's settings
+        >>> agent.learn(1_000_000)
+        >>> action = agent.act(obs)
+
+    Source: Hafner, Lillicrap, Norouzi, Ba: Mastering Atari with Discrete World Models (ICLR 2021,
+    arXiv:2010.02193).
+    """
+
+    config_class = DreamerV2Config
+    algorithm_class = DreamerV2Algorithm
+    presets: ClassVar[Mapping[str, Mapping[str, object]]] = {
+        "atari_paper": {
+            **_ATARI_CODE,
+            "batch_size": 50,
+            "update_every": 16,
+            "discount": 0.995,
+        },
+        "atari_code": _ATARI_CODE,
+        "crafter": {
+            "total_steps": 1_000_000,
+            "norm": "layer",
+            "discount": 0.999,
+            "actor_entropy": 3e-3,
+            "actor_lr": 1e-4,
+            "value_lr": 1e-4,
+        },
+        "dmc_vision": _DMC,
+        "dmc_proprio": _DMC,
+        "defaults": {},
+        "cpu": _CPU,
+        "cpu_pixels": {**_CPU, "depth": 8, "batch_length": 24},
+        "debug": _DEBUG,
+        "debug_pixels": {**_DEBUG, "depth": 2},
+    }
+
+    @classmethod
+    def default_preset(cls, suite: str, obs: Mapping[str, ObsSpec]) -> str:
+        """The settings of a suite that paper or code has; else the code's defaults."""
+        if suite == "dmc":
+            image = any(s.kind == "image" for s in obs.values())
+            return "dmc_vision" if image else "dmc_proprio"
+        return {"atari": "atari_paper", "crafter": "crafter"}.get(suite, "defaults")
+
+    @classmethod
+    def for_world(
+        cls, config: AgentConfig, suite: str, obs: Mapping[str, ObsSpec], action: ActionSpec
+    ) -> Mapping[str, object]:
+        """A continuation head where episodes can terminate; repeats where the papers repeat."""
+        fields: dict[str, object] = {"cont": suite != "dmc"}
+        return fields if suite in ("dmc", "atari") else {**fields, "repeat": 1}
