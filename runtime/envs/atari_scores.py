@@ -7,10 +7,11 @@ of danijar/dreamerv2 scores/baselines.json, after Toromanoff et al. 2019 (arXiv:
 """
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from statistics import fmean, median
 
 _DOPAMINE = "Dopamine's baselines in danijar/dreamerv2 scores/baselines.json"
 _V3 = "danijar/dreamerv3 scores"
@@ -118,3 +119,38 @@ def _rows(file: str) -> dict[str, dict[str, float]]:
             row.pop("game"): {column: float(cell) for column, cell in row.items() if cell}
             for row in csv.DictReader(lines)
         }
+
+
+AGGREGATES = (
+    "human-normalized median",
+    "human-normalized mean",
+    "record mean",
+    "clipped record mean",
+)
+
+
+def aggregate(scores: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """One number for many games, in the four ways that are in use.
+
+    Args:
+        scores: game -> mean return of each seed. Games without reference are left out, of the
+            record means those without record.
+
+    Returns:
+        Each of `AGGREGATES`; the clip is at 1, before seeds are averaged. Empty without a game.
+
+    Source: Hafner et al. 2021 (arXiv:2010.02193), section 3.
+    """
+    known = [
+        (references()[game], values) for game, values in scores.items() if game in references()
+    ]
+    if not known:
+        return {}
+    gamer = [fmean(map(reference.human_normalized, values)) for reference, values in known]
+    found = {AGGREGATES[0]: median(gamer), AGGREGATES[1]: fmean(gamer)}
+    seeds = [list(map(reference.record_normalized, values)) for reference, values in known]
+    records = [[one for one in each if one is not None] for each in seeds if None not in each]
+    if records:
+        found[AGGREGATES[2]] = fmean(map(fmean, records))
+        found[AGGREGATES[3]] = fmean(fmean(min(one, 1.0) for one in each) for each in records)
+    return found
