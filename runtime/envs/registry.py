@@ -181,7 +181,7 @@ class _Parsed:
         known = {
             key.name: key.read(defaults[key.name], where)
             for key in self.suite.readable
-            if defaults.get(key.name) not in (None, "")
+            if defaults.get(key.name) is not None
         }
         return self.suite.spelled_out(known)
 
