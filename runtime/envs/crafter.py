@@ -151,6 +151,7 @@ class Crafter(gym.Env[dict[str, Any], np.int64]):
         terminated = info["discount"] == 0
         truncated = not terminated and self._steps >= self._limit
         self._open = not (terminated or truncated)
+        info["player_pos"] = info["player_pos"].copy()  # the package moves its own
         return {"image": image}, float(reward), terminated, truncated, info
 
     def render(self) -> Array:

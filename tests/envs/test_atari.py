@@ -5,6 +5,7 @@ import sys
 import gymnasium as gym
 import numpy as np
 import pytest
+from gymnasium.utils.env_checker import check_env
 
 from runtime.envs import (
     Adapter,
@@ -276,6 +277,15 @@ def test_a_protocol_decides_on_pictures_and_actions(
         frame = env.render()
         assert (frame.shape, frame.dtype) == ((210, 160, 3), np.uint8)
         assert env.metadata["render_fps"] == 15
+
+
+def test_gymnasium_finds_nothing_wrong() -> None:
+    check_env(make_env("atari:pong?protocol=dreamerv3"), skip_render_check=True)
+    with make_env("atari:pong") as env:
+        first, _ = env.reset(seed=0)
+        kept = first["image"].copy()
+        env.step(0)
+        np.testing.assert_array_equal(first["image"], kept)
 
 
 # -- games ---------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import sys
 import gymnasium as gym
 import numpy as np
 import pytest
+from gymnasium.utils.env_checker import check_env
 
 from runtime.envs import Adapter, Outcome, make_env, resolve, scores_of
 from runtime.envs.crafter import Crafter, crafter_score
@@ -94,6 +95,12 @@ def test_spaces_and_rows(env: gym.Env) -> None:
     assert set(info["achievements"].values()) == {0}
     assert env.render().shape == (256, 256, 3)
     assert make_env("crafter:reward?size=96").observation_space["image"].shape == (96, 96, 3)
+
+
+def test_gymnasium_finds_nothing_wrong(env: gym.Env) -> None:
+    check_env(env, skip_render_check=True)
+    first = env.step(0)[4] if env.reset(seed=0) else {}
+    assert first["player_pos"] is not env.step(2)[4]["player_pos"]
 
 
 def test_achievements_are_rewarded_once_and_counted(env: gym.Env) -> None:
