@@ -40,6 +40,8 @@ EXTRAS = {
     "train": ("torch", "safetensors", "onnx", "onnxscript", "tensorboard", "matplotlib"),
     "video": ("imageio_ffmpeg",),
     "dmc": ("dm_control", "mujoco"),
+    "atari": ("ale_py",),
+    "crafter": ("crafter",),
 }
 
 _HOMES = {

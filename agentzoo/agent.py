@@ -326,22 +326,27 @@ class Agent:
 
         An agent that has networks already keeps them and its settings.
         """
-        probe = env if isinstance(env, gym.Env) else open_environment(env)
-        obs, action = observation_specs(probe.observation_space), action_spec(probe.action_space)
-        if probe is not env:
-            probe.close()
         built = hasattr(self, "algorithm")
-        if built:
-            self._require_same_spaces(obs, action)
-        else:
+        specs = None if built else spaces_of(env)
+        if specs is not None:
             task = envs.resolve(env, {}).partition("?")[0] if isinstance(env, str) else ""
-            self.config = self._configure(task, obs, action)
-        if isinstance(env, str):
-            open_keys = {"repeat": self.config.repeat, "render": self.config.render}
-            self.env = envs.resolve(env, open_keys)
-        self._source = self.env if isinstance(env, str) else env
+            self.config = self._configure(task, *specs)
+        source = self._resolved(env)
+        if specs is None or (self.config.protocol and isinstance(source, str)):
+            specs = spaces_of(source)  # a protocol decides on pictures and actions, too
+        if built:
+            self._require_same_spaces(*specs)
+        self.env = source if isinstance(source, str) else self.env
+        self._source = source
         if not built:
-            self._wire(obs, action)
+            self._wire(*specs)
+
+    def _resolved(self, env: EnvLike) -> EnvLike:
+        """A string with every key written out, the settings' where it leaves them open."""
+        if not isinstance(env, str):
+            return env
+        fields = ("repeat", "render", "protocol")
+        return envs.resolve(env, {name: getattr(self.config, name) for name in fields})
 
     def _configure(self, task: str, obs: Mapping[str, ObsSpec], action: ActionSpec) -> AgentConfig:
         """The preset's fields, what the world and the task decide, then the user's overrides."""
@@ -387,11 +392,11 @@ class Agent:
         self.policy = Policy(TorchStep(network, self.device), self.spec)
 
     def open_environment(self) -> gym.Env[Any, Any]:
-        """Another environment of the kind the agent learns in; not for an environment object."""
+        """An environment to evaluate in, made like those to learn in; not for an object."""
         source = self._built()._source
         assert source is not None, "the agent has no environment"
         assert not isinstance(source, gym.Env), "there is one object, and it is in use"
-        return open_environment(source)
+        return open_environment(envs.for_evaluation(source) if isinstance(source, str) else source)
 
     def _adapter(self) -> envs.Adapter:
         assert self._source is not None, "require_environment was called"
@@ -490,6 +495,15 @@ def open_environment(
 ) -> gym.Env[Any, Any]:
     """An environment from a string, or from a function that makes one."""
     return envs.make_env(source) if isinstance(source, str) else source()
+
+
+def spaces_of(env: EnvLike) -> tuple[dict[str, ObsSpec], ActionSpec]:
+    """What an environment shows and takes; one that is opened for it is closed again."""
+    probe = env if isinstance(env, gym.Env) else open_environment(env)
+    specs = observation_specs(probe.observation_space), action_spec(probe.action_space)
+    if probe is not env:
+        probe.close()
+    return specs
 
 
 def find_device(name: str) -> torch.device:

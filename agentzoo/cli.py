@@ -1,7 +1,7 @@
 """The `agentzoo` command: training's verbs and the runtime's, each of which loads only its own.
 
-`evaluate`, `inspect`, `verify` and `doctor` run without torch. What a user got wrong is one
-sentence on standard error and exit code 2, never a traceback.
+`evaluate`, `table`, `inspect`, `verify` and `doctor` run without torch. What a user got wrong is
+one sentence on standard error and exit code 2, never a traceback.
 """
 
 import json
@@ -168,6 +168,18 @@ def evaluate(
 
 
 @app.command()
+def table(
+    paths: Annotated[
+        list[Path], typer.Argument(help="results.json files, or folders that hold some.")
+    ],
+) -> None:
+    """Compare Atari results over games with people's and with published agents' scores."""
+    from .table import table as compare
+
+    typer.echo(compare(paths))
+
+
+@app.command()
 def inspect(bundle: Bundle) -> None:
     """Say what a bundle holds: its files, and what the policy reads, keeps and gives."""
     from runtime import inspect as describe
@@ -213,13 +225,16 @@ def settings_of(kind: "type[Agent]", settings: Sequence[str]) -> dict[str, objec
 
 
 def summary(result: "Evaluation") -> str:
-    """An evaluation in two lines: what was run, and its score."""
+    """An evaluation in lines: what was run, its score, and what its suite makes of it."""
     low, high = result.interval
-    return (
-        f"{result.env}\n"
-        f"{len(result.returns)} episodes from seed {result.seed}: "
-        f"mean {result.mean:.1f}, 95 % interval {low:.1f} to {high:.1f}"
-    )
+    actions = "deterministic" if result.deterministic else "sampled"
+    lines = [
+        result.env,
+        f"{len(result.returns)} episodes from seed {result.seed}, {actions} actions: "
+        f"mean {result.mean:.1f}, 95 % interval {low:.1f} to {high:.1f}",
+        *(f"{name} {value:.3g}" for name, value in result.scores.items()),
+    ]
+    return "\n".join(lines)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -20,6 +20,7 @@ class AgentConfig:
     total_steps: int = 5_000_000  # environment steps including repeat; learn()'s default budget
     repeat: int = 2  # action repeat, where the environment string leaves it open
     render: str = "default"  # default|fast, where the environment string leaves it open
+    protocol: str | None = None  # settings by name, where the environment string leaves them open
     envs: int = 1  # environments collected from at a time
     prefill: int = 5_000  # environment steps of uniformly random actions before learning
     pretrain: int = 100  # updates at the first opportunity

@@ -1,16 +1,26 @@
 """Episodes, their returns, and how sure one can be of the mean."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
-from .envs import Env, make_env, merge, resolve, settings_of
+from .envs import (
+    Env,
+    Outcome,
+    for_evaluation,
+    make_env,
+    merge,
+    protocol_of,
+    resolve,
+    scores_of,
+    settings_of,
+)
 from .errors import ConfigError, EpisodeError, SpaceError
 from .policy import Policy
 from .spaces import Observation, action_spec, env_action, observation_specs
@@ -57,6 +67,7 @@ class Evaluation:
         deterministic: whether actions were the distribution's mode.
         repeat: environment steps in one decision.
         policy_sha256: of the graph that ran; "" for a policy that is still in training.
+        scores: what the environment's suite makes of the episodes, such as `human_normalized`.
     """
 
     agent: str
@@ -67,6 +78,7 @@ class Evaluation:
     deterministic: bool
     repeat: int = 1
     policy_sha256: str = ""
+    scores: Mapping[str, float] = field(default_factory=dict[str, float])
 
     @property
     def seed(self) -> int:
@@ -88,10 +100,22 @@ class Evaluation:
         """95 % bootstrap interval of the mean return (see `bootstrap`)."""
         return bootstrap(self.returns)
 
+    @property
+    def protocol(self) -> dict[str, object]:
+        """What has to be equal for two scores to be compared.
+
+        `name`, if the environment's settings are a named protocol of its suite; every one of these
+        settings; and `deterministic`.
+        """
+        name = protocol_of(self.env) if self.env else ""
+        settings = settings_of(self.env) if self.env else {}
+        named = {"name": name} if name else {}
+        return {**named, **settings, "deterministic": self.deterministic}
+
     def to_json(self) -> dict[str, object]:
         """The content of results.json."""
         derived = {"mean": self.mean, "std": self.std, "interval": list(self.interval)}
-        return {"format": FORMAT, **asdict(self), **derived}
+        return {"format": FORMAT, **asdict(self), **derived, "protocol": self.protocol}
 
 
 def bootstrap(values: Sequence[float]) -> tuple[float, float]:
@@ -120,7 +144,8 @@ def evaluate(
 ) -> Evaluation:
     """Play episodes and add up their rewards.
 
-    Episode i has environment seed and noise seed `seed + i`, however many run at once.
+    Episode i has environment seed and noise seed `seed + i`, however many run at once. Settings
+    that are for learning only, such as `life_loss` of atari, are those of evaluation.
 
     Args:
         policy: a Policy or whatever else gives sessions.
@@ -161,6 +186,7 @@ def evaluate(
         deterministic=first.deterministic if deterministic is None else deterministic,
         repeat=int(settings_of(name).get("repeat", 1)) if name else 1,
         policy_sha256=first.digest,
+        scores=scores_of(name, [episode.outcome for episode in played]) if name else {},
     )
 
 
@@ -217,6 +243,7 @@ class _Episode:
     def __init__(self, session: Session, seed: int) -> None:
         self.session, self.seed = session, seed
         self.total, self.length, self.is_over = 0.0, 0, False
+        self.info: Mapping[str, Any] = {}
         self.env: Env
         self.obs: Observation
 
@@ -226,7 +253,7 @@ class _Episode:
         return self
 
     def step(self, action: Array) -> None:
-        self.obs, reward, terminated, truncated, _ = self.env.step(action)
+        self.obs, reward, terminated, truncated, self.info = self.env.step(action)
         if not math.isfinite(reward):
             raise EpisodeError(
                 f"the environment gave the reward {reward} at decision {self.length + 1} of the "
@@ -235,6 +262,10 @@ class _Episode:
         self.total += float(reward)
         self.length += 1
         self.is_over = bool(terminated or truncated)
+
+    @property
+    def outcome(self) -> Outcome:
+        return Outcome(total=self.total, length=self.length, info=self.info)
 
 
 Tell = Callable[[_Episode], None]
@@ -291,7 +322,7 @@ def _shoot(film: Film | None, episode: _Episode) -> None:
 
 def _resolved(spec: PolicySpec, env: str | Env | None, override: bool) -> str:
     if isinstance(env, str):
-        return merge(spec.env, env, override)
+        return for_evaluation(merge(spec.env, env, override))
     if env is not None:
         return ""
     if not spec.env:
@@ -299,7 +330,9 @@ def _resolved(spec: PolicySpec, env: str | Env | None, override: bool) -> str:
             f"this {spec.agent} learned on an environment object, which it cannot name; "
             "pass evaluate an environment"
         )
-    return resolve(spec.env, trusted=False)  # the string may have come with a download
+    return for_evaluation(
+        resolve(spec.env, trusted=False)
+    )  # the string may have come with a download
 
 
 def _open(name: str, env: str | Env | None, count: int, draws: bool, stack: ExitStack) -> list[Env]:

@@ -480,6 +480,7 @@ class Dreamer(Agent):
     presets: ClassVar[Mapping[str, Mapping[str, object]]] = {
         "dmc_vision": {},
         "dmc_state": {"replay_rows": 2_000_000},
+        "atari": {"protocol": "dreamer", "repeat": 4, "clip_rewards": "tanh"},
         "cpu": _CPU,
         "cpu_pixels": {**_CPU, "depth": 8, "batch_length": 24},
         "debug": _DEBUG,
@@ -488,7 +489,9 @@ class Dreamer(Agent):
 
     @classmethod
     def default_preset(cls, suite: str, obs: Mapping[str, ObsSpec]) -> str:
-        """The paper's settings, for images or for vectors alone."""
+        """The paper's settings, for images or for vectors alone, or for Atari."""
+        if suite == "atari":
+            return "atari"
         return "dmc_vision" if any(s.kind == "image" for s in obs.values()) else "dmc_state"
 
     @classmethod
@@ -500,7 +503,9 @@ class Dreamer(Agent):
         Source: google-research/dreamer configs `discrete` and `pcont`; the exploration's halving
         reaches its floor at two fifths of the budget, as the paper's linear decay does.
         """
-        fields: dict[str, object] = {} if suite == "dmc" else {"cont": True, "repeat": 1}
+        fields: dict[str, object] = {} if suite == "dmc" else {"cont": True}
+        if suite not in ("dmc", "atari"):
+            fields["repeat"] = 1
         if action.kind != "box":
             assert isinstance(config, DreamerConfig), type(config)
             fields |= {"horizon": min(10, config.horizon), "kl_scale": 0.1, "expl_amount": 0.4}

@@ -521,8 +521,14 @@ class DreamerV3(Agent):
         "dmc_vision": {"envs": 16, "train_ratio": 256.0},
         "dmc_proprio": {"envs": 16, "train_ratio": 1024.0, "size": "1m"},
         "crafter": {},
-        "atari": {"total_steps": 204_000_000, "repeat": 4, "envs": 16, "train_ratio": 32.0},
-        "atari100k": {"total_steps": 440_000, "repeat": 4, "train_ratio": 256.0},
+        "atari": {
+            **{"protocol": "dreamerv3", "repeat": 4, "envs": 16},
+            **{"total_steps": 204_000_000, "train_ratio": 32.0},
+        },
+        "atari100k": {
+            **{"protocol": "atari100k", "repeat": 4},
+            **{"total_steps": 440_000, "train_ratio": 256.0},
+        },
         "pixels": {"size": "12m"},
         "state": {"size": "1m"},
         "cpu": _CPU,

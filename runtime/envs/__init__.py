@@ -1,21 +1,39 @@
 """Environments: `suite:task` strings, and the adapter that turns their steps into rows."""
 
 from .adapter import Adapter, Rows, episode_seed
-from .registry import Env, Key, Settings, Suite, make_env, merge, resolve, settings_of, suites
+from .registry import (
+    Env,
+    Key,
+    Outcome,
+    Settings,
+    Suite,
+    for_evaluation,
+    make_env,
+    merge,
+    protocol_of,
+    resolve,
+    scores_of,
+    settings_of,
+    suites,
+)
 from .repeat import Repeat
 
 __all__ = [
     "Adapter",
     "Env",
     "Key",
+    "Outcome",
     "Repeat",
     "Rows",
     "Settings",
     "Suite",
     "episode_seed",
+    "for_evaluation",
     "make_env",
     "merge",
+    "protocol_of",
     "resolve",
+    "scores_of",
     "settings_of",
     "suites",
 ]

@@ -1,4 +1,4 @@
-"""Any environment in Gymnasium's registry: `gym:CartPole-v1`, `gym:ALE/Pong-v5`."""
+"""Any environment in Gymnasium's registry: `gym:CartPole-v1`, `gym:ale_py:ALE/Pong-v5`."""
 
 from importlib import import_module
 

@@ -1,12 +1,13 @@
 """`suite:task?key=value&...`: reading environment strings, filling them in, comparing them.
 
 A suite declares its typed keys and makes environments; others add theirs by the entry point group
-"agentzoo.envs", whose entries name a `Suite`.
+"agentzoo.envs", whose entries name a `Suite`. Where papers have agreed on settings, a suite names
+them as protocols: `protocol=NAME` in a string stands for all of a protocol's keys.
 """
 
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Protocol
@@ -16,7 +17,8 @@ import gymnasium as gym
 from ..errors import EnvironmentStringError, nearest
 
 GROUP = "agentzoo.envs"
-BUILT_IN = {"dmc": ".dmc", "gym": ".gym"}  # imported when first named; these names cannot be taken
+# imported when first named; these names cannot be taken
+BUILT_IN = {"atari": ".atari", "crafter": ".crafter", "dmc": ".dmc", "gym": ".gym"}
 SAFE_TASK = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")  # "walker-walk", "ALE/Pong-v5"; no ":", no path
 
 Env = gym.Env[Any, Any]  # Gymnasium's type parameters are invariant, and ours to take are all
@@ -34,6 +36,8 @@ class Key:
         kind: int, float or str.
         allowed: the only values, if not empty.
         least: the smallest number.
+        most: the largest number.
+        evaluated: its value in evaluation, whatever was learned with; None is the same.
         applies: whether the key means anything beside the other settings; left out where not.
     """
 
@@ -42,6 +46,8 @@ class Key:
     kind: type[int] | type[float] | type[str] = str
     allowed: tuple[Value, ...] = ()
     least: float | None = None
+    most: float | None = None
+    evaluated: Value | None = None
     applies: Callable[[Settings], bool] = lambda settings: True
 
     def default_for(self, task: str) -> Value | None:
@@ -52,24 +58,29 @@ class Key:
         """A value of this key's type, from text or from a Python value.
 
         Raises:
-            EnvironmentStringError: if it is of another type, not allowed, or too small.
+            EnvironmentStringError: if it is of another type, not allowed, too small or too large.
         """
         try:
             value = self.kind(str(given))
         except ValueError as error:
             raise self._refusal(given, where) from error
-        if (self.allowed and value not in self.allowed) or self._too_small(value):
+        if (self.allowed and value not in self.allowed) or self._out_of_range(value):
             raise self._refusal(given, where)
         return value
 
-    def _too_small(self, value: Value) -> bool:
-        # written so that NaN is too small
-        return self.least is not None and not isinstance(value, str) and not value >= self.least
+    def _out_of_range(self, value: Value) -> bool:
+        if isinstance(value, str):
+            return False
+        # written so that NaN is out of every range
+        too_small = self.least is not None and not value >= self.least
+        return too_small or (self.most is not None and not value <= self.most)
 
     def _refusal(self, given: object, where: str) -> EnvironmentStringError:
         expected = {int: "a whole number", float: "a number", str: "a text"}[self.kind]
         if self.least is not None:
             expected += f" of at least {self.least:g}"
+        if self.most is not None:
+            expected += f" and at most {self.most:g}"
         if self.allowed:
             expected = "one of " + ", ".join(map(str, self.allowed))
         return EnvironmentStringError(
@@ -87,6 +98,29 @@ class Make(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a finished episode leaves to be scored.
+
+    Attributes:
+        total: undiscounted sum of its rewards.
+        length: its decisions.
+        info: what the environment said with the last one.
+    """
+
+    total: float
+    length: int
+    info: Mapping[str, Any]
+
+
+class Scores(Protocol):
+    """How a suite scores finished episodes beyond their mean return."""
+
+    def __call__(self, task: str, episodes: Sequence[Outcome]) -> Mapping[str, float]:
+        """Scores by name, such as `human_normalized`; empty where the task has none."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
 class Suite:
     """A family of environments.
 
@@ -95,12 +129,33 @@ class Suite:
         keys: what may stand behind the question mark.
         canonical: a task in its one spelling; raises EnvironmentStringError if it is unknown.
         make: makes an environment.
+        protocols: name -> settings that papers have agreed on; the key `protocol` stands for one.
+        scores: scores finished episodes, if there is more to say than their mean return.
     """
 
     name: str
     keys: tuple[Key, ...]
     canonical: Callable[[str], str]
     make: Make
+    protocols: Mapping[str, Settings] = field(default_factory=dict[str, Settings])
+    scores: Scores | None = None
+
+    @property
+    def readable(self) -> tuple[Key, ...]:
+        """The keys that strings may use: those of the suite, and `protocol` if it names some."""
+        protocol = Key(name="protocol", default=None, allowed=tuple(self.protocols))
+        return (*self.keys, protocol) if self.protocols else self.keys
+
+    def spelled_out(self, settings: Settings) -> dict[str, Value]:
+        """The settings with `protocol` replaced by what it stands for; single keys win over it."""
+        single = dict(settings)
+        protocol = single.pop("protocol", None)
+        return {**(self.protocols[str(protocol)] if protocol is not None else {}), **single}
+
+    def evaluated(self, settings: Settings) -> dict[str, Value]:
+        """The settings as evaluation has them."""
+        fixed = {key.name: key.evaluated for key in self.keys if key.evaluated is not None}
+        return {name: fixed.get(name, value) for name, value in settings.items()}
 
 
 @dataclass(frozen=True)
@@ -112,16 +167,23 @@ class _Parsed:
     def complete(self, defaults: Mapping[str, object], where: str) -> dict[str, Value]:
         """Every key that applies, sorted: the string's, else `defaults`', else the suite's."""
         values: dict[str, Value] = {}
+        open_keys = self._read(defaults, where)
         for key in self.suite.keys:
-            value = self.settings.get(key.name)
-            if value is None and defaults.get(key.name) is not None:
-                value = key.read(defaults[key.name], where)
+            value = self.settings.get(key.name, open_keys.get(key.name))
             if value is None:
                 value = key.default_for(self.task)
             if value is not None:
                 values[key.name] = value
         applies = {key.name: key.applies(values) for key in self.suite.keys}
         return {name: values[name] for name in sorted(values) if applies[name]}
+
+    def _read(self, defaults: Mapping[str, object], where: str) -> dict[str, Value]:
+        known = {
+            key.name: key.read(defaults[key.name], where)
+            for key in self.suite.readable
+            if defaults.get(key.name) is not None
+        }
+        return self.suite.spelled_out(known)
 
     def written(self, settings: Settings) -> str:
         query = "&".join(f"{name}={value}" for name, value in settings.items())
@@ -180,11 +242,7 @@ def make_env(name: str, *, render_mode: str | None = None, **settings: Value) ->
     Example:
         env = make_env("dmc:walker-walk?obs=state", repeat=2)
     """
-    parsed = _parse(name)
-    for key, value in settings.items():
-        read = _key(parsed.suite, key, name).read(value, name)
-        if parsed.settings.setdefault(key, read) != read:
-            raise EnvironmentStringError(f'"{name}" was given {key}={value} as well; say it once')
+    parsed = _parse(name, settings)
     return parsed.suite.make(parsed.task, parsed.complete({}, name), render_mode)
 
 
@@ -211,6 +269,31 @@ def resolve(
         _check_plain(name)
     parsed = _parse(name)
     return parsed.written(parsed.complete(defaults or {}, name))
+
+
+def for_evaluation(name: str) -> str:
+    """The resolved string of the environment that policies learned in `name` are evaluated in.
+
+    It differs where a key says so, such as `life_loss` of atari.
+    """
+    parsed = _parse(name)
+    return parsed.written(parsed.suite.evaluated(parsed.complete({}, name)))
+
+
+def protocol_of(name: str) -> str:
+    """The protocol that a string's settings are, in evaluation; "" if they are none of them."""
+    parsed = _parse(name)
+    settings = parsed.suite.evaluated(parsed.complete({}, name)).items()
+    for protocol, values in parsed.suite.protocols.items():
+        if parsed.suite.evaluated(values).items() <= settings:
+            return protocol
+    return ""
+
+
+def scores_of(name: str, episodes: Sequence[Outcome]) -> dict[str, float]:
+    """What the suite of an environment string makes of finished episodes; often nothing."""
+    parsed = _parse(name)
+    return dict(parsed.suite.scores(parsed.task, episodes)) if parsed.suite.scores else {}
 
 
 def settings_of(name: str) -> dict[str, Value]:
@@ -264,7 +347,7 @@ def _check_plain(name: str) -> None:
         )
 
 
-def _parse(name: str) -> _Parsed:
+def _parse(name: str, more: Settings | None = None) -> _Parsed:
     head, mark, query = name.partition("?")
     if not re.fullmatch(r"[^:]+:.+", head) or (mark and not query):
         raise EnvironmentStringError(
@@ -272,23 +355,27 @@ def _parse(name: str) -> _Parsed:
             f"as dmc:walker-walk?obs=state; suites: {', '.join(suites())}"
         )
     suite = suite_of(name)
-    parsed = _Parsed(suite, suite.canonical(head.partition(":")[2]), {})
+    task, said = suite.canonical(head.partition(":")[2]), dict[str, Value]()
     for pair in query.split("&") if query else ():
         key, equals, value = pair.partition("=")
-        if not equals or not value or key in parsed.settings:
+        if not equals or not value or key in said:
             raise EnvironmentStringError(
                 f'"{name}" holds "{pair}", expected each key once as key=value; '
-                f"keys: {', '.join(each.name for each in suite.keys)}"
+                f"keys: {', '.join(each.name for each in suite.readable)}"
             )
-        parsed.settings[key] = _key(suite, key, name).read(value, name)
-    return parsed
+        said[key] = _key(suite, key, name).read(value, name)
+    for key, value in (more or {}).items():
+        read = _key(suite, key, name).read(value, name)
+        if said.setdefault(key, read) != read:
+            raise EnvironmentStringError(f'"{name}" was given {key}={value} as well; say it once')
+    return _Parsed(suite, task, suite.spelled_out(said))
 
 
 def _key(suite: Suite, name: str, where: str) -> Key:
-    for key in suite.keys:
+    for key in suite.readable:
         if key.name == name:
             return key
-    known = [key.name for key in suite.keys]
+    known = [key.name for key in suite.readable]
     raise EnvironmentStringError(
         f'"{where}" sets "{name}", which the suite {suite.name} does not know; '
         f"{nearest(name, known, 'keys')}"

@@ -1,0 +1,82 @@
+"""Agents in the suites that have protocols: what a preset asks for is what is learned in."""
+
+from pathlib import Path
+
+import pytest
+
+from agentzoo import Dreamer, DreamerV3
+from agentzoo.agent import Agent
+from runtime.envs import protocol_of, settings_of
+from runtime.errors import RunError
+
+pytest.importorskip("ale_py")
+TINY = {"units": 16, "deter": 16, "classes": 4, "depth": 2, "stoch": 4}  # of DreamerV3
+
+
+@pytest.mark.parametrize(
+    ("agent", "protocol", "shape", "actions"),
+    [
+        (lambda env: Dreamer(env, units=8, deter=8, depth=2), "dreamer", (64, 64, 3), 6),
+        (lambda env: DreamerV3(env, **TINY), "dreamerv3", (96, 96, 1), 18),
+        (lambda env: DreamerV3(env, preset="atari100k", **TINY), "atari100k", (64, 64, 3), 6),
+        (
+            lambda env: DreamerV3(env, preset="debug", protocol="dreamerv2-paper"),
+            "dreamerv2-paper",
+            (64, 64, 1),
+            18,
+        ),
+    ],
+)
+def test_a_preset_decides_on_the_protocol(
+    agent: type[Agent], protocol: str, shape: tuple[int, ...], actions: int
+) -> None:
+    made = agent("atari:pong")
+    assert made.spec.obs["image"].shape == shape
+    assert made.spec.action.nvec == (actions,)
+    settings = settings_of(made.env)
+    assert made.spec.env == made.env
+    assert protocol_of(made.env.replace(f"repeat={settings['repeat']}", "repeat=4")) == protocol
+
+
+def test_the_presets_of_atari_repeat_four_frames_and_learn_terminations() -> None:
+    agent = Dreamer("atari:pong", units=8, deter=8, depth=2)
+    config = agent.config
+    assert (config.repeat, config.cont, config.clip_rewards) == (4, True, "tanh")
+    assert (config.horizon, config.kl_scale) == (10, 0.1)
+    assert settings_of(agent.env)["repeat"] == 4
+
+
+def test_the_string_wins_over_the_preset() -> None:
+    agent = DreamerV3("atari:pong?size=64&sticky=0", **TINY)
+    assert agent.spec.obs["image"].shape == (64, 64, 1)
+    assert settings_of(agent.env)["sticky"] == 0
+    assert settings_of(agent.env)["actions"] == "full"
+
+
+def test_a_loaded_agent_keeps_its_protocol_in_another_game(tmp_path: Path) -> None:
+    DreamerV3("atari:pong", **TINY).save(tmp_path / "a")
+    agent = DreamerV3.load(tmp_path / "a")
+    agent._build("atari:breakout")
+    assert protocol_of(agent.env) == "dreamerv3"
+    assert agent.env.startswith("atari:breakout?")
+    with pytest.raises(RunError, match="this agent was made for observations"):
+        agent._build("atari:breakout?size=64")
+    assert protocol_of(agent.env) == "dreamerv3"
+
+
+def test_evaluation_while_learning_is_of_whole_games() -> None:
+    agent = Dreamer("atari:breakout", units=8, deter=8, depth=2)
+    assert settings_of(agent.env)["life_loss"] == "end"
+    with agent.open_environment() as env:
+        assert env.unwrapped._frames.terminal_on_life_loss is False
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("env", ["atari:boxing", "crafter:reward"])
+def test_an_agent_learns_acts_and_is_scored(env: str, tmp_path: Path) -> None:
+    agent = DreamerV3(f"{env}?max_episode_steps=200", preset="debug", device="cpu", seed=0)
+    agent.learn(600, run=tmp_path / "run", progress=False)
+    result = agent.evaluate(episodes=1)
+    expected = {"atari:boxing": "human_normalized", "crafter:reward": "crafter_score"}[env]
+    assert expected in result.scores
+    assert result.protocol["max_episode_steps"] == 200
