@@ -33,8 +33,9 @@ fix: $(VENV)/.dev  ## format, and mend what the linter can mend
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-soak: $(VENV)/.dev  ## the slow tests over and over, SOAK times: finds what fails one time in ten
-	for round in $$(seq $${SOAK:-5}); do $(PYTEST) -m "slow and not gpu" -x || exit 1; done
+soak: $(VENV)/.dev  ## what long runs have to survive: each script of soak/, bounded and seeded
+	@for script in soak/*.py; do echo "== $$script"; \
+	OMP_NUM_THREADS=1 $(BIN)/python "$$script" $(ARGS) || exit 1; done
 
 bench: $(VENV)/.dev  ## the measurements of benchmarks/, each printing one table
 	@shopt -s nullglob; scripts=(benchmarks/*.py); \

@@ -3,8 +3,9 @@
 import json
 import re
 import secrets
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
 from datetime import datetime
 from importlib import import_module
 from importlib.metadata import version
@@ -43,15 +44,16 @@ AGENTS = {
     "DreamerV3": ".agents.dreamer_v3",
     "PlaNet": ".agents.planet",
 }  # what a saved folder may name
-EnvLike = str | gym.Env[Any, Any] | Callable[[], gym.Env[Any, Any]]
+EnvLike = str | gym.Env[Any, Any] | envs.VectorEnv | Callable[[], gym.Env[Any, Any]]
+OBJECTS = (gym.Env, gym.vector.VectorEnv)  # there is one, it is in use, and it is the user's
 
 
 class Agent:
     """A world-model agent: construct it with an environment, learn, act, save, export.
 
     Args:
-        env: an environment string ("dmc:walker-walk"), a gymnasium.Env, a function that makes one,
-            or None to name it later.
+        env: an environment string ("dmc:walker-walk"), a gymnasium.Env or VectorEnv, a function
+            that makes a gymnasium.Env, or None to name it later.
         preset: settings by name; None lets the suite and the observations choose.
         device: "auto" (CUDA where there is one), "cpu", "cuda", "cuda:1".
         seed: of weights, environments, exploration and replay; None draws one and records it.
@@ -135,7 +137,16 @@ class Agent:
         video: str | Path | None = None,
         override: bool = False,
     ) -> Evaluation:
-        """Score the agent; the same function that scores an exported policy."""
+        """Score the agent; the same function that scores an exported policy.
+
+        Raises:
+            ConfigError: if it is given a vector environment, or learned on an object.
+        """
+        if isinstance(env, gym.vector.VectorEnv):
+            raise ConfigError(
+                "evaluate was given a vector environment; give it one environment, a function that "
+                "makes one, or a string"
+            )
         given = self._built()._source if env is None else env
         made = given() if callable(given) else None
         where = given if isinstance(given, str | gym.Env) else made
@@ -183,7 +194,7 @@ class Agent:
         Raises:
             RunError: without an environment, or if `run` holds a run with other settings.
         """
-        if isinstance(total_steps, str | gym.Env) or callable(total_steps):
+        if isinstance(total_steps, (str, *OBJECTS)) or callable(total_steps):
             total_steps, env = None, total_steps
         if env is not None:
             self._build(env)
@@ -224,10 +235,9 @@ class Agent:
         progress: bool,
     ) -> None:
         config = self.config
-        adapter = self._adapter()
         resume = None if newest is None else counters.env_step
         ready: list[Callback] = []
-        if config.eval_every and config.eval_episodes and not isinstance(self._source, gym.Env):
+        if config.eval_every and config.eval_episodes and not isinstance(self._source, OBJECTS):
             ready.append(Evaluate(config.eval_every, config.eval_episodes))
         ready.append(Report())
         replay = ReplayBuffer(
@@ -238,20 +248,18 @@ class Agent:
             envs=config.envs,
             capacity=config.replay_rows,
         )
-        replay.require_space((total - counters.env_step) // adapter.repeat)
         bar = ProgressBar(total, start=counters.env_step, enabled=progress)
-        with Logger(folder, resume_step=resume) as logger, bar:
+        with self._adapter() as adapter, Logger(folder, resume_step=resume) as logger, bar:
             training = Training(
                 self, folder, adapter, replay, counters, logger, bar, [*ready, *callbacks]
             )
             if newest is not None:
                 training.restore(newest)
                 bar.note(f"resumed from step {counters.env_step:,} of {folder}")
-            try:
-                training.run(total)
-            finally:
-                if not isinstance(self._source, gym.Env):
-                    adapter.close()
+            decisions = (total - counters.env_step) // adapter.repeat
+            kept = 2 * config.checkpoint_every // adapter.repeat
+            bar.note(f"replay: {replay.require_space(decisions, kept)}")
+            training.run(total)
             if counters.interrupted:
                 bar.note(
                     f"stopped at step {counters.env_step:,}; to go on: "
@@ -331,6 +339,8 @@ class Agent:
         if specs is not None:
             task = envs.resolve(env, {}).partition("?")[0] if isinstance(env, str) else ""
             self.config = self._configure(task, *specs)
+            if isinstance(env, gym.vector.VectorEnv) and "envs" not in self._overrides:
+                self.config = replace(self.config, envs=env.num_envs)
         source = self._resolved(env)
         if specs is None or (self.config.protocol and isinstance(source, str)):
             specs = spaces_of(source)  # a protocol decides on pictures and actions, too
@@ -395,12 +405,23 @@ class Agent:
         """An environment to evaluate in, made like those to learn in; not for an object."""
         source = self._built()._source
         assert source is not None, "the agent has no environment"
-        assert not isinstance(source, gym.Env), "there is one object, and it is in use"
+        assert not isinstance(source, OBJECTS), "there is one object, and it is in use"
         return open_environment(envs.for_evaluation(source) if isinstance(source, str) else source)
 
-    def _adapter(self) -> envs.Adapter:
+    @contextmanager
+    def _adapter(self) -> Iterator[envs.Adapter]:
+        """The environments to collect in; closed in the end, but for the user's own objects."""
         assert self._source is not None, "require_environment was called"
-        return envs.Adapter.open(self._source, self.config.envs)
+        config = self.config
+        parallel = config.parallel and (config.envs > 1 or config.overlap)
+        adapter = envs.Adapter.open(
+            self._source, config.envs, parallel=parallel, timeout=config.worker_timeout
+        )
+        try:
+            yield adapter
+        finally:
+            if not isinstance(self._source, OBJECTS):
+                adapter.close()
 
     def _built(self) -> Self:
         if not hasattr(self, "algorithm"):
@@ -437,12 +458,14 @@ class Agent:
     def _require_same_settings(self, folder: Path) -> None:
         """A resumed run keeps its settings; what differs is listed."""
         theirs, ours = read_settings(folder), self._settings()
-        free = {"total_steps", "checkpoint_every", "log_every", "eval_every", "eval_episodes"}
+        free = {"total_steps", "checkpoint_every", "log_every", "eval_every", "eval_episodes",
+                "parallel", "worker_timeout"}  # fmt: skip
+        defaults = to_json(self.config_class())  # of fields that are younger than the run
         names = ("agent", "env", "seed") if self._seed_given else ("agent", "env")
         pairs = {name: (theirs[name], ours[name]) for name in names}
         for name, mine in ours["config"].items():
             if name not in free:
-                pairs[name] = (theirs["config"].get(name), mine)
+                pairs[name] = (theirs["config"].get(name, defaults[name]), mine)
         differing = [f"{n} was {a!r}, is {b!r}" for n, (a, b) in pairs.items() if not same(a, b)]
         if differing:
             raise RunError(
@@ -499,6 +522,8 @@ def open_environment(
 
 def spaces_of(env: EnvLike) -> tuple[dict[str, ObsSpec], ActionSpec]:
     """What an environment shows and takes; one that is opened for it is closed again."""
+    if isinstance(env, gym.vector.VectorEnv):
+        return observation_specs(env.single_observation_space), action_spec(env.single_action_space)
     probe = env if isinstance(env, gym.Env) else open_environment(env)
     specs = observation_specs(probe.observation_space), action_spec(probe.action_space)
     if probe is not env:

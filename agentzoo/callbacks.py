@@ -128,14 +128,16 @@ class Report(Callback):
         self.draw(training)
 
     def draw(self, training: "Training") -> None:
-        """Write the pictures; says so where the encoder for videos is missing."""
-        if training.counters.episodes:
-            report.learning_curve(training.folder, training.folder / "learning_curve.png")
-        if isinstance(training.agent.algorithm, Dreaming) and training.replay.episodes:
-            try:
+        """Write the pictures; says so where the video encoder or room on the disk is missing."""
+        try:
+            if training.counters.episodes:
+                report.learning_curve(training.folder, training.folder / "learning_curve.png")
+            if isinstance(training.agent.algorithm, Dreaming) and training.replay.episodes:
                 self._dream(training, training.agent.algorithm)
-            except MissingExtraError as error:
-                training.bar.note(f"no video of the model's dreams: {error}")
+        except MissingExtraError as error:
+            training.bar.note(f"no video of the model's dreams: {error}")
+        except OSError as error:
+            training.bar.warn(f"no pictures of this step: {error}")
 
     def _dream(self, training: "Training", algorithm: Dreaming) -> None:
         agent, seed = training.agent, derive(training.agent.seed, "dream")

@@ -95,16 +95,23 @@ def save(root: Path, number: int, write: Callable[[Path], None]) -> Path:
 
     Returns:
         The checkpoint's folder.
+
+    Raises:
+        OSError: if it cannot be written; what was written of it is removed, earlier ones stand.
     """
     root.mkdir(parents=True, exist_ok=True)
     for leftover in root.glob("partial-*"):
         shutil.rmtree(leftover)
     partial, final = root / f"partial-{number:06d}", root / f"{number:06d}"
-    partial.mkdir()
-    write(partial)
-    for folder, _, _ in os.walk(partial):
-        _sync_folder(Path(folder))
-    partial.rename(final)
+    try:
+        partial.mkdir()
+        write(partial)
+        for folder, _, _ in os.walk(partial):
+            _sync_folder(Path(folder))
+        partial.rename(final)
+    except OSError:
+        shutil.rmtree(partial, ignore_errors=True)  # makes room for the run to go on
+        raise
     _sync_folder(root)
     for old in whole(root)[:-KEPT]:
         shutil.rmtree(old)

@@ -33,7 +33,8 @@ class Collector:
     """Acts in the environments and stores what happens.
 
     A call of `advance` brings every environment to its next row (a step, or a seeded reset after an
-    episode's end); a call of `decide` chooses the actions at those rows and stores both. Ended
+    episode's end); a call of `decide` chooses the actions at those rows and stores both. `dispatch`
+    between the two, if called, sets environments that run in processes to work already. Ended
     environments are held back while `holding`, so that a checkpoint finds all of them at an
     episode's start.
 
@@ -58,6 +59,7 @@ class Collector:
     rows: Rows = field(default_factory=dict)  # the newest row of each environment in `active`
     active: list[int] = field(default_factory=list)  # environments inside an episode
     ended: list[int] = field(default_factory=list)  # environments that wait for a reset
+    _resets: list[int] | None = None  # on their way since `dispatch`, with the steps of `active`
     _actions: np.ndarray | None = None
     _carry: Carry = field(default_factory=dict)
     _state: object = None  # what the algorithm's annotate keeps
@@ -76,18 +78,30 @@ class Collector:
             self.algorithm, self.adapter.action, planning=False
         )
 
+    def dispatch(self) -> None:
+        """Send the actions, and resets of the ended environments, on their way."""
+        if self.adapter.at_once:
+            self._begin()
+        resets = [] if self.holding else sorted(self.ended)
+        if not self.active and not resets:
+            return
+        self._resets, self.ended = resets, [] if resets else self.ended
+        actions = np.empty(0) if self._actions is None else self._actions
+        self.adapter.send(self.active, actions, resets, self._seeds(resets))
+
     def advance(self) -> int:
         """Step the environments inside an episode, reset the others; the number of env steps."""
-        steps = len(self.active) * self.adapter.repeat
-        parts: list[tuple[list[int], Rows]] = []
-        if self.active:
-            assert self._actions is not None, "decide comes before advance"
-            parts.append((self.active, self.adapter.step(self.active, self._actions)))
-        if self.ended and not self.holding:
-            parts.append((self.ended, self._reset(self.ended)))
-            self.ended = []
-        self.active, self.rows, self._carry = self._merge(parts)
-        return steps
+        if self._resets is None:
+            self.dispatch()
+        stepped, begun, self._resets = self.active, self._resets, None
+        assert begun is not None, "every environment waits, and is held back"
+        envs, rows = self.adapter.receive()
+        if begun and self.holding:  # only since they were sent: these episodes do not begin
+            rows = {name: column[np.isin(envs, stepped)] for name, column in rows.items()}
+            self.ended, begun = self.ended + begun, []
+        self.active, self._carry = self._joined(stepped, self._carry, begun)
+        self.rows = rows
+        return len(stepped) * self.adapter.repeat
 
     def cut(self) -> None:
         """End every open episode at its newest row: is_last without is_terminal."""
@@ -169,26 +183,35 @@ class Collector:
         index = torch.as_tensor(inside, device=self.device)
         self._carry = {name: tensor[index] for name, tensor in self._carry.items()}
 
-    def _reset(self, envs: list[int]) -> Rows:
+    def _begin(self) -> None:
+        """Reset the ended environments and decide at their first rows: all will step together."""
+        if not self.ended or self.holding:
+            return
+        inside, carry, actions = self.active, self._carry, self._actions
+        begun, self.ended = sorted(self.ended), []
+        self.active, self.rows = begun, self.adapter.reset(begun, self._seeds(begun))
+        self._carry = self.algorithm.initial(len(begun))
+        self.decide()
+        if inside:
+            both = np.concatenate([a for a in (actions, self._actions) if a is not None])
+            self._actions = both[np.argsort(inside + begun)]
+            self.active, self._carry = self._joined(inside, carry, begun, self._carry)
+
+    def _seeds(self, envs: list[int]) -> list[int]:
+        """The seeds of these environments' next episodes, which count as started."""
         seeds = [episode_seed(self.seed, env, self.counters.started[env]) for env in envs]
         for env in envs:
             self.counters.started[env] += 1
-        return self.adapter.reset(envs, seeds)
+        return seeds
 
-    def _merge(self, parts: list[tuple[list[int], Rows]]) -> tuple[list[int], Rows, Carry]:
-        """The parts' rows in the order of their environments, with fresh carries after resets."""
-        envs = [env for part, _ in parts for env in part]
-        if not envs:
-            return [], {}, {}
-        order = np.argsort(envs)
-        names = parts[0][1]
-        rows = {n: np.concatenate([part[n] for _, part in parts])[order] for n in names}
-        known = len(next(iter(self._carry.values()))) if self._carry else 0
-        carry = self.algorithm.initial(len(envs) - known)
-        if known:
-            carry = {n: torch.cat([self._carry[n], carry[n]]) for n in carry}
-        index = torch.as_tensor(order, device=self.device)
-        return [envs[i] for i in order], rows, {n: t[index] for n, t in carry.items()}
+    def _joined(
+        self, inside: list[int], carry: Carry, begun: list[int], fresh: Carry | None = None
+    ) -> tuple[list[int], Carry]:
+        """Both groups in the order of their environments, with their carries."""
+        fresh = fresh or self.algorithm.initial(len(begun))
+        both = {n: torch.cat([carry[n], fresh[n]]) for n in fresh} if inside else fresh
+        index = torch.as_tensor(np.argsort(inside + begun), device=self.device)
+        return sorted(inside + begun), {name: tensor[index] for name, tensor in both.items()}
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(array).to(self.device)

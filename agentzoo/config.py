@@ -22,6 +22,9 @@ class AgentConfig:
     render: str = "default"  # default|fast, where the environment string leaves it open
     protocol: str | None = None  # settings by name, where the environment string leaves them open
     envs: int = 1  # environments collected from at a time
+    parallel: bool = True  # several environments: a process for each; the rows are the same
+    overlap: bool = False  # spread a burst's updates over the collecting that leads to the next
+    worker_timeout: float = 300.0  # seconds without an answer after which a process counts as hung
     prefill: int = 5_000  # environment steps of uniformly random actions before learning
     pretrain: int = 100  # updates at the first opportunity
     update_every: int = (
@@ -62,6 +65,13 @@ class AgentConfig:
                      "checkpoint_grace"):  # fmt: skip
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name}={getattr(self, name)!r} has to be 0 or more")
+        if self.worker_timeout <= 0:
+            raise ConfigError(f"worker_timeout={self.worker_timeout!r} has to be above 0 seconds")
+        if self.overlap and not (self.update_every or self.train_ratio):
+            raise ConfigError(
+                "overlap=True spreads updates over environment steps, but update_every=0 asks for "
+                "a burst at each episode's end; set update_every as well"
+            )
         one_of("render", self.render, ("default", "fast"))
         one_of("precision", self.precision, ("fp32", "tf32", "bf16"))
 

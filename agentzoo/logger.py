@@ -31,6 +31,9 @@ class Logger:
     (seconds of this run, earlier sittings included) and the metrics. Numbers that are not finite
     stand as the strings "nan", "inf" and "-inf", so that every line is valid JSON.
 
+    A disk that is full ends no run: lines wait in memory until there is room, events are given up,
+    and both are said on standard error.
+
     Args:
         folder: the run's folder; made if it is not there.
         resume_step: go on from this environment step: later lines are cut, later events hidden.
@@ -45,30 +48,53 @@ class Logger:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.path = self.folder / METRICS_FILE
         kept = [] if resume_step is None else _cut(self.path, resume_step)
-        self._events = _summary_writer(self.folder, resume_step)
+        self._events: SummaryWriter | None = _summary_writer(self.folder, resume_step)
+        self._pending = b""  # lines for which the disk has no room
         # the clock goes on where the last kept line left it
         self._started = time.monotonic() - (kept[-1]["time/wall_s"] if kept else 0.0)
-        self._file = self.path.open("a", encoding="utf-8")
+        self._file = self.path.open("ab", buffering=0)
 
     def write(self, env_step: int, metrics: Mapping[str, float]) -> None:
-        """Append one line and flush it, and add each metric to TensorBoard."""
+        """Append one line, and add each metric to TensorBoard."""
         numbers = {name: float(value) for name, value in metrics.items()}
         line = {"env_step": int(env_step), "time/wall_s": time.monotonic() - self._started}
-        self._file.write(_encode({**line, **numbers}) + "\n")
-        self._file.flush()
-        for name, value in numbers.items():
-            self._events.add_scalar(name, value, env_step)
+        self._append(_encode({**line, **numbers}) + "\n")
+        try:
+            if self._events is not None:
+                for name, value in numbers.items():
+                    self._events.add_scalar(name, value, env_step)
+        except OSError as error:
+            self._events = None  # its thread has ended
+            _say(f"no more TensorBoard events in this sitting: {error}")
+
+    def _append(self, line: str) -> None:
+        waited, self._pending = bool(self._pending), self._pending + line.encode()
+        try:
+            while self._pending:
+                self._pending = self._pending[self._file.write(self._pending) :]
+        except OSError as error:
+            if not waited:
+                _say(f"{self.path} waits for room on the disk: {error}")
 
     def close(self) -> None:
         """Flush and close both; the folder stays readable."""
+        self._append("")
         self._file.close()
-        self._events.close()
+        try:
+            if self._events is not None:
+                self._events.close()
+        except OSError as error:
+            _say(f"the last TensorBoard events are lost: {error}")
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def read_metrics(path: str | Path) -> list[Record]:
@@ -98,7 +124,7 @@ class ProgressBar:
     Args:
         total: environment steps at which the run ends.
         start: environment steps already done, for a resumed run.
-        enabled: False prints nothing at all.
+        enabled: False prints nothing but warnings.
         stream: where to; standard error by default.
         clock: seconds, for tests.
     """
@@ -154,6 +180,13 @@ class ProgressBar:
             print(text, file=self._stream, flush=True)
         else:
             self._bar.write(text, file=self._stream)
+
+    def warn(self, text: str) -> None:
+        """Print a line of its own about what may not go unsaid, even where the bar is disabled."""
+        if self._enabled:
+            self.note(text)
+        else:
+            print(text, file=self._stream, flush=True)
 
     def status(self) -> str:
         """Speeds, last return and time left, those that are known."""

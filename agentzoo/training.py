@@ -42,12 +42,14 @@ class UpdateSchedule:
         pretrain: updates at the first opportunity.
         every: environment steps between bursts; 0 is at the end of each episode.
         updates: updates in a burst.
+        spread: update as rows arrive, as many in all, instead of in bursts.
     """
 
     prefill: int
     pretrain: int
     every: int
     updates: int
+    spread: bool = False
 
     def due(self, env_step: int, episodes: int) -> int:
         """Updates that should have been done by now.
@@ -58,7 +60,10 @@ class UpdateSchedule:
         """
         if env_step < self.prefill:
             return 0
-        bursts = (env_step - self.prefill) // self.every if self.every else episodes
+        steps = env_step - self.prefill
+        if self.spread:
+            return self.pretrain + steps * self.updates // self.every
+        bursts = steps // self.every if self.every else episodes
         return self.pretrain + self.updates * bursts
 
 
@@ -105,7 +110,8 @@ class RatioSchedule:
 def update_schedule(config: AgentConfig, repeat: int) -> UpdateSchedule | RatioSchedule:
     """The schedule of a configuration: by ratio where it names one, else bursts."""
     if not config.train_ratio:
-        return UpdateSchedule(config.prefill, config.pretrain, config.update_every, config.updates)
+        c = config
+        return UpdateSchedule(c.prefill, c.pretrain, c.update_every, c.updates, c.overlap)
     return RatioSchedule(
         config.prefill,
         config.pretrain,
@@ -182,7 +188,7 @@ class Training:
             self._cut()
         if self._finished or self._metrics:
             self._log()
-        self._checkpoint()
+        self._checkpoint(last=True)
         self._tell("on_end")
 
     def _advance(self, total: int) -> None:
@@ -194,10 +200,13 @@ class Training:
             self.collector.cut()
         self._decide()
         self._tell("on_step")
+        self._hold(total)
+        if counters.env_step < total and not self.stop:
+            self.collector.dispatch()  # environments in processes step while updates are made
         self._pay()
         if counters.env_step >= self._due_log:
             self._log()
-        self._maybe_checkpoint(total)
+        self._maybe_checkpoint()
 
     def _decide(self) -> None:
         for episode in self.collector.decide():
@@ -272,15 +281,22 @@ class Training:
             line["rollout/ep_len_mean"] = float(np.mean([e.rows - 1 for e in self._finished]))
         line.update(means(self._metrics))
         self.logger.write(counters.env_step, line)
+        if self.replay.unsealed:
+            self.bar.warn(
+                f"{self.replay.folder} has no room: {self.replay.unsealed / 1e6:,.0f} MB of rows "
+                "wait in memory; make room on the disk"
+            )
         self._metrics, self._finished = [], []
         self._logged = (now, counters.env_step, counters.updates)
         self._due_log = self._next(self.agent.config.log_every)
 
-    def _maybe_checkpoint(self, total: int) -> None:
-        """When one is due, hold environments at their episode's end; take it when all are there."""
-        if not self.agent.config.checkpoint_every or self.counters.env_step >= total:
-            return
-        self.collector.holding = self.counters.env_step >= self._due_checkpoint
+    def _hold(self, total: int) -> None:
+        """When a checkpoint is due, hold environments at their episode's end."""
+        if self.agent.config.checkpoint_every and self.counters.env_step < total:
+            self.collector.holding = self.counters.env_step >= self._due_checkpoint
+
+    def _maybe_checkpoint(self) -> None:
+        """Take a checkpoint when all environments are held."""
         if self.collector.holding and not self.collector.active:
             self._checkpoint()
             self.collector.holding = False
@@ -293,14 +309,37 @@ class Training:
             self.collector.cut()
             self._decide()
 
-    def _checkpoint(self) -> None:
+    def _checkpoint(self, *, last: bool = False) -> None:
         self.counters.checkpoints += 1
         self._due_checkpoint = self._next(self.agent.config.checkpoint_every)
         self.collector.forget()
-        path = checkpoint.save(
-            self.folder / "checkpoints", self.counters.checkpoints, self._write_checkpoint
+        root = self.folder / "checkpoints"
+        try:
+            path = checkpoint.save(root, self.counters.checkpoints, self._write_checkpoint)
+        except OSError as error:
+            self._lose_checkpoint(error, checkpoint.newest(root), last)
+        else:
+            self._tell("on_checkpoint", path)
+
+    def _lose_checkpoint(self, error: OSError, newest: Path | None, last: bool) -> None:
+        """Go on without a checkpoint that cannot be written, where an earlier one stands.
+
+        The environments were held and reset for it all the same, so the run stays what it was.
+        """
+        said = f"checkpoint {self.counters.checkpoints} cannot be written: {error}"
+        if newest is None:
+            raise RunError(f"{said}; make room, or let the run have another folder") from error
+        step = Counters.read(newest / "training").env_step
+        stands = f"{newest} of step {step:,} stands"
+        if last:
+            raise RunError(
+                f"{said}; {stands}: make room and go on from there with run={str(self.folder)!r}, "
+                "or save the agent elsewhere"
+            ) from error
+        self.bar.warn(
+            f"{said}; the run goes on, and {stands}; make room before the next one is due, at step "
+            f"{self._due_checkpoint:,}"
         )
-        self._tell("on_checkpoint", path)
 
     def _write_checkpoint(self, folder: Path) -> None:
         self.agent.save(folder)

@@ -32,6 +32,10 @@ class EpisodeError(AgentZooError, RuntimeError):
     """An environment broke its own contract: a reward that is not finite, a step after the end."""
 
 
+class WorkerError(AgentZooError, RuntimeError):
+    """A process that holds an environment raised, died or hangs; the message names it."""
+
+
 class BundleError(AgentZooError, ValueError):
     """A bundle's folder is incomplete, damaged, foreign, or from a newer version."""
 

@@ -1,9 +1,9 @@
 """Replay: one append-only stream of rows per environment, in sealed immutable chunk files.
 
 A row is one decision of one environment, laid out as a fixed-size record, so that a window is one
-contiguous read through the page cache. Sealed chunks are never written again: a checkpoint
-hard-links them. Columns that change after their row was stored live apart, in memory, and are saved
-whole.
+contiguous read through the page cache; nothing of a sealed chunk stays in memory, and no file stays
+open. Sealed chunks are never written again: a checkpoint hard-links them. Columns that change after
+their row was stored live apart, in memory, and are saved whole.
 """
 
 import json
@@ -11,6 +11,7 @@ import os
 import shutil
 from collections import deque
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -24,6 +25,7 @@ from runtime.spec import ActionSpec, ColumnSpec, ObsSpec
 from ..algorithm import Batch, Rows
 
 CHUNK_ROWS = 1024
+UNSEALED_BYTES = 2**30  # of full chunks that may wait in memory for room on the disk
 STANDARD = {
     "action": np.float32,
     "reward": np.float32,
@@ -164,11 +166,35 @@ def row_dtype(
 
 @dataclass
 class Chunk:
-    """Up to CHUNK_ROWS consecutive rows; `path` is set once it is sealed on disk."""
+    """Up to CHUNK_ROWS consecutive rows: in memory, or in the file `path` once it is sealed."""
 
-    rows: np.ndarray  # records, memory-mapped when sealed
+    records: np.ndarray  # empty once sealed
     mutable: dict[str, np.ndarray]
     path: Path | None = None
+
+    @property
+    def rows(self) -> np.ndarray:
+        """All records, those of a sealed chunk read from its file."""
+        if self.path is None:
+            return self.records
+        return np.fromfile(self.path, self.records.dtype)
+
+    def read(self, start: int, into: np.ndarray) -> np.ndarray:
+        """As many records from row `start` on as `into` has; a sealed chunk's are put there.
+
+        Raises:
+            ReplayError: if the file is shorter than a chunk.
+        """
+        if self.path is None:
+            return self.records[start : start + len(into)]
+        with self.path.open("rb", buffering=0) as file:
+            file.seek(start * into.itemsize)
+            if file.readinto(into.view(np.uint8).data) != into.nbytes:
+                raise ReplayError(
+                    f"{self.path} ends before row {start + len(into)}: the file is damaged; go on "
+                    "from a checkpoint"
+                )
+        return into
 
 
 @dataclass
@@ -240,6 +266,12 @@ class ReplayBuffer:
         """Finished episodes held whole, over all streams."""
         return sum(len(stream.finished) for stream in self.streams)
 
+    @property
+    def unsealed(self) -> int:
+        """Bytes of full chunks that wait in memory, because the disk had no room for them."""
+        full = [chunk for stream in self.streams for chunk in self._full(stream)]
+        return sum(chunk.records.nbytes for chunk in full if chunk.path is None)
+
     def episode(self, k: int) -> Segment:
         """The k-th finished episode, streams one after another."""
         for env, stream in enumerate(self.streams):
@@ -259,14 +291,23 @@ class ReplayBuffer:
         self.streams[env].fresh = start + length
         return Segment(env, start, length)
 
-    def require_space(self, rows: int) -> None:
+    def require_space(self, more: int, kept: int = 0) -> str:
         """Check before a run that the rows it will hold fit on the disk and into memory.
+
+        Args:
+            more: rows to come.
+            kept: rows that checkpoints may hold on to after they were dropped here.
+
+        Returns:
+            What will be held, in rows and bytes.
 
         Raises:
             ReplayError: saying how many bytes are needed and free.
         """
-        rows = min(rows, self.capacity * len(self.streams))
-        need = rows * self.dtype.itemsize
+        held, capacity = len(self), self.capacity * len(self.streams)
+        rows = min(held + more, capacity)
+        dropped = min(held + more - rows, kept)
+        need = max(rows - held, 0) * self.dtype.itemsize + dropped * self.dtype.itemsize
         free = shutil.disk_usage(self.folder).free
         if need > free:
             raise ReplayError(
@@ -282,6 +323,8 @@ class ReplayBuffer:
                 f"{rows:,} rows of {row:,} bytes, but this machine has {memory / 1e9:.1f} GB; "
                 "set replay_rows lower, or a smaller model"
             )
+        size = self.dtype.itemsize
+        return f"up to {rows:,} rows of {size:,} bytes, {_size(rows * size)}"
 
     def add(self, env: int, row: Mapping[str, np.ndarray]) -> None:
         """Append one row to a stream; its columns are exactly the schema's."""
@@ -291,7 +334,7 @@ class ReplayBuffer:
             stream.chunks.append(self._open_chunk())
         chunk = stream.chunks[-1]
         for name in self.dtype.names or ():
-            chunk.rows[name][position] = row[name]
+            chunk.records[name][position] = row[name]
         for name in self.mutable:
             chunk.mutable[name][position] = row[name]
         if row["is_first"]:
@@ -300,7 +343,7 @@ class ReplayBuffer:
         if row["is_last"]:
             stream.finished.append((stream.open_start, stream.count - stream.open_start))
         if position == self.chunk_rows - 1:
-            self._seal(env, chunk)
+            self._seal(env)
             self._evict(stream)
 
     def amend(self, env: int, back: int, values: Mapping[str, np.ndarray | float]) -> None:
@@ -338,9 +381,10 @@ class ReplayBuffer:
         names = [*(self.dtype.names or ()), *self.mutable]
         out = {name: self._empty(name, (batch, length)) for name in names}
         before = np.zeros((batch, 1, *out["action"].shape[2:]), np.float32)
+        scratch = np.empty(length, self.dtype)
         for b, window in enumerate(drawn):
-            before[b, 0] = self._action_before(window[0])
-            self._read(window, {name: column[b] for name, column in out.items()})
+            before[b, 0] = self._action_before(window[0], scratch)
+            self._read(window, {name: column[b] for name, column in out.items()}, scratch)
         # THE shift: what replay stores as chosen after o_t becomes what led to o_{t+1}
         shifted = np.concatenate([before, out["action"][:, :-1]], axis=1)
         out["prev_action"] = np.where(out["is_first"][..., None], np.float32(0), shifted)
@@ -369,17 +413,42 @@ class ReplayBuffer:
     def _mutable_columns(self) -> dict[str, np.ndarray]:
         return {n: np.zeros((self.chunk_rows, *c.shape), c.dtype) for n, c in self.mutable.items()}
 
-    def _seal(self, env: int, chunk: Chunk) -> None:
-        number = self.streams[env].count // self.chunk_rows - 1
-        chunk.path = self._folder(env) / f"{number:08d}.rows"
-        write_durably(chunk.path, chunk.rows.tobytes())
-        chunk.rows = np.memmap(chunk.path, self.dtype, "r")
+    def _full(self, stream: Stream) -> list[Chunk]:
+        return list(stream.chunks)[: stream.rows // self.chunk_rows]
+
+    def _name(self, stream: Stream, index: int) -> str:
+        return f"{stream.first // self.chunk_rows + index:08d}.rows"
+
+    def _seal(self, env: int) -> None:
+        """Write full chunks to their files; those for which there is no room stay in memory.
+
+        Raises:
+            ReplayError: if more of them wait than memory should hold.
+        """
+        stream = self.streams[env]
+        for index, chunk in enumerate(self._full(stream)):
+            if chunk.path is not None:
+                continue
+            path = self._folder(env) / self._name(stream, index)
+            try:
+                write_durably(path, chunk.records.tobytes())
+            except OSError as error:
+                with suppress(OSError):  # what there is of it only takes room
+                    path.unlink()
+                if self.unsealed > UNSEALED_BYTES:
+                    raise ReplayError(
+                        f"{self.folder} cannot be written ({error.strerror}), and the "
+                        f"{_size(self.unsealed)} that wait for it in memory are as much as may; "
+                        "make room on the disk and go on from the last checkpoint"
+                    ) from error
+                return
+            chunk.path, chunk.records = path, np.empty(0, self.dtype)
 
     def _evict(self, stream: Stream) -> None:
         while stream.rows > self.capacity:
             chunk = stream.chunks.popleft()
-            assert chunk.path is not None, "only sealed chunks are old enough to drop"
-            chunk.path.unlink()
+            if chunk.path is not None:
+                chunk.path.unlink()
             stream.first += self.chunk_rows
         while stream.finished and stream.finished[0][0] < stream.first:
             stream.finished.popleft()
@@ -405,14 +474,15 @@ class ReplayBuffer:
             done += n
         return pieces
 
-    def _read(self, window: Window, out: Mapping[str, np.ndarray]) -> None:
+    def _read(self, window: Window, out: Mapping[str, np.ndarray], scratch: np.ndarray) -> None:
         t = 0
         for env, start, length in window:
             for chunk, rows, at in self._pieces(env, start, length):
                 to = slice(t + at.start, t + at.stop)
+                records = chunk.read(rows.start, scratch[: rows.stop - rows.start])
                 for name, column in out.items():
-                    source = chunk.mutable if name in self.mutable else chunk.rows
-                    column[to] = source[name][rows]
+                    mutable = name in self.mutable
+                    column[to] = chunk.mutable[name][rows] if mutable else records[name]
             t += length
 
     def _write(self, env: int, start: int, columns: Mapping[str, np.ndarray]) -> None:
@@ -422,12 +492,12 @@ class ReplayBuffer:
             for name, column in columns.items():
                 chunk.mutable[name][rows] = column[gone:][at]
 
-    def _action_before(self, segment: Segment) -> np.ndarray | float:
+    def _action_before(self, segment: Segment, scratch: np.ndarray) -> np.ndarray | float:
         stream = self.streams[segment.env]
         if segment.start == stream.first:
             return 0.0
         chunk, position = self._locate(stream, segment.start - 1)
-        return chunk.rows["action"][position]
+        return chunk.read(position, scratch[:1])["action"][0]
 
     # -- checkpoints ----------------------------------------------------------------------------
 
@@ -436,11 +506,13 @@ class ReplayBuffer:
         for env, stream in enumerate(self.streams):
             to = folder / f"env{env:02d}"
             to.mkdir(parents=True)
-            for chunk in stream.chunks:
+            for index, chunk in enumerate(self._full(stream)):
                 if chunk.path is not None:
                     link(chunk.path, to / chunk.path.name)
+                else:
+                    write_durably(to / self._name(stream, index), chunk.records.tobytes())
             rest = stream.rows % self.chunk_rows
-            tail = stream.chunks[-1].rows[:rest].tobytes() if rest else b""
+            tail = stream.chunks[-1].records[:rest].tobytes() if rest else b""
             write_durably(to / "open.rows", tail)
             episodes = np.array(stream.finished, np.int64).reshape(-1, 2)
             write_durably(to / "episodes.i64", episodes.tobytes())
@@ -481,12 +553,12 @@ class ReplayBuffer:
             if path.name != "open.rows":
                 mine = self._folder(env) / path.name
                 link(path, mine)
-                rows = np.memmap(mine, self.dtype, "r")
-                stream.chunks.append(Chunk(rows, self._mutable_columns(), mine))
+                nothing = np.empty(0, self.dtype)
+                stream.chunks.append(Chunk(nothing, self._mutable_columns(), mine))
         tail = np.fromfile(folder / "open.rows", self.dtype)
         if len(tail):
             stream.chunks.append(self._open_chunk())
-            stream.chunks[-1].rows[: len(tail)] = tail
+            stream.chunks[-1].records[: len(tail)] = tail
         episodes = np.fromfile(folder / "episodes.i64", np.int64).reshape(-1, 2)
         stream.finished.extend((int(start), int(rows)) for start, rows in episodes)
         for name, spec in self.mutable.items():
@@ -510,7 +582,11 @@ def link(source: Path, target: Path) -> None:
     try:
         target.hardlink_to(source)
     except OSError:
-        shutil.copyfile(source, target)
+        write_durably(target, source.read_bytes())
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
 
 
 def record(rows: Rows, index: int) -> dict[str, np.ndarray]:

@@ -1,6 +1,7 @@
 """Environments: `suite:task` strings, and the adapter that turns their steps into rows."""
 
 from .adapter import Adapter, Rows, episode_seed
+from .processes import ProcessVectorEnv
 from .registry import (
     Env,
     Key,
@@ -17,16 +18,19 @@ from .registry import (
     suites,
 )
 from .repeat import Repeat
+from .vector import VectorEnv
 
 __all__ = [
     "Adapter",
     "Env",
     "Key",
     "Outcome",
+    "ProcessVectorEnv",
     "Repeat",
     "Rows",
     "Settings",
     "Suite",
+    "VectorEnv",
     "episode_seed",
     "for_evaluation",
     "make_env",

@@ -32,6 +32,6 @@ CASES = {
     "DreamerV2": Case(DreamerV2, PENDULUM, {"repeat": 2}),
     "DreamerV2-discrete": Case(DreamerV2, CARTPOLE, {"envs": 4}),
     "DreamerV3": Case(DreamerV3, PENDULUM, {"repeat": 2, "envs": 4}),
-    "DreamerV3-discrete": Case(DreamerV3, CARTPOLE, {"envs": 4}),
+    "DreamerV3-discrete": Case(DreamerV3, CARTPOLE, {"envs": 4, "parallel": False}),
     "PlaNet": Case(PlaNet, PENDULUM, {"repeat": 2}),
 }

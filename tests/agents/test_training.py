@@ -149,19 +149,20 @@ def test_ctrl_c_saves_whole_episodes_and_says_how_to_go_on(tmp_path: Path):
     assert not rows["is_terminal"].any()
 
 
-def test_killed_between_two_environments_resumes_bit_for_bit(tmp_path: Path):
+@pytest.mark.parametrize("parallel", [True, False])
+def test_killed_between_two_environments_resumes_bit_for_bit(parallel: bool, tmp_path: Path):
     torch.set_num_threads(1)
     uninterrupted, resumed = Keep(), Keep()
-    CASES["LatentStore"].make(envs=2).learn(
+    CASES["LatentStore"].make(envs=2, parallel=parallel).learn(
         1_600, run=tmp_path / "a", callbacks=[uninterrupted], progress=False
     )
-    command = ["LatentStore", str(tmp_path / "b"), "1600", "1100", "envs=2"]
+    command = ["LatentStore", str(tmp_path / "b"), "1600", "1100", "envs=2", f"parallel={parallel}"]
     process = subprocess.run(
         [sys.executable, "-m", "tests.agents.killed", *command], capture_output=True, text=True
     )
     assert process.returncode == -signal.SIGKILL, process.stderr
     assert 0 < counters(tmp_path / "b").env_step < 1_100
-    CASES["LatentStore"].make(envs=2).learn(
+    CASES["LatentStore"].make(envs=2, parallel=parallel).learn(
         1_600, run=tmp_path / "b", callbacks=[resumed], progress=False
     )
     assert_same_run(uninterrupted, resumed)

@@ -1,11 +1,13 @@
 """Exact counts, contiguity, the action shift, joined episodes, eviction, write-back, restore."""
 
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from agentzoo.blocks.replay import EpisodeWindows, ReplayBuffer, StreamWindows
+from agentzoo.blocks.replay import EpisodeWindows, ReplayBuffer, Segment, StreamWindows
 from runtime.errors import ReplayError, SpaceError
 from runtime.spec import ActionSpec, ColumnSpec, ObsSpec
 
@@ -182,6 +184,96 @@ def test_capacity_below_a_chunk_is_refused(tmp_path):
 def test_more_rows_than_the_disk_holds_is_refused(tmp_path):
     with pytest.raises(ReplayError, match=r"GB are free; set replay_rows lower"):
         buffer(tmp_path, capacity=10**15).require_space(10**15)
+
+
+def test_what_will_be_held_is_said_and_what_is_held_already_takes_no_more_room(tmp_path):
+    replay = buffer(tmp_path, capacity=800)
+    size = replay.dtype.itemsize
+    assert (
+        replay.require_space(10**6) == f"up to 800 rows of {size} bytes, {800 * size / 1e6:.1f} MB"
+    )
+    add_episode(replay, 800)
+    free = shutil.disk_usage(tmp_path).free
+    assert replay.require_space(10**15).startswith("up to 800 rows")
+    with pytest.raises(ReplayError, match=r"GB are free; set replay_rows lower"):
+        replay.require_space(10**15, kept=2 * free // size)
+
+
+def test_sealed_chunks_keep_neither_files_open_nor_rows_in_memory(tmp_path):
+    replay = buffer(tmp_path)
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(20):
+        add_episode(replay, 30)
+    draw(replay, 10)
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert sum(len(chunk.records) for chunk in replay.streams[0].chunks) == 0
+    assert len(list(tmp_path.rglob("*.rows"))) == 75
+
+
+def test_a_file_that_lost_its_end_is_said_to_be_damaged(tmp_path):
+    replay = buffer(tmp_path)
+    add_episode(replay, 8)
+    (path,) = tmp_path.rglob("*.rows")
+    os.truncate(path, 5 * replay.dtype.itemsize)
+    assert draw(replay, 5, FirstRows())[0]["state"][0, :, 0].tolist() == [0, 1, 2, 3, 4]
+    with pytest.raises(ReplayError, match=r"00000000.rows ends before row 8: the file is damaged"):
+        draw(replay, 8)
+
+
+class FirstRows(EpisodeWindows):
+    def draw(self, replay, length, rng):
+        return [Segment(0, 0, length)]
+
+
+class TestNoRoom:
+    """The disk is full, or away, while rows arrive."""
+
+    def test_rows_wait_in_memory_and_are_written_once_there_is_room(self, tmp_path):
+        replay, calm = buffer(tmp_path / "a"), buffer(tmp_path / "b")
+        folder = tmp_path / "a" / "env00"
+        for each in (replay, calm):
+            add_episode(each, 10)
+        folder.rename(tmp_path / "away")
+        for each in (replay, calm):
+            add_episode(each, 30)
+        assert replay.unsealed == 4 * 8 * replay.dtype.itemsize
+        assert calm.unsealed == 0
+        (tmp_path / "away").rename(folder)
+        np.testing.assert_array_equal(draw(replay, 7)[0]["state"], draw(calm, 7)[0]["state"])
+        for each in (replay, calm):
+            add_episode(each, 10)
+        assert replay.unsealed == 0
+        files = [sorted((tmp_path / name / "env00").iterdir()) for name in "ab"]
+        assert [path.name for path in files[0]] == [path.name for path in files[1]]
+        assert [p.read_bytes() for p in files[0]] == [p.read_bytes() for p in files[1]]
+
+    def test_they_are_saved_and_restored_all_the_same(self, tmp_path):
+        replay = buffer(tmp_path / "a")
+        shutil.rmtree(tmp_path / "a" / "env00")
+        add_episode(replay, 10)
+        add_episode(replay, 30)
+        replay.save(tmp_path / "saved")
+        other = buffer(tmp_path / "b")
+        other.restore(tmp_path / "saved")
+        assert other.unsealed == 0
+        assert (other.streams[0].count, other.episodes) == (40, 2)
+        rows = np.concatenate([chunk.rows for chunk in other.streams[0].chunks])
+        assert rows["state"][:, 0].tolist() == list(range(40))
+
+    def test_the_oldest_are_dropped_even_where_they_never_reached_the_disk(self, tmp_path):
+        replay = buffer(tmp_path, capacity=16)
+        shutil.rmtree(tmp_path / "env00")
+        for _ in range(4):
+            add_episode(replay, 10)
+        assert replay.streams[0].first == 24
+        assert draw(replay, 5)[0]["state"][..., 0].min() >= 30
+
+    def test_there_is_an_end_to_waiting(self, tmp_path, monkeypatch):
+        monkeypatch.setattr("agentzoo.blocks.replay.UNSEALED_BYTES", 2_000)
+        replay = buffer(tmp_path)
+        shutil.rmtree(tmp_path / "env00")
+        with pytest.raises(ReplayError, match=r"cannot be written .* make room on the disk and go"):
+            add_episode(replay, 200)
 
 
 def test_other_settings_are_refused_at_restore(tmp_path):

@@ -205,6 +205,18 @@ def test_one_picture_per_decision(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @draws
+def test_each_process_draws_for_itself() -> None:
+    pictures = []
+    for parallel in (False, True):
+        adapter = Adapter.open("dmc:cartpole-balance?render=fast", 2, parallel=parallel)
+        adapter.reset([0, 1], [0, 1])
+        pictures.append(adapter.step([0, 1], np.ones((2, 1)))["image"])
+        adapter.close()
+    np.testing.assert_array_equal(*pictures)
+    assert (pictures[0][0] != pictures[0][1]).any()
+
+
+@draws
 @pytest.mark.parametrize("obs", ["state", "pixels"])
 def test_render_draws_a_large_frame_whatever_is_observed(obs: str) -> None:
     env = make_env("dmc:walker-walk", obs=obs, render="fast")

@@ -1,0 +1,113 @@
+"""What replay costs a learner from pixels: private memory, and the time of sampling.
+
+    python benchmarks/replay.py [--rows 50000] [--batches 100] [--updates 1] [--folder FOLDER]
+
+Fills a replay with rows of 64x64x3 images (12.3 GB on the disk for a million), then draws batches
+of 50 windows of 50 rows; after each, a Dreamer of the preset `debug_pixels` learns from a corner of
+it, as large as that preset's batches. Memory is what the kernel counts as this process's own
+(RssAnon); what it keeps of files in its page cache goes when it is needed. Last, updates at the
+paper's sizes (preset `dmc_vision`) are timed for comparison.
+"""
+
+import argparse
+import tempfile
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import torch
+from subjects import ACTION_SIZE, PIXELS, box, seconds, setting, untrained
+
+from agentzoo.algorithm import Batch, NoiseSource
+from agentzoo.blocks.replay import EpisodeWindows, ReplayBuffer
+from runtime.noise import derive
+
+B, T = 50, 50
+EPISODE = 501  # rows: 1,000 environment steps at a repeat of 2, and the first observation
+FRAMES = 256  # random images that rows are made of
+
+
+def private_bytes() -> int:
+    """Memory of this process that is not in files."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    (line,) = [line for line in lines if line.startswith("RssAnon")]
+    return int(line.split()[1]) * 1024
+
+
+def fill(replay: ReplayBuffer, rows: int) -> None:
+    """Whole episodes of random images."""
+    rng = np.random.default_rng(0)
+    frames = rng.integers(0, 256, (FRAMES, 64, 64, 3), np.uint8)
+    actions = rng.uniform(-1, 1, (FRAMES, ACTION_SIZE)).astype(np.float32)
+    for row in range(rows):
+        step = row % EPISODE
+        replay.add(0, {
+            "image": frames[(row * 7) % FRAMES],
+            "action": actions[row % FRAMES],
+            "reward": np.float32(step),
+            "is_first": np.bool_(step == 0),
+            "is_last": np.bool_(step == EPISODE - 1),
+            "is_terminal": np.bool_(False),
+        })  # fmt: skip
+
+
+def draw(replay: ReplayBuffer, number: int) -> Batch:
+    """The batch of one update."""
+    rng = np.random.default_rng(derive("benchmark", number))
+    batch, _ = replay.sample(EpisodeWindows(), B, T, rng)
+    return batch
+
+
+def learn(replay: ReplayBuffer, batches: int) -> tuple[list[float], int]:
+    """Seconds of each sampling, and the most private memory that was seen."""
+    algorithm = untrained("debug_pixels", PIXELS, box(ACTION_SIZE))
+    small = algorithm.config.batch_size, algorithm.config.batch_length
+    times, most = [], 0
+    for number in range(batches):
+        drawn: list[Batch] = []
+        times.append(seconds(lambda n=number, to=drawn: to.append(draw(replay, n))))
+        corner = {name: column[: small[0], : small[1]] for name, column in drawn[0].items()}
+        algorithm.update(corner, NoiseSource(number))
+        most = max(most, private_bytes())
+    return times, most
+
+
+def update_seconds(replay: ReplayBuffer, updates: int) -> list[float]:
+    """Seconds of each update at the paper's sizes."""
+    algorithm = untrained("dmc_vision", PIXELS, box(ACTION_SIZE))
+    batch = draw(replay, 0)
+    return [seconds(lambda n=n: algorithm.update(batch, NoiseSource(n))) for n in range(updates)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="What replay costs a learner from pixels.")
+    parser.add_argument("--rows", type=int, default=50_000)
+    parser.add_argument("--batches", type=int, default=100)
+    parser.add_argument("--updates", type=int, default=1, help="at the paper's sizes")
+    parser.add_argument("--folder", type=Path, help="on the disk to measure; emptied afterwards")
+    given = parser.parse_args()
+    print(setting(torch.get_num_threads(), "torch", "numpy"))
+    with tempfile.TemporaryDirectory(dir=given.folder) as folder:
+        replay = ReplayBuffer(
+            Path(folder) / "replay", PIXELS, box(ACTION_SIZE), capacity=max(given.rows, 1024)
+        )
+        print(f"replay: {replay.require_space(given.rows)}")
+        before = private_bytes()
+        filling = seconds(lambda: fill(replay, given.rows))
+        times, most = learn(replay, given.batches)
+        updates = update_seconds(replay, given.updates) if given.updates else []
+    print("| | |\n|---|---:|")
+    print(f"| rows stored | {len(replay):,} |")
+    print(f"| rows stored a second | {len(replay) / filling:,.0f} |")
+    print(f"| private memory before the first row, MB | {before / 1e6:,.0f} |")
+    print(f"| most private memory in {given.batches:,} batches, MB | {most / 1e6:,.0f} |")
+    typical, worst = 1e3 * median(times), 1e3 * max(times)
+    print(f"| sampling {B} x {T} images, ms: median (worst) | {typical:.1f} ({worst:.0f}) |")
+    if updates:
+        share = 100 * median(times) / median(updates)
+        print(f"| an update at the paper's sizes, s | {median(updates):.1f} |")
+        print(f"| sampling is so much of an update, % | {share:.2f} |")
+
+
+if __name__ == "__main__":
+    main()
