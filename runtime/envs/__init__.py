@@ -1,7 +1,18 @@
 """Environments: `suite:task` strings, and the adapter that turns their steps into rows."""
 
 from .adapter import Adapter, Rows, episode_seed
-from .registry import Env, Key, Settings, Suite, make_env, merge, resolve, settings_of, suites
+from .registry import (
+    Env,
+    Key,
+    Settings,
+    Suite,
+    check_downloaded,
+    make_env,
+    merge,
+    resolve,
+    settings_of,
+    suites,
+)
 from .repeat import Repeat
 
 __all__ = [
@@ -12,6 +23,7 @@ __all__ = [
     "Rows",
     "Settings",
     "Suite",
+    "check_downloaded",
     "episode_seed",
     "make_env",
     "merge",
