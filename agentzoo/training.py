@@ -303,6 +303,7 @@ class Training:
         self._tell("on_checkpoint", path)
 
     def _write_checkpoint(self, folder: Path) -> None:
+        self.agent.env_steps = self.counters.env_step
         self.agent.save(folder)
         training = folder / "training"
         training.mkdir()
