@@ -55,9 +55,9 @@ def package(
     Raises:
         RunError: if the agent does not know the run that it learned in.
     """
-    agent.export(folder)
-    if CURVE not in without:
+    if CURVE not in without:  # what may not be had comes first, exporting takes a while
         draw_curve(agent, folder)
+    agent.export(folder)
     video = None if VIDEO in without else folder / VIDEO
     with agent.world() as where:
         found = evaluate(

@@ -26,7 +26,6 @@ from .errors import (
     HubError,
     OfflineWarning,
     RepoNotFoundError,
-    TransportError,
     is_unreachable,
     not_cached,
     said_plainly,
@@ -208,11 +207,9 @@ def _from_hub(
 
 def _worse(error: HubError, address: Address) -> HubError:
     """What to say when the cache does not help either."""
-    if isinstance(error.__cause__, TransportError | client.OfflineModeIsEnabled) and not isinstance(
-        error.__cause__, client.HfHubHTTPError
-    ):
+    if isinstance(error.__cause__, client.OfflineModeIsEnabled):
         return not_cached(address.repo, address.revision)
-    return error
+    return type(error)(f"{error}; the cache has not all of {address}")
 
 
 def _online(

@@ -47,6 +47,10 @@ def said_plainly(repo: str, revision: str = "main") -> Generator[None]:
         raise
     except (client.HfHubHTTPError, client.OfflineModeIsEnabled, TransportError) as error:
         raise _plain(error, repo, revision) from error
+    except RuntimeError as error:  # what the client makes of a failed upload
+        if not isinstance(error.__cause__, TransportError):
+            raise
+        raise _plain(error.__cause__, repo, revision) from error
     except client.LocalEntryNotFoundError as error:
         raise not_cached(repo, revision) from error
     except (client.HFValidationError, ValueError) as error:
@@ -65,8 +69,8 @@ def is_unreachable(error: BaseException | None) -> bool:
 def not_cached(repo: str, revision: str) -> OfflineError:
     """The error for what was asked for offline and never fetched."""
     return OfflineError(
-        f"the Hub cannot be reached and {repo}@{revision} is not wholly in the cache; connect and "
-        "run the same again, or unset HF_HUB_OFFLINE if it is set"
+        f"{repo}@{revision} is not wholly in the cache, and the Hub may not be asked; unset "
+        "HF_HUB_OFFLINE, connect, and run the same again"
     )
 
 
@@ -79,7 +83,7 @@ def _plain(error: Exception, repo: str, revision: str) -> HubError:
         )
     return OfflineError(
         f"the connection to the Hub failed at {repo} ({type(error).__name__}: "
-        f"{_first_line(error)}); files that were whole are kept: run the same again"
+        f"{_first_line(error)}); what arrived whole is kept: run the same again"
     )
 
 
@@ -152,8 +156,8 @@ STATUS: dict[int, Callable[[str, str], HubError]] = {
 def _storage(error: OSError, repo: str) -> HubError:
     if error.errno is None:  # the client's own: fewer bytes came than were announced
         return HubError(
-            f"the download of {repo} broke off ({_first_line(error)}); files that were whole are "
-            "kept: run the same again"
+            f"the download of {repo} broke off ({_first_line(error)}); what arrived whole is kept: "
+            "run the same again"
         )
     return HubError(
         f"{repo} cannot be stored in the cache ({error}); make the folder writable, or name "

@@ -100,7 +100,7 @@ class FolderHub:
             whole = Path(partial) / "whole"
             whole.mkdir()
             listing = {one: _copy(files[one], whole / one) for one in sorted(files)}
-            commit = _name(listing)
+            commit = commit_name(listing)
             if not (home / f"{commit}.json").is_file():
                 if (home / commit).is_dir():  # left by a push that was killed
                     shutil.rmtree(home / commit)
@@ -138,7 +138,7 @@ class FolderHub:
         listing = read_fields(
             _Listing, read_json(folder.with_name(f"{commit}.json")), f"{commit}.json"
         ).files
-        if _name(listing) != commit:
+        if commit_name(listing) != commit:
             raise _damaged(folder.with_name(f"{commit}.json"))
         for one, entry in listing.items():
             if one not in NAMES:
@@ -157,7 +157,7 @@ class FolderHub:
                 yield path.stem, read_fields(Entry, read_json(path), path.name)
 
 
-def _name(listing: Mapping[str, FileEntry]) -> str:
+def commit_name(listing: Mapping[str, FileEntry]) -> str:
     """A commit's name: 40 digits, as git's, of the sha256 of its listing."""
     lines = "".join(
         f"{one} {listing[one].bytes} {listing[one].sha256}\n" for one in sorted(listing)

@@ -57,15 +57,17 @@ def parse(text: str, revision: str | None = None) -> Address:
     Raises:
         AddressError: if it is none of these.
     """
-    where, at, said = text.rpartition("@") if "@" in text.rpartition("/")[2] else (text, "", "")
+    folder, slash, name = text.rpartition("/") if text.startswith(FILE) else ("", "", text)
+    where, at, said = name.partition("@")  # a folder's path may hold one of its own
+    where = folder + slash + where
     if at and revision is not None and said != revision:
         raise AddressError(f'"{text}" was given revision={revision!r} as well; say it once')
     wanted = said if at else (MAIN if revision is None else revision)
     if not REVISION.fullmatch(wanted) or ".." in wanted:
         raise AddressError(f'"{wanted}" is not a revision; give a branch, a tag or a commit')
     if where.startswith(FILE):
-        folder, name = split_folder(where)
-        return Address("file", _segment(name, text), wanted, folder)
+        root, name = split_folder(where)
+        return Address("file", _segment(name, text), wanted, root)
     if where.startswith(ZOO):
         return Address("zoo", _segment(where.removeprefix(ZOO), text), wanted)
     owner, slash, name = where.partition("/")

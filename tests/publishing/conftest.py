@@ -14,8 +14,8 @@ os.environ["HF_HUB_DISABLE_XET"] = "1"  # the stand-in speaks LFS
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 
-from tests.publishing.bundles import linear  # noqa: E402
-from tests.publishing.standin import TOKEN, StandIn, serving  # noqa: E402
+from tests.publishing.bundles import linear
+from tests.publishing.standin import TOKEN, StandIn, serving
 
 
 @pytest.fixture
