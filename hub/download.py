@@ -35,9 +35,10 @@ from .naming import MAIN, Address, looks_published, parse
 from .package import CARD, NAMES, PICTURES, SERVING, WEIGHTS, check_content, check_size
 
 ATTEMPTS = 3  # at a branch that moves while it is read
+_CHECKOUT = Path(__file__).parents[1] / "zoo"
 ZOO_FOLDERS = (  # what came with the package, and what a checkout has beside it
     Path(__file__).parent / "zoo",
-    Path(__file__).parents[1] / "zoo",
+    *([_CHECKOUT] if (_CHECKOUT / "recipes.toml").is_file() else []),
 )
 
 

@@ -140,6 +140,16 @@ def test_settings_from_elsewhere_are_typed(
         agentzoo.load("stranger/odd", device="cpu")
 
 
+def test_a_planner_is_loaded_with_another_plan(hub: StandIn, tmp_path: Path) -> None:
+    agent = PlaNet("gym:Pendulum-v1", preset="debug", device="cpu", seed=0)
+    folder = agent.export(tmp_path / "planner", golden_steps=2)
+    hub.put("me/planner", {path.name: path.read_bytes() for path in folder.iterdir()})
+    plan = load_policy("me/planner", plan={"candidates": 8, "elites": 2}).spec.plan
+    assert plan is not None
+    assert (plan.candidates, plan.elites) == (8, 2)
+    assert load_policy("me/planner").spec == agent.spec
+
+
 def test_a_folder_is_a_hub_for_agents(run: Path, tmp_path: Path) -> None:
     agent: Agent = agentzoo.load(run, device="cpu")
     address = agent.push_to_hub(f"file:{tmp_path}/agents", episodes=1, without=WITHOUT)
