@@ -2,7 +2,7 @@
 
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from string import Template
 
@@ -15,6 +15,7 @@ from .settings import Training
 TASK = "reinforcement-learning"
 OWN = "<!-- made by agentzoo; remove this line to keep a text of your own -->"
 FRONT = re.compile(r"\A---\n.*?\n---\n", re.DOTALL)
+PIN = "`@` and a commit behind the name pin the version. "
 TEMPLATE = Path(__file__).parent / "templates" / "card.md"
 
 
@@ -113,6 +114,8 @@ def body(package: Package, address: Address) -> str:
         sha256=results.policy_sha256[:16],
         pictures=_pictures(package.files),
         address=address.plain,
+        extras=_extras(results.env),
+        pin="" if address.kind == "zoo" else PIN,
         run="from runtime import evaluate\n" if has_env else "",
         evaluate=f"evaluate(policy, episodes={len(results.returns)})\n"
         if has_env
@@ -123,14 +126,15 @@ def body(package: Package, address: Address) -> str:
 
 
 def command(package: Package, training: Training) -> str:
-    """The line that trains the agent again."""
+    """The command that trains the agent again."""
     settings = package.settings
-    words = ["agentzoo", "learn", settings.agent.lower(), settings.env]
-    words += ["--steps", str(training.env_steps), "--preset", training.preset]
-    words += ["--seed", str(settings.seed)]
-    for override in training.overrides:
-        words += ["--set", override]
-    return shlex.join(words)
+    lines = [
+        ["agentzoo", "learn", settings.agent.lower(), settings.env],
+        ["--steps", str(training.env_steps), "--preset", training.preset],
+        ["--seed", str(settings.seed)],
+        *(["--set", override] for override in training.overrides),
+    ]
+    return " \\\n  ".join(shlex.join(line) for line in lines)
 
 
 def _arxiv(training: Training | None) -> list[str]:
@@ -150,9 +154,9 @@ def _pictures(files: Sequence[str]) -> str:
 
 
 def _training(package: Package, training: Training | None) -> str:
-    made = ", ".join(f"{name} {found}" for name, found in package.manifest.provenance.items())
+    made = _made(package.manifest.provenance)
     if training is None:
-        return f"The folder does not say; made with {made}."
+        return f"The folder does not say; {made}."
     if not package.settings.env:
         how = (
             f"In an environment object of its author's own, for {training.env_steps:,} steps, with "
@@ -161,7 +165,18 @@ def _training(package: Package, training: Training | None) -> str:
     else:
         how = f"```\n{command(package, training)}\n```"
     steps = f"{training.env_steps:,} environment steps, action repeat included"
-    return f"{how}\n\n{steps}; made with {made}."
+    return f"{how}\n\n{steps}; {made}."
+
+
+def _made(provenance: Mapping[str, str]) -> str:
+    packages = ", ".join(f"{name} {one}" for name, one in provenance.items() if name != "date")
+    return f"exported on {provenance.get('date', 'an unknown date')} with {packages}"
+
+
+def _extras(env: str) -> str:
+    """What to install to run the policy in its environment: a suite's extra has its name."""
+    suite = env.partition(":")[0]
+    return "onnx" if suite in ("", "gym") else f"onnx,{suite}"
 
 
 def _differs(training: Training | None) -> str:
