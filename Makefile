@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 WORKERS ?= 2
 
-.PHONY: help demo test slow check fix soak bench clean
+.PHONY: help demo test slow check fix soak bench zoo clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -41,6 +41,9 @@ bench: $(VENV)/.dev  ## the measurements of benchmarks/, each printing one table
 	@shopt -s nullglob; scripts=(benchmarks/*.py); \
 	if (( $${#scripts[@]} == 0 )); then echo "benchmarks/ holds no script yet" >&2; exit 1; fi; \
 	for script in "$${scripts[@]}"; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
+
+zoo: $(VENV)/.all  ## train, score and package the zoo's agents that are missing: hours on two cores
+	$(BIN)/python zoo/build.py $(ARGS)
 
 clean:  ## remove the virtual environment and what building left
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache

@@ -18,6 +18,9 @@ def main() -> None:
         assert home.is_relative_to(sys.prefix), f"{package.__name__} comes from {home}"
         assert (home.parent / "py.typed").is_file(), f"{package.__name__} lost its py.typed"
     assert callable(agentzoo.evaluate)
+    assert (Path(str(hub.__file__)).parent / "templates" / "card.md").is_file()
+    for found in hub.search(hub="zoo:"):
+        print(found.address, hub.load_policy(found.address))
     assert callable(runtime.load_policy)
     for name in ("Dreamer", "Agent", "load"):
         assert 'pip install "agentzoo[train]"' in refusal(name)

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import nn
 
+import hub
 from runtime import envs
 from runtime.errors import BundleError, ConfigError, ProviderError, RunError, nearest
 from runtime.evaluation import Evaluation, evaluate
@@ -32,7 +33,7 @@ from .blocks.replay import ReplayBuffer, write_durably
 from .callbacks import Callback, Evaluate, Report
 from .checkpoint import Counters, read_tensors, write_tensors
 from .collection import noise_for_step
-from .config import AgentConfig, configure, to_json
+from .config import AgentConfig, configure, parse_setting, setting, to_json
 from .logger import Logger, ProgressBar
 from .memory import keep_freed_memory
 from .training import Training, require_environment
@@ -44,6 +45,15 @@ AGENTS = {
     "DreamerV3": ".agents.dreamer_v3",
     "PlaNet": ".agents.planet",
 }  # what a saved folder may name
+BOOKKEEPING = {  # what may differ where a run is resumed
+    "total_steps",
+    "checkpoint_every",
+    "log_every",
+    "eval_every",
+    "eval_episodes",
+    "parallel",
+    "worker_timeout",
+}
 EnvLike = str | gym.Env[Any, Any] | envs.VectorEnv | Callable[[], gym.Env[Any, Any]]
 OBJECTS = (gym.Env, gym.vector.VectorEnv)  # there is one, it is in use, and it is the user's
 
@@ -70,6 +80,7 @@ class Agent:
     presets: ClassVar[Mapping[str, Mapping[str, object]]]
     tasks: ClassVar[Mapping[str, Mapping[str, object]]] = {}  # a paper's settings of single tasks
     deterministic: ClassVar[bool] = True  # the paper's evaluation protocol
+    paper: ClassVar[str] = ""  # authors, year and arXiv number, for the model card
 
     config: AgentConfig
     algorithm: Algorithm
@@ -91,6 +102,8 @@ class Agent:
         self.seed = secrets.randbits(31) if seed is None else seed
         self._seed_given = seed is not None
         self.run: Path | None = None
+        self.learned_in: Path | None = None  # the run that tells how, not always to be gone on in
+        self.env_steps = 0  # learned for so far, repeat included
         self.env = ""  # resolved string, or "" for an environment object
         self._source: EnvLike | None = None
         self._preset, self._overrides = preset, overrides
@@ -142,15 +155,7 @@ class Agent:
         Raises:
             ConfigError: if it is given a vector environment, or learned on an object.
         """
-        if isinstance(env, gym.vector.VectorEnv):
-            raise ConfigError(
-                "evaluate was given a vector environment; give it one environment, a function that "
-                "makes one, or a string"
-            )
-        given = self._built()._source if env is None else env
-        made = given() if callable(given) else None
-        where = given if isinstance(given, str | gym.Env) else made
-        try:
+        with self._built().world(env) as where:
             return evaluate(
                 self.policy,
                 where,
@@ -160,9 +165,31 @@ class Agent:
                 video=video,
                 override=override,
             )
+
+    @contextmanager
+    def world(self, env: EnvLike | None = None) -> Iterator[str | gym.Env[Any, Any] | None]:
+        """What `runtime.evaluate` takes for an environment, or for the agent's own.
+
+        What a function has made is closed again at the block's end.
+
+        Raises:
+            ConfigError: if it is a vector environment.
+        """
+        if isinstance(env, gym.vector.VectorEnv):
+            raise ConfigError(
+                "evaluate was given a vector environment; give it one environment, a function that "
+                "makes one, or a string"
+            )
+        given = self._source if env is None else env
+        if not callable(given):
+            # a vector environment it learned in is no environment to evaluate in
+            yield given if isinstance(given, str | gym.Env) else None
+            return
+        made = given()
+        try:
+            yield made
         finally:
-            if made is not None:
-                made.close()
+            made.close()
 
     # -- learning -------------------------------------------------------------------------------
 
@@ -212,6 +239,7 @@ class Agent:
     def _open_run(self, run: Path | None) -> tuple[Path, Counters, Path | None]:
         """The run's folder, where it stands, and the checkpoint to go on from."""
         folder = run or self.run or new_run_folder(type(self).__name__, self.env)
+        self.learned_in = folder
         newest = checkpoint.newest(folder / "checkpoints")
         if newest is None:
             folder.mkdir(parents=True, exist_ok=True)
@@ -223,7 +251,9 @@ class Agent:
         self._wire(self.spec.obs, self.spec.action)
         self._load_weights(newest)
         self.run = folder
-        return folder, Counters.read(newest / "training"), newest
+        counters = Counters.read(newest / "training")
+        self.env_steps = counters.env_step
+        return folder, counters, newest
 
     def _train(
         self,
@@ -279,20 +309,33 @@ class Agent:
 
     @classmethod
     def load(cls, folder: str | Path, *, device: str = "auto") -> Self:
-        """Read a saved agent, or the newest checkpoint of a run's folder.
+        """Read a saved agent, the newest checkpoint of a run's folder, or a published agent.
+
+        Args:
+            folder: a folder; or, where none of this name is, `me/name`, `file:DIR/name` or
+                `zoo:name`, perhaps with `@revision`.
+            device: as in the constructor.
 
         Raises:
             BundleError: if the folder holds no agent, another class of agent, or a newer format.
+            HubError: if the published agent cannot be had; see `hub.pull`.
         """
-        folder = Path(folder)
-        folder = checkpoint.newest(folder / "checkpoints") or folder
+        given, folder = folder, hub.locate(folder)
+        newest = checkpoint.newest(folder / "checkpoints")
+        folder, run = (folder, None) if newest is None else (newest, folder)
         settings = read_settings(folder)
         if settings["agent"] != cls.__name__:
             raise BundleError(
-                f"{folder} holds a {settings['agent']}, not a {cls.__name__}; "
+                f"{given} holds a {settings['agent']}, not a {cls.__name__}; "
                 f"use {settings['agent']}.load or agentzoo.load"
             )
-        agent = cls(device=device, seed=settings["seed"])
+        training = settings.get("training") or {}  # none in folders of earlier versions
+        pairs = (parse_setting(cls.config_class, one) for one in training.get("overrides", ()))
+        overrides: dict[str, Any] = dict(pairs)
+        preset = training.get("preset")
+        agent = cls(device=device, seed=settings["seed"], preset=preset, **overrides)
+        agent.env_steps = training.get("env_steps", 0)
+        agent.learned_in = run
         agent.env = settings["env"]
         agent._source = agent.env or None
         agent.config = configure(cls.config_class, settings["config"], name=cls.__name__)
@@ -314,6 +357,49 @@ class Agent:
 
         folder = self.save(folder)
         return export(self.algorithm, self.spec, folder, golden_steps=golden_steps)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        folder: str | Path | None = None,
+        episodes: int = 10,
+        private: bool | None = None,
+        token: str | None = None,
+        license_id: str = "mit",
+        without: Sequence[str] = (),
+    ) -> str:
+        """Export, score, film and publish, as one commit with a model card.
+
+        Args:
+            repo_id: `me/name`, or `file:DIR` for a folder that is, or becomes, a hub.
+            folder: where to leave the bundle; None is a temporary folder.
+            episodes: to score the exported policy over.
+            private: whether a new repo is private; None is the account's default.
+            token: of an account that may write there; None is the one logged in.
+            license_id: of the weights, as the Hub spells it.
+            without: `replay.mp4` or `learning_curve.png`, where a machine cannot draw.
+
+        Returns:
+            The address with the commit: what was published, for good.
+
+        Raises:
+            BundleError: if the repo holds something else.
+            HubError: if the Hub refuses or fails.
+            RunError: if there is no run to draw the learning curve of.
+        """
+        from .publishing import publish
+
+        return publish(
+            self,
+            repo_id,
+            folder=folder,
+            episodes=episodes,
+            private=private,
+            token=token,
+            license_id=license_id,
+            without=without,
+        )
 
     # -- inside ---------------------------------------------------------------------------------
 
@@ -338,9 +424,11 @@ class Agent:
         specs = None if built else spaces_of(env)
         if specs is not None:
             task = envs.resolve(env, {}).partition("?")[0] if isinstance(env, str) else ""
-            self.config = self._configure(task, *specs)
+            preset = self._choose_preset(task.partition(":")[0], specs[0])
+            self.config = self._configure(task, *specs, preset, self._overrides)
             if isinstance(env, gym.vector.VectorEnv) and "envs" not in self._overrides:
                 self.config = replace(self.config, envs=env.num_envs)
+            self._require_precision()
         source = self._resolved(env)
         if specs is None or (self.config.protocol and isinstance(source, str)):
             specs = spaces_of(source)  # a protocol decides on pictures and actions, too
@@ -358,16 +446,24 @@ class Agent:
         fields = ("repeat", "render", "protocol")
         return envs.resolve(env, {name: getattr(self.config, name) for name in fields})
 
-    def _configure(self, task: str, obs: Mapping[str, ObsSpec], action: ActionSpec) -> AgentConfig:
+    def _configure(
+        self,
+        task: str,
+        obs: Mapping[str, ObsSpec],
+        action: ActionSpec,
+        preset: str,
+        overrides: Mapping[str, object],
+    ) -> AgentConfig:
         """The preset's fields, what the world and the task decide, then the user's overrides."""
         suite = task.partition(":")[0]
-        name, fields = type(self).__name__, self.presets[self._choose_preset(suite, obs)]
-        preset = configure(self.config_class, fields, name=name)
-        world = {**self.for_world(preset, suite, obs, action), **self.tasks.get(task, {})}
-        config = configure(self.config_class, fields, world, self._overrides, name=name)
-        if config.precision == "tf32" and self.device.type != "cuda":
+        name, fields = type(self).__name__, self.presets[preset]
+        before = configure(self.config_class, fields, name=name)
+        world = {**self.for_world(before, suite, obs, action), **self.tasks.get(task, {})}
+        return configure(self.config_class, fields, world, overrides, name=name)
+
+    def _require_precision(self) -> None:
+        if self.config.precision == "tf32" and self.device.type != "cuda":
             raise ConfigError(f"precision='tf32' is CUDA's, the device is {self.device}; use fp32")
-        return config
 
     def _choose_preset(self, suite: str, obs: Mapping[str, ObsSpec]) -> str:
         image = any(spec.kind == "image" for spec in obs.values())
@@ -431,6 +527,26 @@ class Agent:
             )
         return self
 
+    def _training(self) -> dict[str, Any]:
+        """How this agent was trained, for whoever wants to do it again."""
+        suite = self.env.partition(":")[0]
+        chosen = self._choose_preset(suite, self.spec.obs)
+        task = self.env.partition("?")[0]
+        paper = self.default_preset(suite, self.spec.obs)
+        theirs = to_json(self._configure(task, self.spec.obs, self.spec.action, paper, {}))
+        ours = to_json(self.config)
+        return {
+            "preset": chosen,
+            "overrides": [f"{name}={setting(one)}" for name, one in self._overrides.items()],
+            "env_steps": self.env_steps,
+            "paper": self.paper,
+            "differs": {
+                name: [setting(theirs[name]), setting(one)]
+                for name, one in ours.items()
+                if name not in BOOKKEEPING and not same(theirs[name], one)
+            },
+        }
+
     def _settings(self) -> dict[str, Any]:
         packages = {name: version(name) for name in ("numpy", "torch", "gymnasium")}
         policy = asdict(self.spec)
@@ -442,6 +558,7 @@ class Agent:
             "config": to_json(self.config),
             "policy": {"obs": policy["obs"], "action": policy["action"]},
             "packages": packages,
+            "training": self._training(),
         }
 
     def _load_weights(self, folder: Path) -> None:
@@ -458,13 +575,11 @@ class Agent:
     def _require_same_settings(self, folder: Path) -> None:
         """A resumed run keeps its settings; what differs is listed."""
         theirs, ours = read_settings(folder), self._settings()
-        free = {"total_steps", "checkpoint_every", "log_every", "eval_every", "eval_episodes",
-                "parallel", "worker_timeout"}  # fmt: skip
         defaults = to_json(self.config_class())  # of fields that are younger than the run
         names = ("agent", "env", "seed") if self._seed_given else ("agent", "env")
         pairs = {name: (theirs[name], ours[name]) for name in names}
         for name, mine in ours["config"].items():
-            if name not in free:
+            if name not in BOOKKEEPING:
                 pairs[name] = (theirs["config"].get(name, defaults[name]), mine)
         differing = [f"{n} was {a!r}, is {b!r}" for n, (a, b) in pairs.items() if not same(a, b)]
         if differing:
@@ -492,15 +607,18 @@ class Agent:
 
 
 def load(folder: str | Path, *, device: str = "auto") -> Agent:
-    """Read a saved agent of any class, or the newest checkpoint of a run's folder.
+    """Read a saved agent of any class, the newest checkpoint of a run, or a published agent.
 
-    Raises:
-        BundleError: if the folder holds no agent, or one this version does not know.
+    Args and what is raised are those of `Agent.load`.
+
+    Example:
+        agent = load("me/dreamer-dmc-walker-walk@main")
     """
-    name = read_settings(checkpoint.newest(Path(folder) / "checkpoints") or Path(folder))["agent"]
+    given, folder = folder, hub.locate(folder)
+    name = read_settings(checkpoint.newest(folder / "checkpoints") or folder)["agent"]
     if name not in AGENTS:
         raise BundleError(
-            f"{folder} holds a {name!r}, which this version does not know; "
+            f"{given} holds a {name!r}, which this version does not know; "
             f"{nearest(str(name), AGENTS, 'agents')}"
         )
     kind = getattr(import_module(AGENTS[name], __package__), name)

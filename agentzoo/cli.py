@@ -1,7 +1,7 @@
-"""The `agentzoo` command: training's verbs and the runtime's, each of which loads only its own.
+"""The `agentzoo` command: training's verbs, the runtime's and the hub's; each loads only its own.
 
-`evaluate`, `table`, `inspect`, `verify` and `doctor` run without torch. What a user got wrong is
-one sentence on standard error and exit code 2, never a traceback.
+All but `quickstart`, `learn` and `export` run without torch. What a user got wrong is one
+sentence on standard error and exit code 2, never a traceback.
 """
 
 import json
@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from runtime.errors import AgentZooError, nearest
+from runtime.errors import AgentZooError, RunError, nearest
 
 from . import __version__
 
 if TYPE_CHECKING:
     from runtime.evaluation import Evaluation
+    from runtime.policy import Policy
 
     from .agent import Agent
 
@@ -53,7 +54,12 @@ def steps(text: str) -> int:
     return int(number)
 
 
-Bundle = Annotated[Path, typer.Argument(help="Folder of an exported policy.")]
+Bundle = Annotated[
+    str, typer.Argument(help="Folder of an exported policy, or a published one: me/name@revision.")
+]
+Published = Annotated[
+    str, typer.Argument(help="me/name, file:DIR/name or zoo:name, perhaps with @revision.")
+]
 Seed = Annotated[int | None, typer.Option(help="Seed; another one is another run.")]
 Provider = Annotated[
     Literal["auto", "cpu", "cuda"], typer.Option(help="What ONNX Runtime runs on.")
@@ -128,10 +134,17 @@ def export(
 ) -> None:
     """Turn a saved agent into a bundle that runs without PyTorch."""
     from . import load
+    from .publishing import draw_curve
 
-    load(folder).export(out)
+    agent = load(folder)
+    agent.export(out)
     typer.echo(f"bundle: {out}")
-    typer.echo(f"next:   agentzoo evaluate {out}")
+    if agent.learned_in is not None:
+        try:
+            typer.echo(f"curve:  {draw_curve(agent, out)}")
+        except RunError as error:
+            typer.echo(f"curve:  none: {error}")
+    typer.echo(f"next:   agentzoo evaluate {out} --video {out / 'replay.mp4'}")
 
 
 @app.command()
@@ -149,20 +162,27 @@ def evaluate(
     override: Annotated[
         bool, typer.Option("--override", help="Let ENV contradict the one it learned in.")
     ] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Play the published episodes again, and compare.")
+    ] = False,
 ) -> None:
     """Run an exported policy, say what it scores, and record it in the bundle."""
+    from hub import locate
     from runtime import evaluate as score
     from runtime import load_policy
-    from runtime.bundle import RESULTS
+    from runtime.manifest import RESULTS
 
-    policy = load_policy(bundle, provider=provider)
+    folder = locate(bundle, serving=True)
+    policy = load_policy(folder, provider=provider)
+    if check:
+        raise typer.Exit(reproduced(policy, folder))
     result = score(policy, env, episodes=episodes, seed=seed, video=video, override=override)
     typer.echo(summary(result))
     if video is not None:
         typer.echo(f"video:   {video}")
-    if env is None:
-        # a score elsewhere is not the bundle's own
-        results = bundle / RESULTS
+    if env is None and Path(bundle) == folder:
+        # a score elsewhere is not the bundle's own, and a published bundle is not ours to write to
+        results = folder / RESULTS
         results.write_text(json.dumps(result.to_json(), indent=1) + "\n", encoding="utf-8")
         typer.echo(f"results: {results}")
 
@@ -182,17 +202,77 @@ def table(
 @app.command()
 def inspect(bundle: Bundle) -> None:
     """Say what a bundle holds: its files, and what the policy reads, keeps and gives."""
+    from hub import locate
     from runtime import inspect as describe
 
-    typer.echo(describe(bundle))
+    typer.echo(describe(locate(bundle, serving=True)))
 
 
 @app.command()
 def verify(bundle: Bundle, provider: Provider = "auto") -> None:
     """Check a bundle's files and replay its recorded steps on this machine."""
+    from hub import locate
     from runtime import verify as check
 
-    typer.echo(str(check(bundle, provider=provider)))
+    typer.echo(str(check(locate(bundle, serving=True), provider=provider)))
+
+
+@app.command()
+def push(
+    bundle: Annotated[Path, typer.Argument(help="Folder of an exported and evaluated policy.")],
+    repo: Annotated[
+        str, typer.Argument(help="me/name; or file:DIR for a folder that is, or becomes, a hub.")
+    ],
+    private: Annotated[
+        bool | None, typer.Option(help="Whether a new repo is private; else as your account says.")
+    ] = None,
+    license_id: Annotated[
+        str, typer.Option("--license", help="Of the weights, as the Hub spells it.")
+    ] = "mit",
+    without: Annotated[
+        list[str] | None,
+        typer.Option(help="replay.mp4 or learning_curve.png, where there is none."),
+    ] = None,
+) -> None:
+    """Publish a bundle with its model card, as one commit."""
+    import hub
+
+    done = hub.push(bundle, repo, private=private, license_id=license_id, without=without or ())
+    typer.echo(f"published: {done}")
+    typer.echo(f"check it:  agentzoo evaluate {done} --check")
+
+
+@app.command()
+def pull(
+    repo: Published,
+    out: Annotated[
+        Path | None, typer.Argument(help="New folder to copy it to; the cache keeps it anyway.")
+    ] = None,
+) -> None:
+    """Fetch a published bundle, check every file, and say where it is."""
+    import hub
+
+    typer.echo(str(hub.pull(repo, folder=out)))
+
+
+@app.command()
+def search(
+    query: Annotated[str, typer.Argument(help="Part of a name, an agent or a task.")] = "",
+    where: Annotated[
+        str | None, typer.Option("--hub", help="file:DIR, or zoo: for what came along.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 20,
+) -> None:
+    """List published agents: address, mean return, agent and environment."""
+    import hub
+
+    found = hub.search(query, hub=where, limit=limit)
+    if not found:
+        typer.echo(f'nothing published matches "{query}"', err=True)
+        raise typer.Exit(1)
+    width = max(len(one.address) for one in found)
+    for one in found:
+        typer.echo(f"{one.address:{width}}  {one.score or 'no score':20}  {' '.join(one.tags)}")
 
 
 @app.command()
@@ -202,6 +282,16 @@ def doctor() -> None:
 
     for name, finding in diagnosis():
         typer.echo(f"{name:16} {finding}")
+
+
+def reproduced(policy: "Policy", folder: Path) -> int:
+    """Play a bundle's published episodes again and say what came out; 0 if the scores agree."""
+    from hub.package import read_results
+    from runtime.reproduction import reproduce
+
+    found = reproduce(policy, read_results(folder))
+    typer.echo(str(found))
+    return 0 if found.agrees else 1
 
 
 def agent_class(name: str) -> "type[Agent]":

@@ -163,6 +163,13 @@ def parse_setting(config_class: type[AgentConfig], setting: str) -> tuple[str, o
     return key, typed(key, _literal(text), hints[key])
 
 
+def setting(value: object) -> str:
+    """A field's value as it stands on the command line; `parse_setting` reads it back."""
+    if isinstance(value, list | tuple):
+        return ",".join(map(setting, value)) + ("," if len(value) == 1 else "")
+    return str(value)
+
+
 def _literal(text: str) -> object:
     words: dict[str, object] = {"true": True, "false": False, "none": None}
     if text.lower() in words:

@@ -342,6 +342,7 @@ class Training:
         )
 
     def _write_checkpoint(self, folder: Path) -> None:
+        self.agent.env_steps = self.counters.env_step
         self.agent.save(folder)
         training = folder / "training"
         training.mkdir()

@@ -13,14 +13,13 @@ import numpy as np
 from .errors import BundleError
 from .golden import Replay, read_golden, replay
 from .graphs import Graph, Provider, graph_specs, onnx_step
-from .manifest import GOLDEN, Manifest, read_checked, read_json, read_manifest
+from .manifest import GOLDEN, RESULTS, Manifest, read_checked, read_json, read_manifest
 from .onnx_check import check_onnx
 from .planner import replanned
 from .policy import Policy
 from .spec import Arrays, PolicySpec
 from .strict_json import read_object
 
-RESULTS = "results.json"
 TOLERANCE = {"cpu": 1e-4, "cuda": 1e-3}  # between the recording and a replay, by provider
 
 

@@ -21,13 +21,16 @@ from .envs import (
     scores_of,
     settings_of,
 )
-from .errors import ConfigError, EpisodeError, SpaceError
+from .errors import BundleError, ConfigError, EpisodeError, SpaceError
+from .manifest import RESULTS
 from .policy import Policy
 from .spaces import Observation, action_spec, env_action, observation_specs
 from .spec import Array, Arrays, NoiseSpec, PolicySpec, TensorSpec
+from .strict_json import read_fields, read_object
 from .video import Film
 
 FORMAT = 1  # of results.json
+DERIVED = ("mean", "std", "interval", "protocol")  # made anew from the rest
 RESAMPLES = 10_000
 LEVEL = 0.95  # of the bootstrap interval
 FPS = 30.0  # of a film whose environment does not say
@@ -116,6 +119,30 @@ class Evaluation:
         """The content of results.json."""
         derived = {"mean": self.mean, "std": self.std, "interval": list(self.interval)}
         return {"format": FORMAT, **asdict(self), **derived, "protocol": self.protocol}
+
+    @classmethod
+    def from_json(cls, value: object) -> "Evaluation":
+        """Read what `to_json` gave, strictly; mean, deviation and interval are computed anew.
+
+        Raises:
+            BundleError: naming the field, what stands there and what was expected.
+        """
+        entries = read_object(value, RESULTS)
+        found = entries.pop("format", None)
+        if found != FORMAT:
+            raise BundleError(
+                f"{RESULTS} has format {found}, this version reads {FORMAT}; evaluate the policy "
+                "again, or run: pip install --upgrade agentzoo"
+            )
+        kept = {name: one for name, one in entries.items() if name not in DERIVED}
+        read = read_fields(cls, kept, RESULTS)
+        counts = {len(read.returns), len(read.lengths), len(read.seeds)}
+        if len(counts) != 1 or 0 in counts:
+            raise BundleError(
+                f"{RESULTS} lists {len(read.returns)} returns, {len(read.lengths)} lengths and "
+                f"{len(read.seeds)} seeds, expected as many of each; evaluate the policy again"
+            )
+        return read
 
 
 def bootstrap(values: Sequence[float]) -> tuple[float, float]:

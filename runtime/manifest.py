@@ -15,7 +15,7 @@ from .strict_json import read_fields, read_object
 
 FORMAT = 1
 OPSET = 20
-MANIFEST, GOLDEN = "manifest.json", "golden.npz"
+MANIFEST, GOLDEN, RESULTS = "manifest.json", "golden.npz", "results.json"
 OWNED = ("config.json", "model.safetensors")  # the agent's; a serving machine may do without
 JSON_LIMIT = 4 << 20  # bytes of a JSON file
 TENSOR_LIMIT = 1 << 28  # numbers in one row of one tensor

@@ -28,11 +28,11 @@ class Message(NamedTuple):
     checks: dict[int, Check]  # number -> refuses bad values
 
 
-def check_onnx(content: bytes, file: str) -> None:
+def check_onnx(content: bytes | memoryview, file: str) -> None:
     """Refuse a graph that reaches outside of itself or tells where it was made.
 
     Args:
-        content: the ONNX file.
+        content: the ONNX file; a view of a mapped one is read without loading it.
         file: its name, for messages.
 
     Raises:

@@ -477,6 +477,7 @@ class Dreamer(Agent):
 
     config_class = DreamerConfig
     algorithm_class = DreamerAlgorithm
+    paper: ClassVar[str] = "Hafner et al. 2020, arXiv:1912.01603"
     presets: ClassVar[Mapping[str, Mapping[str, object]]] = {
         "dmc_vision": {},
         "dmc_state": {"replay_rows": 2_000_000},

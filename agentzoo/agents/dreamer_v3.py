@@ -516,6 +516,7 @@ class DreamerV3(Agent):
 
     config_class = DreamerV3Config
     algorithm_class = DreamerV3Algorithm
+    paper: ClassVar[str] = "Hafner et al. 2025, arXiv:2301.04104"
     deterministic: ClassVar[bool] = False  # the published scores are of sampled actions
     presets: ClassVar[Mapping[str, Mapping[str, object]]] = {
         "dmc_vision": {"envs": 16, "train_ratio": 256.0},

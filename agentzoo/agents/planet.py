@@ -394,6 +394,7 @@ class PlaNet(Agent):
 
     config_class = PlaNetConfig
     algorithm_class = PlaNetAlgorithm
+    paper: ClassVar[str] = "Hafner et al. 2019, arXiv:1811.04551"
     presets: ClassVar[Mapping[str, Mapping[str, object]]] = {
         "dmc_vision": {},
         "dmc_state": _STATE,

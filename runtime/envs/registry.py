@@ -296,6 +296,21 @@ def scores_of(name: str, episodes: Sequence[Outcome]) -> dict[str, float]:
     return dict(parsed.suite.scores(parsed.task, episodes)) if parsed.suite.scores else {}
 
 
+def check_downloaded(name: str) -> None:
+    """Refuse an environment string from elsewhere that could do more than name a known suite.
+
+    Whether the task exists here is not asked: a machine that only serves may lack the suite's
+    package. Opening it later resolves it with `trusted=False`.
+
+    Raises:
+        EnvironmentStringError: if the suite is not registered, the task is no plain name, or a key
+            or its value is not the suite's.
+    """
+    _check_plain(name)
+    _, query = _split(name)
+    _read_settings(suite_of(name), query, name)
+
+
 def settings_of(name: str) -> dict[str, Value]:
     """The typed settings of a string, filled with the suite's defaults, sorted by key."""
     return _parse(name).complete({}, name)
@@ -347,28 +362,39 @@ def _check_plain(name: str) -> None:
         )
 
 
-def _parse(name: str, more: Settings | None = None) -> _Parsed:
+def _split(name: str) -> tuple[str, str]:
     head, mark, query = name.partition("?")
     if not re.fullmatch(r"[^:]+:.+", head) or (mark and not query):
         raise EnvironmentStringError(
             f'"{name}" is not an environment string, expected suite:task?key=value&key=value, such '
             f"as dmc:walker-walk?obs=state; suites: {', '.join(suites())}"
         )
+    return head, query
+
+
+def _parse(name: str, more: Settings | None = None) -> _Parsed:
+    head, query = _split(name)
     suite = suite_of(name)
-    task, said = suite.canonical(head.partition(":")[2]), dict[str, Value]()
-    for pair in query.split("&") if query else ():
-        key, equals, value = pair.partition("=")
-        if not equals or not value or key in said:
-            raise EnvironmentStringError(
-                f'"{name}" holds "{pair}", expected each key once as key=value; '
-                f"keys: {', '.join(each.name for each in suite.readable)}"
-            )
-        said[key] = _key(suite, key, name).read(value, name)
+    task = suite.canonical(head.partition(":")[2])
+    said = _read_settings(suite, query, name)
     for key, value in (more or {}).items():
         read = _key(suite, key, name).read(value, name)
         if said.setdefault(key, read) != read:
             raise EnvironmentStringError(f'"{name}" was given {key}={value} as well; say it once')
     return _Parsed(suite, task, suite.spelled_out(said))
+
+
+def _read_settings(suite: Suite, query: str, name: str) -> dict[str, Value]:
+    settings: dict[str, Value] = {}
+    for pair in query.split("&") if query else ():
+        key, equals, value = pair.partition("=")
+        if not equals or not value or key in settings:
+            raise EnvironmentStringError(
+                f'"{name}" holds "{pair}", expected each key once as key=value; '
+                f"keys: {', '.join(each.name for each in suite.readable)}"
+            )
+        settings[key] = _key(suite, key, name).read(value, name)
+    return settings
 
 
 def _key(suite: Suite, name: str, where: str) -> Key:

@@ -49,6 +49,13 @@ def test_act_with_onnx_scores_an_episode_without_torch(bundle: Path) -> None:
     assert 0 <= float(score) <= 1_000
 
 
+def test_load_pretrained_runs_what_came_along(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hub.download.ZOO_FOLDERS", (bundle.parent,))
+    assert 0 <= (example("load_pretrained")("zoo:cartpole", episodes=1) or 0) <= 1_000
+
+
 def test_own_environment_learns_in_a_users_class(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

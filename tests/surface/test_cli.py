@@ -10,7 +10,8 @@ from typer.testing import CliRunner
 from agentzoo import cli
 from runtime.errors import AgentZooError
 
-VERBS = ("quickstart", "learn", "evaluate", "export", "table", "inspect", "verify", "doctor")
+VERBS = ("quickstart", "learn", "evaluate", "export", "table", "inspect", "verify", "doctor",
+         "push", "pull", "search")  # fmt: skip
 
 
 def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
