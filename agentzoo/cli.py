@@ -1,6 +1,6 @@
 """The `agentzoo` command: training's verbs and the runtime's, each of which loads only its own.
 
-`evaluate`, `inspect`, `verify` and `doctor` run without torch. What a user got wrong is one
+`evaluate`, `compare`, `serve`, `inspect`, `verify` and `doctor` run without torch. What a user got wrong is one
 sentence on standard error and exit code 2, never a traceback.
 """
 
@@ -53,6 +53,10 @@ def steps(text: str) -> int:
 
 
 Bundle = Annotated[Path, typer.Argument(help="Folder of an exported policy.")]
+Source = Annotated[
+    str,
+    typer.Argument(help="A bundle's folder, a Hub id (owner/name@revision), or ws://host:port."),
+]
 Seed = Annotated[int | None, typer.Option(help="Seed; another one is another run.")]
 Provider = Annotated[
     Literal["auto", "cpu", "cuda"], typer.Option(help="What ONNX Runtime runs on.")
@@ -135,7 +139,7 @@ def export(
 
 @app.command()
 def evaluate(
-    bundle: Bundle,
+    source: Source,
     env: Annotated[
         str | None, typer.Argument(help="Environment; the bundle's own where left out.")
     ] = None,
@@ -143,27 +147,88 @@ def evaluate(
     seed: Annotated[
         int, typer.Option(help="Seed of the first episode; the next has the next.")
     ] = 0,
+    envs: Annotated[int, typer.Option(min=1, help="Environments to run at once.")] = 1,
     video: Annotated[Path | None, typer.Option(help="MP4 to film the first episode to.")] = None,
     provider: Provider = "auto",
     override: Annotated[
         bool, typer.Option("--override", help="Let ENV contradict the one it learned in.")
     ] = False,
 ) -> None:
-    """Run an exported policy, say what it scores, and record it in the bundle."""
+    """Run a policy, say what it scores, and record it in the bundle if it is one."""
     from runtime import evaluate as score
-    from runtime import load_policy
     from runtime.bundle import RESULTS
 
-    policy = load_policy(bundle, provider=provider)
-    result = score(policy, env, episodes=episodes, seed=seed, video=video, override=override)
+    from .sources import open_policy
+
+    policy = open_policy(source, provider=provider)
+    result = score(
+        policy, env, episodes=episodes, seed=seed, envs=envs, video=video, override=override
+    )
     typer.echo(summary(result))
     if video is not None:
         typer.echo(f"video:   {video}")
-    if env is None:
+    if env is None and (results := Path(source) / RESULTS).parent.is_dir():
         # a score elsewhere is not the bundle's own
-        results = bundle / RESULTS
         results.write_text(json.dumps(result.to_json(), indent=1) + "\n", encoding="utf-8")
         typer.echo(f"results: {results}")
+
+
+@app.command()
+def serve(
+    sources: Annotated[
+        list[str] | None,
+        typer.Argument(help="Bundles or Hub ids (owner/name@revision), as SOURCE or NAME=SOURCE."),
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="A models.toml instead; read again on SIGHUP.")
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to bind.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    api_key: Annotated[
+        str,
+        typer.Option(
+            envvar="AGENTZOO_API_KEY", help="What clients have to show.", show_envvar=True
+        ),
+    ] = "",
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Bind an open address without a key.")
+    ] = False,
+    model_control: Annotated[
+        bool, typer.Option("--model-control", help="Let clients ask for a reload.")
+    ] = False,
+    max_sessions: Annotated[int, typer.Option(min=1, help="Sessions open at once.")] = 1024,
+    session_ttl: Annotated[float, typer.Option(help="Seconds one may be idle.")] = 600.0,
+    deadline: Annotated[float, typer.Option(help="Seconds a request may take.")] = 10.0,
+    drain: Annotated[float, typer.Option(help="Seconds sessions may go on at the end.")] = 5.0,
+    threads: Annotated[int, typer.Option(min=1, help="Of ONNX Runtime, for one step.")] = 1,
+    max_batch: Annotated[int, typer.Option(min=1, help="Sessions in one step.")] = 64,
+    max_wait_ms: Annotated[float, typer.Option(help="How long one waits for others.")] = 2.0,
+    max_queue: Annotated[int, typer.Option(min=1, help="Requests that may wait.")] = 1024,
+    provider: Provider = "auto",
+) -> None:
+    """Serve policies to evaluation harnesses: openpi, vla-eval, Open Inference Protocol."""
+    import logging
+
+    from runtime.server import ServerSettings, model_settings, read_models
+    from runtime.server import serve as run
+
+    from .sources import locate
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    if (config is None) == (not sources):
+        raise AgentZooError("name the policies to serve, or a --config models.toml; one of the two")
+    limits = {
+        "threads": threads, "max_batch": max_batch, "max_wait_ms": max_wait_ms,
+        "max_queue": max_queue, "provider": provider,
+    }  # fmt: skip
+    models = (
+        read_models(config) if config else [model_settings(one, **limits) for one in sources or []]
+    )
+    settings = ServerSettings(
+        host=host, port=port, api_key=api_key, insecure=insecure, model_control=model_control,
+        max_sessions=max_sessions, session_ttl_s=session_ttl, deadline_s=deadline, drain_s=drain,
+    )  # fmt: skip
+    run(models, settings, locate=locate, config=config)
 
 
 @app.command()

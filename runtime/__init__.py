@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .bundle import inspect, load_policy, verify
+    from .client import RemotePolicy
     from .envs import make_env
     from .errors import AgentZooError
     from .evaluation import Evaluation, evaluate, evaluate_random
@@ -18,6 +19,7 @@ __all__ = [
     "Evaluation",
     "Policy",
     "PolicySpec",
+    "RemotePolicy",
     "evaluate",
     "evaluate_random",
     "inspect",
@@ -31,6 +33,7 @@ _HOMES = {
     "Evaluation": "evaluation",
     "Policy": "policy",
     "PolicySpec": "spec",
+    "RemotePolicy": "client",
     "evaluate": "evaluation",
     "evaluate_random": "evaluation",
     "inspect": "bundle",
