@@ -1,7 +1,7 @@
 """The `agentzoo` command: training's verbs and the runtime's, each of which loads only its own.
 
-`evaluate`, `compare`, `serve`, `inspect`, `verify` and `doctor` run without torch. What a user got wrong is one
-sentence on standard error and exit code 2, never a traceback.
+`evaluate`, `serve`, `inspect`, `verify` and `doctor` run without torch. What a user got wrong is
+one sentence on standard error and exit code 2, never a traceback.
 """
 
 import json

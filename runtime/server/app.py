@@ -6,6 +6,7 @@ import hmac
 import secrets
 import time
 from collections.abc import Awaitable, Callable
+from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as version_of
 
 from aiohttp import web
@@ -121,7 +122,11 @@ async def _metrics(request: web.Request) -> web.Response:
 
 
 async def _server(request: web.Request) -> web.Response:
-    return web.json_response(v2.server_metadata("agentzoo", version_of("agentzoo")))
+    try:
+        version = version_of("agentzoo")
+    except PackageNotFoundError:
+        version = "checkout"  # run from its sources, without being installed
+    return web.json_response(v2.server_metadata("agentzoo", version))
 
 
 async def _model(request: web.Request) -> web.Response:

@@ -12,6 +12,8 @@ from .access_log import record
 from .refusals import REFUSALS
 from .service import Service
 
+CLOSE_S = 1.0  # for saying goodbye
+
 
 @dataclass(eq=False)
 class Channel:
@@ -35,15 +37,17 @@ class Channel:
     is_answering: bool = False
     received: int = 0
     sent: int = 0
+    _transport: asyncio.Transport | None = None
     opened: float = field(default_factory=time.monotonic)
 
     async def open(self, request: web.Request) -> None:
         """Accept the handshake."""
         # compression would cost more than it saves, and a bomb would unpack inside it
         self.socket = web.WebSocketResponse(
-            compress=False, max_msg_size=self.limit, timeout=1.0, autoping=True
+            compress=False, max_msg_size=self.limit, timeout=CLOSE_S, autoping=True
         )
         await self.socket.prepare(request)
+        self._transport = request.transport
         self.service.channels.add(self)
 
     async def receive(self) -> bytes | None:
@@ -82,14 +86,23 @@ class Channel:
                 else:
                     await self.socket.send_bytes(content)
         except TimeoutError as error:
-            await self.close(WSCloseCode.POLICY_VIOLATION, "answers were not read")
+            self._drop()  # a goodbye would wait behind what was not read
+            self.service.metrics.request(self.protocol, None, "refused", "slow_client")
             raise ConnectionError("the client did not read its answer in time") from error
         self.sent += len(content)
         self.service.metrics.traffic(self.protocol, 0, len(content))
 
     async def close(self, code: int, reason: str = "") -> None:
-        """Close it; never waits long for the client's consent."""
-        await self.socket.close(code=code, message=reason.encode()[:120])
+        """Close it; a client that does not take the goodbye is dropped without one."""
+        try:
+            async with asyncio.timeout(CLOSE_S):
+                await self.socket.close(code=code, message=reason.encode()[:120])
+        except TimeoutError:
+            self._drop()
+
+    def _drop(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
 
     async def refuse(self, error: ServingError) -> bool:
         """Close it if the reason asks for that, and say whether it did."""

@@ -67,13 +67,13 @@ class Server:
             AgentZooError: if a model cannot be opened.
         """
         self.service = Service(self.settings, self._names, self._locate)
-        listener = _bind(self.settings.host, self.settings.port)
-        self.port = listener.getsockname()[1]
+        self._listener = _bind(self.settings.host, self.settings.port)
+        self.port = self._listener.getsockname()[1]
         self._runner = web.AppRunner(
             application(self.service), access_log=None, shutdown_timeout=1.0
         )
         await self._runner.setup()
-        await web.SockSite(self._runner, listener).start()
+        await web.SockSite(self._runner, self._listener).start()
         self._spawn(self._sweep())
         try:
             await self.service.load()
