@@ -112,9 +112,7 @@ def test_jpeg_images_have_their_shape():
 def png_header(width, height):
     """A PNG that says it is large and holds nothing."""
     body = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + body + struct.pack(">I", zlib.crc32(body))
-    )
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + body + struct.pack(">I", zlib.crc32(body))
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,9 @@ class Wire:
 
     def __init__(self, url: str, **headers: str) -> None:
         self.stack = ExitStack()
-        opened = connect(url, compression=None, max_size=None, additional_headers=headers)
+        opened = connect(
+            url, compression=None, max_size=None, additional_headers=headers, close_timeout=0.5
+        )
         self.socket = self.stack.enter_context(opened)
 
     def __enter__(self):
