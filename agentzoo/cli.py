@@ -1,7 +1,7 @@
 """The `agentzoo` command: training's verbs and the runtime's, each of which loads only its own.
 
-`evaluate`, `serve`, `inspect`, `verify` and `doctor` run without torch. What a user got wrong is
-one sentence on standard error and exit code 2, never a traceback.
+`evaluate`, `compare`, `serve`, `inspect`, `verify` and `doctor` run without torch. What a
+user got wrong is one sentence on standard error and exit code 2, never a traceback.
 """
 
 import json
@@ -171,6 +171,38 @@ def evaluate(
         # a score elsewhere is not the bundle's own
         results.write_text(json.dumps(result.to_json(), indent=1) + "\n", encoding="utf-8")
         typer.echo(f"results: {results}")
+
+
+@app.command()
+def compare(
+    sources: Annotated[
+        list[str], typer.Argument(help="Bundles, Hub ids or URLs; NAME=SOURCE names one.")
+    ],
+    env: Annotated[
+        str | None, typer.Option(help="Environment of all; the first one's own where left out.")
+    ] = None,
+    episodes: Annotated[int, typer.Option(min=1, help="Episodes of each.")] = 10,
+    seed: Annotated[int, typer.Option(help="Seed of the first episode of each.")] = 0,
+    envs: Annotated[int, typer.Option(min=1, help="Environments to run at once.")] = 1,
+    plot: Annotated[Path | None, typer.Option(help="PNG to draw the comparison to.")] = None,
+    provider: Provider = "auto",
+) -> None:
+    """Run several policies on the same episodes and put their scores beside each other."""
+    from runtime import comparison_table
+    from runtime import evaluate as score
+
+    from .sources import named, open_policy
+
+    results: dict[str, Evaluation] = {}
+    for name, source in named(sources).items():
+        policy = open_policy(source, provider=provider)
+        env = env or policy.spec.env
+        results[name] = score(policy, env or None, episodes=episodes, seed=seed, envs=envs)
+    typer.echo(f"{env}, {episodes} episodes from seed {seed}\n\n{comparison_table(results)}")
+    if plot is not None:
+        from .report import comparison_plot
+
+        typer.echo(f"\nplot: {comparison_plot(results, plot)}")
 
 
 @app.command()

@@ -1,6 +1,7 @@
 """Where a policy comes from: a folder, the Hugging Face Hub, or a server; no torch."""
 
 import re
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -48,6 +49,23 @@ def locate(model: "ModelSettings") -> Path:
             "agentzoo export"
         )
     return Path(model.source)
+
+
+def named(sources: Sequence[str]) -> dict[str, str]:
+    """Sources by name: `NAME=SOURCE`, or the source itself.
+
+    Raises:
+        AgentZooError: if two have one name.
+    """
+    found: dict[str, str] = {}
+    for given in sources:
+        name, mark, source = given.partition("=")
+        named_so = mark and not URL.match(given)
+        key = name if named_so else given
+        if key in found:
+            raise AgentZooError(f'two policies are called "{key}"; name one: NAME=SOURCE')
+        found[key] = source if named_so else given
+    return found
 
 
 def is_hub_id(source: str) -> bool:

@@ -368,7 +368,7 @@ def test_a_restart_loses_the_session_and_says_so(folder):
         one.process.kill()
         one.process.wait(30)
         with Process(str(folder), "--port", str(one.port), "--drain", "0"):
-            with pytest.raises(ServingError, match="was lost.*reset and begin") as caught:
+            with pytest.raises(ServingError, match=r"was lost.*reset and begin") as caught:
                 policy.act(VECTORS[2])
             assert caught.value.reason == "session_lost"
             with pytest.raises(ServingError, match="reset and begin"):

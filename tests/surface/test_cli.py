@@ -10,7 +10,17 @@ from typer.testing import CliRunner
 from agentzoo import cli
 from runtime.errors import AgentZooError
 
-VERBS = ("quickstart", "learn", "evaluate", "serve", "export", "inspect", "verify", "doctor")
+VERBS = (
+    "quickstart",
+    "learn",
+    "evaluate",
+    "compare",
+    "serve",
+    "export",
+    "inspect",
+    "verify",
+    "doctor",
+)
 
 
 def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
