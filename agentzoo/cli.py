@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from runtime.errors import AgentZooError, RunError, nearest
+from runtime.errors import AgentZooError, ConfigError, RunError, nearest
 
 from . import __version__
 
@@ -56,6 +56,12 @@ def steps(text: str) -> int:
 
 Bundle = Annotated[
     str, typer.Argument(help="Folder of an exported policy, or a published one: me/name@revision.")
+]
+Source = Annotated[
+    str,
+    typer.Argument(
+        help="Folder of an exported policy, a published one (me/name@revision), or ws://host:port."
+    ),
 ]
 Published = Annotated[
     str, typer.Argument(help="me/name, file:DIR/name or zoo:name, perhaps with @revision.")
@@ -149,7 +155,7 @@ def export(
 
 @app.command()
 def evaluate(
-    bundle: Bundle,
+    source: Source,
     env: Annotated[
         str | None, typer.Argument(help="Environment; the bundle's own where left out.")
     ] = None,
@@ -157,6 +163,7 @@ def evaluate(
     seed: Annotated[
         int, typer.Option(help="Seed of the first episode; the next has the next.")
     ] = 0,
+    envs: Annotated[int, typer.Option(min=1, help="Environments to run at once.")] = 1,
     video: Annotated[Path | None, typer.Option(help="MP4 to film the first episode to.")] = None,
     provider: Provider = "auto",
     override: Annotated[
@@ -166,21 +173,26 @@ def evaluate(
         bool, typer.Option("--check", help="Play the published episodes again, and compare.")
     ] = False,
 ) -> None:
-    """Run an exported policy, say what it scores, and record it in the bundle."""
-    from hub import locate
+    """Run a policy, say what it scores, and record it in the bundle if it is one of yours."""
+    from runtime import Policy
     from runtime import evaluate as score
-    from runtime import load_policy
     from runtime.manifest import RESULTS
 
-    folder = locate(bundle, serving=True)
-    policy = load_policy(folder, provider=provider)
+    from .sources import folder_of, open_policy
+
+    folder = folder_of(source)
+    policy = open_policy(source, provider=provider)
     if check:
+        if folder is None or not isinstance(policy, Policy):
+            raise ConfigError(f"--check plays a bundle's published episodes; {source} is a server")
         raise typer.Exit(reproduced(policy, folder))
-    result = score(policy, env, episodes=episodes, seed=seed, video=video, override=override)
+    result = score(
+        policy, env, episodes=episodes, seed=seed, envs=envs, video=video, override=override
+    )
     typer.echo(summary(result))
     if video is not None:
         typer.echo(f"video:   {video}")
-    if env is None and Path(bundle) == folder:
+    if env is None and folder is not None and Path(source) == folder:
         # a score elsewhere is not the bundle's own, and a published bundle is not ours to write to
         results = folder / RESULTS
         results.write_text(json.dumps(result.to_json(), indent=1) + "\n", encoding="utf-8")
@@ -197,6 +209,96 @@ def table(
     from .table import table as compare
 
     typer.echo(compare(paths))
+
+
+@app.command()
+def compare(
+    sources: Annotated[
+        list[str], typer.Argument(help="Bundles, Hub ids or URLs; NAME=SOURCE names one.")
+    ],
+    env: Annotated[
+        str | None, typer.Option(help="Environment of all; the first one's own where left out.")
+    ] = None,
+    episodes: Annotated[int, typer.Option(min=1, help="Episodes of each.")] = 10,
+    seed: Annotated[int, typer.Option(help="Seed of the first episode of each.")] = 0,
+    envs: Annotated[int, typer.Option(min=1, help="Environments to run at once.")] = 1,
+    plot: Annotated[Path | None, typer.Option(help="PNG to draw the comparison to.")] = None,
+    provider: Provider = "auto",
+) -> None:
+    """Run several policies on the same episodes and put their scores beside each other."""
+    from runtime import comparison_table
+    from runtime import evaluate as score
+
+    from .sources import named, open_policy
+
+    results: dict[str, Evaluation] = {}
+    for name, source in named(sources).items():
+        policy = open_policy(source, provider=provider)
+        env = env or policy.spec.env
+        results[name] = score(policy, env or None, episodes=episodes, seed=seed, envs=envs)
+    typer.echo(f"{env}, {episodes} episodes from seed {seed}\n\n{comparison_table(results)}")
+    if plot is not None:
+        from .report import comparison_plot
+
+        typer.echo(f"\nplot: {comparison_plot(results, plot)}")
+
+
+@app.command()
+def serve(
+    sources: Annotated[
+        list[str] | None,
+        typer.Argument(help="Bundles or Hub ids (owner/name@revision), as SOURCE or NAME=SOURCE."),
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="A models.toml instead; read again on SIGHUP.")
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to bind.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    api_key: Annotated[
+        str,
+        typer.Option(
+            envvar="AGENTZOO_API_KEY", help="What clients have to show.", show_envvar=True
+        ),
+    ] = "",
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Bind an open address without a key.")
+    ] = False,
+    model_control: Annotated[
+        bool, typer.Option("--model-control", help="Let clients ask for a reload.")
+    ] = False,
+    max_sessions: Annotated[int, typer.Option(min=1, help="Sessions open at once.")] = 1024,
+    session_ttl: Annotated[float, typer.Option(help="Seconds one may be idle.")] = 600.0,
+    deadline: Annotated[float, typer.Option(help="Seconds a request may take.")] = 10.0,
+    drain: Annotated[float, typer.Option(help="Seconds sessions may go on at the end.")] = 5.0,
+    threads: Annotated[int, typer.Option(min=1, help="Of ONNX Runtime, for one step.")] = 1,
+    max_batch: Annotated[int, typer.Option(min=1, help="Sessions in one step.")] = 64,
+    max_wait_ms: Annotated[float, typer.Option(help="How long one waits for others.")] = 2.0,
+    max_queue: Annotated[int, typer.Option(min=1, help="Requests that may wait.")] = 1024,
+    provider: Provider = "auto",
+) -> None:
+    """Serve policies to evaluation harnesses: openpi, vla-eval, Open Inference Protocol."""
+    import logging
+
+    from runtime.server import ServerSettings, model_settings, read_models
+    from runtime.server import serve as run
+
+    from .sources import locate
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    if (config is None) == (not sources):
+        raise AgentZooError("name the policies to serve, or a --config models.toml; one of the two")
+    limits = {
+        "threads": threads, "max_batch": max_batch, "max_wait_ms": max_wait_ms,
+        "max_queue": max_queue, "provider": provider,
+    }  # fmt: skip
+    models = (
+        read_models(config) if config else [model_settings(one, **limits) for one in sources or []]
+    )
+    settings = ServerSettings(
+        host=host, port=port, api_key=api_key, insecure=insecure, model_control=model_control,
+        max_sessions=max_sessions, session_ttl_s=session_ttl, deadline_s=deadline, drain_s=drain,
+    )  # fmt: skip
+    run(models, settings, locate=locate, config=config)
 
 
 @app.command()

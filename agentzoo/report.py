@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from runtime.aggregate import check_comparable
 from runtime.errors import AgentZooError, MissingExtraError, RunError
 
 from .logger import Record, read_metrics
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from runtime.evaluation import Evaluation
     from runtime.spec import Array
 
 EVALUATION = "eval/mean_reward"
@@ -72,6 +74,34 @@ def learning_curve(
     axes.xaxis.set_major_formatter(_thousands)
     axes.set_xlim(left=0)
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, frameon=False)
+    return _save(figure, path)
+
+
+def comparison_plot(results: "Mapping[str, Evaluation]", path: str | Path) -> Path:
+    """Plot several policies' returns: each episode a dot, the mean within its 95 % interval.
+
+    Args:
+        results: name -> evaluation, drawn from top to bottom.
+        path: the PNG to write.
+
+    Returns:
+        The path written.
+
+    Raises:
+        ConfigError: if there is none, or they were not played in the same environment.
+        MissingExtraError: if matplotlib is not installed.
+    """
+    check_comparable(results)
+    figure, axes = _figure(7.0, 1.2 + 0.6 * len(results))
+    for row, one in enumerate(results.values()):
+        low, high = one.interval
+        axes.plot(one.returns, [row] * len(one.returns), "o", color=_COLLECTION_COLOR, alpha=0.4)
+        axes.plot([low, high], [row, row], color=_EVALUATION_COLOR, linewidth=3.0)
+        axes.plot([one.mean], [row], "D", color=_EVALUATION_COLOR)
+    axes.set_yticks(range(len(results)), list(results))
+    axes.set_ylim(len(results) - 0.5, -0.5)
+    axes.set_xlabel("return of an episode (dot), mean and 95 % interval")
+    axes.set_title(next(iter(results.values())).env or " ", fontsize="small")
     return _save(figure, path)
 
 

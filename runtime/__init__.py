@@ -4,7 +4,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .aggregate import comparison_table, iqm, iqm_interval
     from .bundle import inspect, load_policy, verify
+    from .client import RemotePolicy
     from .envs import make_env
     from .errors import AgentZooError
     from .evaluation import Evaluation, evaluate, evaluate_random
@@ -18,9 +20,13 @@ __all__ = [
     "Evaluation",
     "Policy",
     "PolicySpec",
+    "RemotePolicy",
+    "comparison_table",
     "evaluate",
     "evaluate_random",
     "inspect",
+    "iqm",
+    "iqm_interval",
     "load_policy",
     "make_env",
     "verify",
@@ -31,9 +37,13 @@ _HOMES = {
     "Evaluation": "evaluation",
     "Policy": "policy",
     "PolicySpec": "spec",
+    "RemotePolicy": "client",
+    "comparison_table": "aggregate",
     "evaluate": "evaluation",
     "evaluate_random": "evaluation",
     "inspect": "bundle",
+    "iqm": "aggregate",
+    "iqm_interval": "aggregate",
     "load_policy": "bundle",
     "make_env": "envs",
     "verify": "bundle",

@@ -88,6 +88,27 @@ def load_policy(
     )
 
 
+def load_verified(
+    folder: str | Path, *, provider: Provider = "auto", threads: int = 1
+) -> tuple[Policy, Verification]:
+    """`load_policy` and `verify` in one: what replayed the trace is what acts.
+
+    Raises:
+        BundleError, MissingExtraError, ProviderError: as those two.
+    """
+    folder = Path(folder)
+    manifest = read_manifest(folder)
+    graphs = _open_graphs(folder, manifest, provider, threads)
+    found = judge(graphs, manifest.policy, _golden(folder, manifest))
+    digest = manifest.files[next(iter(graphs))].sha256
+    spec = manifest.policy
+    return Policy(onnx_step(spec, graphs), spec, digest=digest), found
+
+
+def _golden(folder: Path, manifest: Manifest) -> Arrays:
+    return read_golden(read_checked(folder, GOLDEN, manifest.files[GOLDEN]), manifest.policy)
+
+
 def verify(folder: str | Path, *, provider: Provider = "auto", threads: int = 1) -> Verification:
     """Replay a bundle's golden trace on this machine, step by step from the recorded carry.
 
@@ -100,8 +121,7 @@ def verify(folder: str | Path, *, provider: Provider = "auto", threads: int = 1)
     folder = Path(folder)
     manifest = read_manifest(folder)
     graphs = _open_graphs(folder, manifest, provider, threads)
-    golden = read_golden(read_checked(folder, GOLDEN, manifest.files[GOLDEN]), manifest.policy)
-    return judge(graphs, manifest.policy, golden)
+    return judge(graphs, manifest.policy, _golden(folder, manifest))
 
 
 def judge(

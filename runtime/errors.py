@@ -28,6 +28,10 @@ class ObservationError(AgentZooError, ValueError):
     """An observation has the wrong key, shape, dtype or is not finite."""
 
 
+class NotFiniteError(ObservationError):
+    """An observation holds NaN or infinity."""
+
+
 class EpisodeError(AgentZooError, RuntimeError):
     """An environment broke its own contract: a reward that is not finite, a step after the end."""
 
@@ -50,6 +54,19 @@ class RunError(AgentZooError, RuntimeError):
 
 class ProviderError(AgentZooError, RuntimeError):
     """The device that was asked for is not there, and nothing else was silently used instead."""
+
+
+class ServingError(AgentZooError, RuntimeError):
+    """A policy server cannot or will not answer.
+
+    Attributes:
+        reason: why, in one word of `runtime.server.refusals.REFUSALS`; "failed" says no more.
+    """
+
+    def __init__(self, message: str, reason: str = "failed") -> None:
+        """Say what happened and what to do, and file it under a reason."""
+        super().__init__(message)
+        self.reason = reason
 
 
 class MissingExtraError(AgentZooError, ImportError):

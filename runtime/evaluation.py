@@ -6,9 +6,11 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast, runtime_checkable
 
+import gymnasium as gym
 import numpy as np
+from gymnasium.vector import VectorEnv
 
 from .envs import (
     Env,
@@ -27,6 +29,7 @@ from .policy import Policy
 from .spaces import Observation, action_spec, env_action, observation_specs
 from .spec import Array, Arrays, NoiseSpec, PolicySpec, TensorSpec
 from .strict_json import read_fields, read_object
+from .vector_episodes import Vector, play_vector
 from .video import Film
 
 FORMAT = 1  # of results.json
@@ -44,6 +47,30 @@ class Session(Protocol):
 
     def act(self, obs: Observation, *, deterministic: bool | None = None) -> Array:
         """The action for one observation; remembers the episode so far."""
+        ...
+
+
+@runtime_checkable
+class JointSession(Session, Protocol):
+    """One that can act in one go with others of its kind."""
+
+    @staticmethod
+    def together(
+        sessions: Sequence[Session],
+        observations: Sequence[Observation],
+        *,
+        deterministic: bool | None = None,
+    ) -> list[Array]:
+        """The action of each session for its observation."""
+        ...
+
+
+@runtime_checkable
+class Closing(Protocol):
+    """A session that holds something, such as a connection."""
+
+    def close(self) -> None:
+        """Let go of it."""
         ...
 
 
@@ -159,7 +186,7 @@ def bootstrap(values: Sequence[float]) -> tuple[float, float]:
 
 def evaluate(
     policy: Sessions,
-    env: str | Env | None = None,
+    env: str | Env | Vector | None = None,
     *,
     episodes: int = 10,
     seed: int = 0,
@@ -176,8 +203,9 @@ def evaluate(
 
     Args:
         policy: a Policy or whatever else gives sessions.
-        env: an environment string, whose missing keys are the policy's; an environment object,
-            taken as it is; or None for the policy's own environment.
+        env: an environment string, whose missing keys are the policy's; an environment object or
+            a `gymnasium.vector.VectorEnv`, taken as it is; or None for the policy's own
+            environment.
         episodes: how many.
         seed: of the first episode.
         deterministic: whether actions are the distribution's mode; None is the policy's protocol.
@@ -187,7 +215,8 @@ def evaluate(
         override: let `env` contradict the environment the policy was trained in.
 
     Raises:
-        ConfigError: if `episodes` or `envs` is below 1, or one object should run several times.
+        ConfigError: if `episodes` or `envs` is below 1, one object should run several times, or a
+            vector environment should be filmed.
         EnvironmentStringError: if the string is unknown or contradicts the policy's.
         SpaceError: if the environment's spaces are not the policy's.
         EpisodeError: if the environment gives a reward that is not finite, or no picture to film.
@@ -196,20 +225,49 @@ def evaluate(
         raise ConfigError(f"evaluate got episodes={episodes}, envs={envs}; expected at least 1")
     name = _resolved(policy.spec, env, override)
     seeds = range(seed, seed + episodes)
+    if isinstance(env, VectorEnv):
+        return _evaluate_vector(policy, env, seeds, deterministic, video, progress)
     with ExitStack() as stack:
         places = _open(name, env, min(envs, episodes), video is not None, stack)
-        _check_spaces(policy.spec, places[0])
+        _check_spaces(policy.spec, places[0].observation_space, places[0].action_space)
         fps = float(places[0].metadata.get("render_fps", FPS))
         film = None if video is None else stack.enter_context(Film(video, fps=fps))
         played = [_Episode(policy.session(one), one) for one in seeds]
         _play(places, played, deterministic, film, _tell if progress else _silent)
+    return _scored(policy, name, played, deterministic)
+
+
+def _evaluate_vector(
+    policy: Sessions,
+    env: Vector,
+    seeds: Sequence[int],
+    deterministic: bool | None,
+    video: str | Path | None,
+    progress: bool,
+) -> Evaluation:
+    if video is not None:
+        raise ConfigError("a vector environment is not filmed; pass a string, or leave video out")
+    spaces = cast("Any", env)  # the type of a vector environment's spaces is not known
+    _check_spaces(policy.spec, spaces.single_observation_space, spaces.single_action_space)
+    played = [_Episode(policy.session(one), one) for one in seeds]
+
+    def act(running: Sequence[_Episode]) -> list[Array]:
+        return _act(running, deterministic)
+
+    play_vector(env, played, act, _tell if progress else _silent)
+    return _scored(policy, "", played, deterministic)
+
+
+def _scored(
+    policy: Sessions, name: str, played: "Sequence[_Episode]", deterministic: bool | None
+) -> Evaluation:
     first = played[0].session
     return Evaluation(
         agent=policy.spec.agent,
         env=name,
         returns=tuple(episode.total for episode in played),
         lengths=tuple(episode.length for episode in played),
-        seeds=tuple(seeds),
+        seeds=tuple(episode.seed for episode in played),
         deterministic=first.deterministic if deterministic is None else deterministic,
         repeat=int(settings_of(name).get("repeat", 1)) if name else 1,
         policy_sha256=first.digest,
@@ -280,15 +338,24 @@ class _Episode:
         return self
 
     def step(self, action: Array) -> None:
-        self.obs, reward, terminated, truncated, self.info = self.env.step(action)
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        self.take(obs, float(reward), bool(terminated or truncated), info)
+
+    def begin(self, obs: Observation) -> None:
+        self.obs = obs
+
+    def take(self, obs: Observation, reward: float, is_over: bool, info: Mapping[str, Any]) -> None:
+        self.obs, self.info = obs, info
         if not math.isfinite(reward):
             raise EpisodeError(
                 f"the environment gave the reward {reward} at decision {self.length + 1} of the "
                 f"episode with seed {self.seed}; it has diverged or is broken"
             )
-        self.total += float(reward)
+        self.total += reward
         self.length += 1
-        self.is_over = bool(terminated or truncated)
+        self.is_over = is_over
+        if is_over and isinstance(self.session, Closing):
+            self.session.close()
 
     @property
     def outcome(self) -> Outcome:
@@ -328,10 +395,11 @@ def _next_round(running: Sequence[_Episode], waiting: Iterator[_Episode]) -> Ite
 
 
 def _act(running: Sequence[_Episode], deterministic: bool | None) -> list[Array]:
-    local = [one.session for one in running if isinstance(one.session, Policy)]
+    sessions = [one.session for one in running]
     observations = [one.obs for one in running]
-    if len(local) == len(running):
-        return Policy.together(local, observations, deterministic=deterministic)
+    first = sessions[0]
+    if isinstance(first, JointSession) and {type(one) for one in sessions} == {type(first)}:
+        return first.together(sessions, observations, deterministic=deterministic)
     return [one.session.act(one.obs, deterministic=deterministic) for one in running]
 
 
@@ -347,7 +415,7 @@ def _shoot(film: Film | None, episode: _Episode) -> None:
     film.add(frame)
 
 
-def _resolved(spec: PolicySpec, env: str | Env | None, override: bool) -> str:
+def _resolved(spec: PolicySpec, env: str | Env | Vector | None, override: bool) -> str:
     if isinstance(env, str):
         return for_evaluation(merge(spec.env, env, override))
     if env is not None:
@@ -374,8 +442,10 @@ def _open(name: str, env: str | Env | None, count: int, draws: bool, stack: Exit
     return [stack.enter_context(make_env(name, render_mode=mode)) for mode in modes]
 
 
-def _check_spaces(spec: PolicySpec, env: Env) -> None:
-    found = (observation_specs(env.observation_space), action_spec(env.action_space))
+def _check_spaces(
+    spec: PolicySpec, observation: gym.Space[object], action: gym.Space[object]
+) -> None:
+    found = (observation_specs(observation), action_spec(action))
     if found != (dict(spec.obs), spec.action):
         raise SpaceError(
             f"the environment reads and gives {found}, the policy {(dict(spec.obs), spec.action)}; "

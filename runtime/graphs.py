@@ -214,6 +214,8 @@ def _open(file: str, content: bytes, provider: Provider, threads: int) -> _Sessi
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
+    # idle threads that spin starve whoever shares the machine: environments, an event loop
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3  # errors
     try:
         session: _Session = ort.InferenceSession(content, options, providers=wanted)

@@ -5,7 +5,7 @@ The step is any callable in numpy, ONNX Runtime's or torch's; everything a calle
 computes them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 
 from .errors import ConfigError, ObservationError
 from .noise import draw, drawn
-from .spaces import Observation, encode
+from .spaces import Observation, encode, is_batched
 from .spec import Array, Arrays, PolicySpec
 
 SEEDS = 1 << 63  # seeds fit a signed 64-bit address
@@ -57,6 +57,19 @@ class State:
     def __len__(self) -> int:
         """B, the number of rows."""
         return len(self.address)
+
+    def row(self, i: int) -> "State":
+        """One row, still with its axis B."""
+        carry = {name: array[i : i + 1] for name, array in self.carry.items()}
+        return State(carry, self.address[i : i + 1])
+
+    @staticmethod
+    def joined(states: "Sequence[State]") -> "State":
+        """The rows of several states as one."""
+        if len(states) == 1:
+            return states[0]
+        address = np.concatenate([one.address for one in states])
+        return State(stack([one.carry for one in states]), address)
 
 
 class Policy:
@@ -152,7 +165,7 @@ class Policy:
         """
         encoded = encode(self.spec.obs, obs, batched=False)
         first, mode = ONE[self._is_first], ONE[self._mode(deterministic)]
-        actions, self._state = self._advance(encoded, first, self._state, mode)
+        actions, self._state = self.advance(encoded, first, self._state, mode)
         self._is_first = False
         return actions[0]
 
@@ -183,7 +196,7 @@ class Policy:
             ObservationError: if the observation is not what the spec says, or differs from `state`
                 or `episode_start` in its number of rows.
         """
-        batched = self._is_batched(observation)
+        batched = is_batched(self.spec.obs, observation)
         obs = encode(self.spec.obs, observation, batched=batched)
         batch = len(next(iter(obs.values())))
         if episode_start is None:
@@ -200,7 +213,7 @@ class Policy:
                 f"{len(is_first)}; pass as many of each, and the state that this batch had"
             )
         modes = np.full(batch, self._mode(deterministic))
-        actions, state = self._advance(obs, is_first, state, modes)
+        actions, state = self.advance(obs, is_first, state, modes)
         return (actions if batched else actions[0]), state
 
     @staticmethod
@@ -227,24 +240,33 @@ class Policy:
         """
         first = sessions[0]
         assert all(one.step is first.step for one in sessions), "sessions of different weights"
-        obs = _stack([encode(first.spec.obs, obs, batched=False) for obs in observations])
-        state = State(
-            _stack([one._state.carry for one in sessions]),
-            np.concatenate([one._state.address for one in sessions]),
-        )
+        obs = stack([encode(first.spec.obs, obs, batched=False) for obs in observations])
+        state = State.joined([one._state for one in sessions])
         is_first = np.array([one._is_first for one in sessions])
         modes = np.array([one._mode(deterministic) for one in sessions])
-        actions, state = first._advance(obs, is_first, state, modes)
+        actions, state = first.advance(obs, is_first, state, modes)
         for i, one in enumerate(sessions):
-            one._state, one._is_first = _row(state, i), False
+            one._state, one._is_first = state.row(i), False
         return list(actions)
 
-    def _advance(
+    def advance(
         self, obs: Arrays, is_first: Array, state: State, deterministic: Array
     ) -> tuple[Array, State]:
+        """One step of B rows: draws the noise of their addresses and calls the acting step.
+
+        Reads and changes nothing of the session, so several threads may call it.
+
+        Args:
+            obs: key -> (B, *shape) as `spaces.encode` gives them.
+            is_first: (B,) bool.
+            state: of the B rows.
+            deterministic: (B,) bool.
+
+        Returns:
+            The environment's own actions (B, *action.shape), and the rows' next state.
+        """
         noise = draw(self._noise, state.address)
-        obs["is_first"] = is_first
-        carry, action = self.step(state.carry, obs, noise, deterministic)
+        carry, action = self.step(state.carry, {**obs, "is_first": is_first}, noise, deterministic)
         expected = (len(is_first), *self.spec.action.shape)
         assert action.shape == expected, (action.shape, expected)
         action = action.astype(self.spec.action.dtype, copy=False)
@@ -253,18 +275,9 @@ class Policy:
     def _mode(self, deterministic: bool | None) -> bool:
         return self.deterministic if deterministic is None else bool(deterministic)
 
-    def _is_batched(self, observation: Observation) -> bool:
-        key, spec = next(iter(self.spec.obs.items()))
-        value = observation.get(key, 0) if isinstance(observation, Mapping) else observation
-        return np.ndim(value) == len(spec.source) + 1
 
-
-def _stack(rows: Sequence[Arrays]) -> Arrays:
+def stack(rows: Sequence[Arrays]) -> Arrays:
+    """Arrays of several rows, name by name, joined along their first axis."""
     if len(rows) == 1:
         return rows[0]
     return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
-
-
-def _row(state: State, i: int) -> State:
-    carry = {name: array[i : i + 1] for name, array in state.carry.items()}
-    return State(carry, state.address[i : i + 1])

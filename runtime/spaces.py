@@ -12,7 +12,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import ArrayLike
 
-from .errors import ObservationError, SpaceError
+from .errors import NotFiniteError, ObservationError, SpaceError
 from .spec import UNBOUNDED, ActionSpec, Array, Arrays, ObsSpec
 
 BARE = "observation"  # the key of an observation space that is not a Dict
@@ -210,6 +210,13 @@ def encode(specs: Mapping[str, ObsSpec], observation: Observation, *, batched: b
     return encoded
 
 
+def is_batched(specs: Mapping[str, ObsSpec], observation: Observation) -> bool:
+    """Whether an observation has a batch axis in front, by the number of axes of its first part."""
+    key, spec = next(iter(specs.items()))
+    value = observation.get(key, 0) if isinstance(observation, Mapping) else observation
+    return np.ndim(value) == len(spec.source) + 1
+
+
 def _by_key(specs: Mapping[str, ObsSpec], observation: Observation) -> Mapping[str, ArrayLike]:
     if not isinstance(observation, Mapping):
         if len(specs) == 1:
@@ -290,7 +297,7 @@ def _vector(key: str, spec: ObsSpec, array: Array) -> Array:
         with np.errstate(over="ignore"):  # a float64 beyond float32 is reported below
             array = array.astype(np.float32)
     if not np.isfinite(array).all():
-        raise ObservationError(
+        raise NotFiniteError(
             f'the observation "{key}" holds NaN or infinity (or a number beyond float32), expected '
             "finite numbers; look at what the environment or sensor gave"
         )

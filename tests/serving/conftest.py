@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from agentzoo.export import export
-from tests.serving.toys import DISCRETE, VECTOR, PlanningToy, Toy, seeded, toy_spec
+from tests.serving.toys import BOX, DISCRETE, VECTOR, PlanningToy, Toy, seeded, toy_spec
 
 MAKES = {
     "box": lambda: seeded(Toy),
+    "vector": lambda: seeded(Toy, VECTOR, BOX),
     "discrete": lambda: seeded(Toy, VECTOR, DISCRETE),
     "planning": lambda: seeded(PlanningToy),
 }

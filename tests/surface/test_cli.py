@@ -10,8 +10,10 @@ from typer.testing import CliRunner
 from agentzoo import cli
 from runtime.errors import AgentZooError
 
-VERBS = ("quickstart", "learn", "evaluate", "export", "table", "inspect", "verify", "doctor",
-         "push", "pull", "search")  # fmt: skip
+VERBS = (
+    *("quickstart", "learn", "evaluate", "compare", "table", "serve", "export", "inspect"),
+    *("verify", "doctor", "push", "pull", "search"),
+)
 
 
 def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:

@@ -39,7 +39,8 @@ def test_freed_tensors_are_not_paged_in_again() -> None:
     _, usual = faults("leave")
     assert taken
     assert usual > 4 * 16 * 2**20 * 4 // 4096 // 2  # most pages of four tensors
-    assert kept < usual / 50
+    # the heap still grows a little, and where huge pages are rare it grows by small ones
+    assert kept < usual / 10
 
 
 @glibc

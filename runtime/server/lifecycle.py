@@ -1,0 +1,153 @@
+"""How a server starts, goes on and ends."""
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+from collections.abc import Coroutine, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from aiohttp import web
+
+from ..errors import AgentZooError, ConfigError
+from .app import application
+from .models import Locate, local_folder
+from .service import Service
+from .settings import ModelSettings, ServerSettings, check_names, read_models
+
+log = logging.getLogger(__name__)
+
+SWEEP_S = 0.5  # between looks for idle sessions
+
+
+class Server:
+    """Policies on one port of this machine.
+
+    Attributes:
+        service: what it serves.
+        port: what it listens on, once started.
+    """
+
+    def __init__(
+        self,
+        models: Sequence[ModelSettings],
+        settings: ServerSettings | None = None,
+        *,
+        locate: Locate = local_folder,
+        config: Path | None = None,
+    ) -> None:
+        """Nothing listens yet.
+
+        Args:
+            models: what to serve; the first is what paths without a name mean.
+            settings: where to listen, and limits.
+            locate: a model's source as a folder on this machine; may download.
+            config: the models.toml that `models` came from, read again on SIGHUP.
+
+        Raises:
+            ConfigError: if there is no model, or two have one name.
+        """
+        if not models:
+            raise ConfigError("there is no policy to serve; name a bundle or a Hub id")
+        check_names(list(models))
+        self.settings = settings or ServerSettings()
+        self._names, self._locate, self._config = list(models), locate, config
+        self.service: Service
+        self.port = 0
+        self._stop = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        """Listen, then load; ready once every model has replayed its golden trace.
+
+        Raises:
+            ConfigError: if the address cannot be bound.
+            AgentZooError: if a model cannot be opened.
+        """
+        self.service = Service(self.settings, self._names, self._locate)
+        self._listener = _bind(self.settings.host, self.settings.port)
+        self.port = self._listener.getsockname()[1]
+        self._runner = web.AppRunner(
+            application(self.service), access_log=None, shutdown_timeout=1.0
+        )
+        await self._runner.setup()
+        await web.SockSite(self._runner, self._listener).start()
+        self._spawn(self._sweep())
+        try:
+            await self.service.load()
+        except BaseException:
+            await self._end()
+            raise
+
+    async def stop(self) -> None:
+        """Drain, then end; bounded by the settings' `drain_s` and `deadline_s`."""
+        await self.service.drain()
+        await self._end()
+
+    async def run(self) -> None:
+        """Start, and end on SIGTERM or SIGINT; a second one ends at once. SIGHUP loads again."""
+        loop = asyncio.get_running_loop()
+        with suppress(NotImplementedError):  # Windows has no such signals; Ctrl-C ends it there
+            for name in (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(name, self._signalled)
+            loop.add_signal_handler(signal.SIGHUP, lambda: self._spawn(self.reload()))
+        await self.start()
+        log.info("ready on http://%s:%d", self.settings.host, self.port)
+        await self._stop.wait()
+        await self.stop()
+
+    async def reload(self) -> None:
+        """Load every model again, from the models.toml as it is now; failures change nothing."""
+        try:
+            models = read_models(self._config) if self._config else ()
+            await self.service.load(models)
+        except AgentZooError as error:
+            log.error("the reload failed and changed nothing more: %s", error)
+
+    def _signalled(self) -> None:
+        if self._stop.is_set():
+            os._exit(1)
+        self._stop.set()
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(min(SWEEP_S, self.settings.session_ttl_s / 2))
+            self.service.expire()
+
+    async def _end(self) -> None:
+        for task in list(self._tasks):
+            task.cancel()
+        await self._runner.cleanup()
+        self.service.close()
+
+
+def serve(
+    models: Sequence[ModelSettings],
+    settings: ServerSettings | None = None,
+    *,
+    locate: Locate = local_folder,
+    config: Path | None = None,
+) -> None:
+    """Serve policies until told to end; see `Server`.
+
+    Raises:
+        AgentZooError: if it cannot start.
+    """
+    asyncio.run(Server(models, settings, locate=locate, config=config).run())
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=1024)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot listen on {host} port {port} ({error.strerror}); choose another --port"
+        ) from error
