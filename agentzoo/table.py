@@ -73,7 +73,8 @@ def table(paths: Sequence[Path]) -> str:
         *(f"{agent}: {_protocol(scores, agent)}" for agent in ours),
         f"Published, at {BENCHMARKS[name].frames:,} frames, not all with the same action sets and "
         f"colours. {_sources(BENCHMARKS[name].sources)}",
-        "A number in parentheses: an agent's games, where it did not play all of these.",
+        "A number in parentheses: an agent's games, where it did not play all of these. Games "
+        "without a gamer's score are not among them.",
     ]
     return "\n\n".join((_games(columns), _overall(columns), *notes))
 
@@ -194,12 +195,12 @@ def _references(game: str) -> tuple[str, str]:
 
 def _overall(columns: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
     """A row an aggregate."""
-    games = {game for column in columns.values() for game in column}
+    known = {agent: set(column) & set(references()) for agent, column in columns.items()}
+    games = set[str]().union(*known.values())
     found = {agent: aggregate(column) for agent, column in columns.items()}
 
     def cell(agent: str, row: str) -> str:
-        count = len(columns[agent])
-        partial = "" if count == len(games) else f" ({count})"
+        partial = "" if known[agent] == games else f" ({len(known[agent])})"
         return f"{found[agent][row]:.2f}{partial}" if row in found[agent] else ""
 
     rows = [[row, *(cell(agent, row) for agent in columns)] for row in AGGREGATES]

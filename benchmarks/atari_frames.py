@@ -6,7 +6,8 @@
 Random actions, four frames a decision, a new game where one ends; ours is reset with a seed each
 time, as collection does. The contenders take turns in one process, so many decisions in each of
 their environments; the table holds medians over the rounds. `AtariVectorEnv` is ALE's own, in
-C++ and with as many threads as there are cores; it is reset without a seed.
+C++ and with as many threads as there are cores; it is reset without a seed. Where other work runs
+beside this, read the columns of processor time.
 """
 
 import argparse
@@ -86,38 +87,51 @@ def ales_own(game: str, count: int) -> Collect:
     return collect
 
 
-def measure(contenders: dict[str, Collect], rounds: int, decisions: int) -> dict[str, list[float]]:
-    """Name -> frames a second in each round, after one short round to warm up."""
-    rates: dict[str, list[float]] = {name: [] for name in contenders}
+def measure(
+    contenders: dict[str, Collect], rounds: int, decisions: int
+) -> dict[str, list[tuple[float, float]]]:
+    """Name -> (frames a second, frames a second of processor time), one pair a round."""
+    rates: dict[str, list[tuple[float, float]]] = {name: [] for name in contenders}
     for collect in contenders.values():
-        collect(10)
+        collect(10)  # warms up
     for _ in range(rounds):
         for name, collect in contenders.items():
-            start = time.perf_counter()
+            start, busy = time.perf_counter(), time.process_time()
             frames = collect(decisions)
-            rates[name].append(frames / (time.perf_counter() - start))
+            times = time.perf_counter() - start, time.process_time() - busy
+            rates[name].append((frames / times[0], frames / times[1]))
     return rates
 
 
-def table(rates: dict[str, list[float]]) -> str:
-    """One row a contender; the first is the measure of the others, round by round."""
-    first = next(iter(rates.values()))
-    lines = ["| | frames a second | of bare ALE |", "|---|---:|---:|"]
-    for name, rounds in rates.items():
-        share = median(mine / theirs for mine, theirs in zip(rounds, first, strict=True))
-        lines.append(f"| {name} | {median(rounds):,.0f} | {share:.2f} |")
+def cells(rounds: list[float], first: list[float]) -> str:
+    """Median rate, and its share of the first contender's, round by round."""
+    share = median(mine / theirs for mine, theirs in zip(rounds, first, strict=True))
+    return f"{median(rounds):,.0f} | {share:.2f}"
+
+
+def table(rates: dict[str, list[tuple[float, float]]]) -> str:
+    """One row a contender; the first is the measure of the others."""
+    first = list(zip(*next(iter(rates.values())), strict=True))
+    lines = [
+        "| | frames a second | of bare ALE | frames a second of processor time | of bare ALE |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for name, pairs in rates.items():
+        columns = zip(zip(*pairs, strict=True), first, strict=True)
+        row = " | ".join(cells(list(mine), list(theirs)) for mine, theirs in columns)
+        lines.append(f"| {name} | {row} |")
     return "\n".join(lines)
 
 
 def resets(game: str, protocol: str, rounds: int) -> str:
-    """What starting a game costs: seeded, as here, and not."""
+    """What starting a game costs."""
     adapter = Adapter.open(f"atari:{game}?protocol={protocol}")
     times: list[float] = []
     for seed in range(10 * rounds):
-        start = time.perf_counter()
+        start = time.process_time()
         adapter.reset([0], [seed])
-        times.append(1e3 * (time.perf_counter() - start))
-    return f"A seeded reset takes {median(times):.0f} ms, no-ops included."
+        times.append(1e3 * (time.process_time() - start))
+    return f"A seeded reset takes {median(times):.0f} ms of processor time, no-ops included."
 
 
 def main() -> None:

@@ -276,7 +276,11 @@ class Atari(gym.Env[dict[str, Any], np.int64]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Arrays, dict[str, Any]]:
-        """Start a game; the same seed gives the same one, in every object with these settings."""
+        """Start a game; the same seed gives the same one, in every object with these settings.
+
+        With a seed ALE loads the game anew: it has no other way to take one, and a plain reset
+        leaves traces of the game before in some.
+        """
         super().reset(seed=seed)
         self._open = True
         frame, info = self._frames.reset(seed=seed)

@@ -85,6 +85,9 @@ def test_a_game_without_a_gamer_is_shown_and_left_out(tmp_path: Path) -> None:
     text = table([result(tmp_path, "tetris", (3.0,))])
     assert cells(text, "tetris")["DreamerV2 (ours)"] == "3.0"
     assert cells(text, "human-normalized mean")["DreamerV2 (ours)"] == ""
+    text = table([tmp_path / "results.json", result(tmp_path / "a", "pong", (14.6,))])
+    assert "over 1 games" in text
+    assert cells(text, "human-normalized mean")["DreamerV2 (ours)"] == "1.00"
 
 
 def test_atari100k_is_compared_with_atari100k(tmp_path: Path) -> None:
