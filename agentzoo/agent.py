@@ -426,9 +426,9 @@ class Agent:
             task = envs.resolve(env, {}).partition("?")[0] if isinstance(env, str) else ""
             preset = self._choose_preset(task.partition(":")[0], specs[0])
             self.config = self._configure(task, *specs, preset, self._overrides)
-            if isinstance(env, gym.vector.VectorEnv) and "envs" not in self._overrides:
-                self.config = replace(self.config, envs=env.num_envs)
             self._require_precision()
+        if isinstance(env, gym.vector.VectorEnv) and "envs" not in self._overrides:
+            self.config = replace(self.config, envs=env.num_envs)
         source = self._resolved(env)
         if specs is None or (self.config.protocol and isinstance(source, str)):
             specs = spaces_of(source)  # a protocol decides on pictures and actions, too

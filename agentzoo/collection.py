@@ -82,10 +82,12 @@ class Collector:
         """Send the actions, and resets of the ended environments, on their way."""
         if self.adapter.at_once:
             self._begin()
-        resets = [] if self.holding else sorted(self.ended)
+        resets: list[int] = []
+        if not self.holding:
+            resets, self.ended = sorted(self.ended), []
         if not self.active and not resets:
             return
-        self._resets, self.ended = resets, [] if resets else self.ended
+        self._resets = resets
         actions = np.empty(0) if self._actions is None else self._actions
         self.adapter.send(self.active, actions, resets, self._seeds(resets))
 

@@ -206,7 +206,7 @@ class Training:
         self._pay()
         if counters.env_step >= self._due_log:
             self._log()
-        self._maybe_checkpoint()
+        self._maybe_checkpoint(total)
 
     def _decide(self) -> None:
         for episode in self.collector.decide():
@@ -295,9 +295,10 @@ class Training:
         if self.agent.config.checkpoint_every and self.counters.env_step < total:
             self.collector.holding = self.counters.env_step >= self._due_checkpoint
 
-    def _maybe_checkpoint(self) -> None:
-        """Take a checkpoint when all environments are held."""
-        if self.collector.holding and not self.collector.active:
+    def _maybe_checkpoint(self, total: int) -> None:
+        """Take a checkpoint when all environments are held; at the end comes one in any case."""
+        held = self.collector.holding and not self.collector.active
+        if held and self.counters.env_step < total:
             self._checkpoint()
             self.collector.holding = False
 

@@ -19,14 +19,14 @@ from agentzoo.callbacks import Callback
 from agentzoo.checkpoint import newest, whole
 from agentzoo.logger import read_metrics
 from agentzoo.training import Training, UpdateSchedule
-from runtime.envs import episode_seed
+from runtime.envs import ProcessVectorEnv, episode_seed
 from runtime.errors import ConfigError, RunError, WorkerError
 from tests.agents.contract import CARTPOLE
 from tests.agents.test_contract import Keep, all_rows, assert_same_run
 from tests.agents.test_training import counters
 from tests.agents.toys import TOYS
-from tests.envs.places import Countdown, Mortal
-from tests.envs.test_processes import is_gone
+from tests.envs.places import Countdown, Marking, Mortal
+from tests.envs.test_processes import is_gone, wait_until
 
 TOY = TOYS["LatentStore"]  # what it stores and trains on depends on the order of everything
 MODES = [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP, AutoresetMode.DISABLED]
@@ -153,8 +153,28 @@ def test_a_vector_environment_brings_its_number_and_is_not_evaluated_in(tmp_path
     with pytest.raises(ConfigError, match="evaluate was given a vector environment"):
         agent.evaluate(venv)
     assert agent.evaluate(Countdown(4), episodes=1).lengths == (4,)
+    loaded = TOY.load(agent.save(tmp_path / "saved"), device="cpu")
+    loaded.learn(400, two(AutoresetMode.SAME_STEP), run=tmp_path / "loaded", progress=False)
+    assert min(counters(tmp_path / "loaded").rows) > 150
     with pytest.raises(ConfigError, match="holds 2 environments, but 3 were asked for"):
         learn(toy(venv, envs=3), 400, tmp_path / "other")
+
+
+def test_processes_step_while_updates_are_made(tmp_path: Path):
+    seen: list[int] = []
+
+    class Watch(Callback):
+        def on_update(self, training: Training, metrics: object) -> None:
+            if len(seen) < 5:
+                source, stored = training.adapter._source, training.counters.rows[0]
+                assert isinstance(source, ProcessVectorEnv)
+                file = tmp_path / str(source._workers[0].process.pid)
+                wait_until(lambda: len(file.read_text()) > stored, "it steps meanwhile")
+                seen.append(stored)
+
+    agent = toy(partial(Marking, str(tmp_path)), envs=2, checkpoint_every=0)  # none is held back
+    learn(agent, 700, tmp_path / "run", Watch())
+    assert len(seen) == 5
 
 
 class TestOverlap:

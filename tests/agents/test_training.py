@@ -197,6 +197,12 @@ def test_an_unfinished_episode_is_cut_for_a_checkpoint_after_the_grace(tmp_path:
     assert not rows["is_terminal"].any()
 
 
+def test_a_run_that_ends_while_environments_are_held_has_one_last_checkpoint(tmp_path: Path):
+    # due at 300, at the end of the second episode of 170 steps; 330 is in between
+    toy(Short(length=170), checkpoint_every=300).learn(330, run=tmp_path, progress=False)
+    assert (counters(tmp_path).env_step, counters(tmp_path).checkpoints) == (330, 2)
+
+
 def test_actions_are_stored_with_the_row_they_were_chosen_at(tmp_path: Path):
     keep = Keep()
     toy(Short()).learn(600, run=tmp_path, callbacks=[keep], progress=False)

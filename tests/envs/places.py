@@ -93,3 +93,16 @@ class Mortal(Countdown):
                 os.remove(self.file)
                 os.kill(os.getpid(), 9)
         return super().reset(seed=seed, options=options)
+
+
+class Marking(Countdown):
+    """Adds a letter to a file for each reset and step; the file has its process's number."""
+
+    def __init__(self, folder: str) -> None:
+        super().__init__(25)
+        self.folder = folder
+
+    def observe(self) -> Any:
+        with open(os.path.join(self.folder, str(os.getpid())), "a") as file:
+            file.write("x")
+        return super().observe()
