@@ -33,7 +33,8 @@ fix: $(VENV)/.dev  ## format, and mend what the linter can mend
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-soak: $(VENV)/.dev  ## the slow tests over and over, SOAK times: finds what fails one time in ten
+soak: $(VENV)/.dev  ## malformed messages for the server, then the slow tests SOAK times over
+	$(BIN)/python soak/malformed.py --requests $${MALFORMED:-100000}
 	for round in $$(seq $${SOAK:-5}); do $(PYTEST) -m "slow and not gpu" -x || exit 1; done
 
 bench: $(VENV)/.dev  ## the measurements of benchmarks/, each printing one table

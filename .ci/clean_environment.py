@@ -1,4 +1,4 @@
-"""Checks a wheel where only the base and onnxruntime are installed: no torch, no checkout."""
+"""Checks a wheel with the extras onnx and serve, as a serving machine has it: no torch."""
 
 import sys
 from importlib import util
@@ -8,6 +8,7 @@ import agentzoo
 import hub
 import runtime
 from runtime.errors import MissingExtraError
+from runtime.server import serve
 
 
 def main() -> None:
@@ -19,6 +20,8 @@ def main() -> None:
         assert (home.parent / "py.typed").is_file(), f"{package.__name__} lost its py.typed"
     assert callable(agentzoo.evaluate)
     assert callable(runtime.load_policy)
+    assert callable(runtime.RemotePolicy)
+    assert callable(serve)
     for name in ("Dreamer", "Agent", "load"):
         assert 'pip install "agentzoo[train]"' in refusal(name)
     print(f"agentzoo {agentzoo.__version__}: the wheel imports, and serves without torch")

