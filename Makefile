@@ -33,9 +33,9 @@ fix: $(VENV)/.dev  ## format, and mend what the linter can mend
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-soak: $(VENV)/.dev  ## what long runs have to survive: each script of soak/, bounded and seeded
-	@for script in soak/*.py; do echo "== $$script"; \
-	OMP_NUM_THREADS=1 $(BIN)/python "$$script" $(ARGS) || exit 1; done
+soak: $(VENV)/.dev  ## what has to be survived: 200 kills of runs, 100,000 malformed messages to the server
+	OMP_NUM_THREADS=1 $(BIN)/python soak/kills.py $(ARGS)
+	$(BIN)/python soak/malformed.py --requests $${MALFORMED:-100000}
 
 bench: $(VENV)/.dev  ## the measurements of benchmarks/, each printing one table
 	@shopt -s nullglob; scripts=(benchmarks/*.py); \

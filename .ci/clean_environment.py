@@ -1,4 +1,4 @@
-"""Checks a wheel where only the base and onnxruntime are installed: no torch, no checkout."""
+"""Checks a wheel with the extras onnx and serve, as a serving machine has it: no torch."""
 
 import sys
 from importlib import util
@@ -8,6 +8,7 @@ import agentzoo
 import hub
 import runtime
 from runtime.errors import MissingExtraError
+from runtime.server import serve
 
 
 def main() -> None:
@@ -22,6 +23,8 @@ def main() -> None:
     for found in hub.search(hub="zoo:"):
         print(found.address, hub.load_policy(found.address))
     assert callable(runtime.load_policy)
+    assert callable(runtime.RemotePolicy)
+    assert callable(serve)
     for name in ("Dreamer", "Agent", "load"):
         assert 'pip install "agentzoo[train]"' in refusal(name)
     print(f"agentzoo {agentzoo.__version__}: the wheel imports, and serves without torch")

@@ -177,7 +177,7 @@ async def _body(request: web.Request, limit: int) -> bytes:
                     raise too_large
     except TimeoutError as error:
         raise ServingError("the body did not come in time", "deadline") from error
-    except (web.PayloadAccessError, OSError, ValueError) as error:
+    except (web.RequestPayloadError, OSError, ValueError) as error:
         raise ServingError("the body cannot be read", "malformed") from error
     return bytes(parts)
 

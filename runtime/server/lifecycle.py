@@ -18,6 +18,8 @@ from .service import Service
 from .settings import ModelSettings, ServerSettings, check_names, read_models
 
 log = logging.getLogger(__name__)
+http_log = logging.getLogger("agentzoo.http")  # gets a traceback for every broken request
+http_log.setLevel(logging.CRITICAL)
 
 SWEEP_S = 0.5  # between looks for idle sessions
 
@@ -70,7 +72,7 @@ class Server:
         self._listener = _bind(self.settings.host, self.settings.port)
         self.port = self._listener.getsockname()[1]
         self._runner = web.AppRunner(
-            application(self.service), access_log=None, shutdown_timeout=1.0
+            application(self.service), access_log=None, shutdown_timeout=1.0, logger=http_log
         )
         await self._runner.setup()
         await web.SockSite(self._runner, self._listener).start()

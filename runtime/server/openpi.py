@@ -36,8 +36,8 @@ async def serve(service: Service, request: web.Request) -> web.WebSocketResponse
     version = service.current(request.match_info.get("model", ""))
     connection = _Connection(service, version)
     channel = connection.channel
-    await channel.open(request)
     try:
+        await channel.open(request)
         await channel.send(pack(metadata(version), PROTOCOL))
         while await connection.answer():
             pass

@@ -31,8 +31,8 @@ async def serve(service: Service, request: web.Request) -> web.WebSocketResponse
     """
     connection = _Connection(service, request.match_info.get("model", ""))
     channel = connection.channel
-    await channel.open(request)
     try:
+        await channel.open(request)
         while await connection.answer():
             pass
     except ConnectionError:

@@ -1,0 +1,23 @@
+# Serves bundles without PyTorch. A key is asked of clients, since the port is open to others:
+#   docker build -t agentzoo-serve .
+#   docker run -p 8000:8000 -e AGENTZOO_API_KEY=... -v ./walker:/models/walker:ro agentzoo-serve /models/walker
+FROM python:3.12-slim AS build
+WORKDIR /src
+COPY pyproject.toml constraints.txt README.md LICENSE CHANGELOG.md ./
+COPY agentzoo agentzoo
+COPY hub hub
+COPY runtime runtime
+RUN python -m venv /opt/agentzoo \
+ && /opt/agentzoo/bin/pip install --no-cache-dir -c constraints.txt ".[onnx,serve]"
+
+FROM python:3.12-slim
+RUN useradd --create-home --uid 10001 agentzoo
+COPY --from=build /opt/agentzoo /opt/agentzoo
+USER agentzoo
+ENV PATH=/opt/agentzoo/bin:$PATH OMP_NUM_THREADS=1 PYTHONUNBUFFERED=1
+EXPOSE 8000
+# ready, not merely alive: every model is loaded, warm and replays its recording
+HEALTHCHECK --interval=10s --timeout=3s --start-period=60s \
+  CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:8000/v2/health/ready', timeout=2)"]
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["agentzoo", "serve", "--host", "0.0.0.0"]

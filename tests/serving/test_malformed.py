@@ -1,0 +1,64 @@
+"""Malformed messages: a few thousand of what `make soak` sends a hundred thousand of."""
+
+import gzip
+import json
+import socket
+import time
+
+import pytest
+
+from soak.handmade_bundle import write_bundle
+from soak.malformed import run
+from tests.serving.live import serving
+from tests.serving.wires import Rest
+
+
+def test_a_healthy_session_notices_nothing(tmp_path):
+    seen = run(1_000, seed=1, folder=tmp_path)
+    assert {"openpi refused", "vla refused", "rest 400", "transport"} <= seen.keys()
+    assert "rest 500" not in seen  # whatever it was, the client was at fault
+
+
+@pytest.mark.slow
+def test_a_healthy_session_notices_nothing_for_longer(tmp_path):
+    seen = run(6_000, seed=2, folder=tmp_path)
+    assert seen["openpi refused"] > 1_000
+    assert "rest 500" not in seen
+
+
+@pytest.fixture(scope="module")
+def live(tmp_path_factory):
+    with serving(write_bundle(tmp_path_factory.mktemp("handmade"))) as live:
+        yield live
+
+
+@pytest.mark.parametrize("content", [b"no gzip", gzip.compress(b"{}" * 999)[:-9], b""])
+def test_a_body_that_does_not_unpack_is_the_clients_fault(live, caplog, content):
+    with Rest(live.http) as client:
+        headers = {"Content-Encoding": "gzip"}
+        status, body, _ = client.call("POST", "/v2/models/a/infer", content, headers)
+    assert (status, body["reason"]) == (400, "malformed")
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("path", ["/", "/vla", "/v2"])
+def test_a_client_that_leaves_in_its_handshake_leaves_no_trace(live, caplog, path):
+    with socket.create_connection(("127.0.0.1", live.server.port)) as raw:
+        raw.sendall(
+            f"GET {path} HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+            .encode()
+        )  # fmt: skip
+    with Rest(live.http) as client:
+        assert client.get("/v2/health/live")[0] == 200
+    while live.service.channels:
+        time.sleep(0.01)
+    assert not caplog.records
+
+
+def test_an_answer_in_json_holds_numbers_only(live):
+    with Rest(live.http) as client:
+        body = json.dumps({"inputs": [{"name": "observation", "shape": [1, 4],
+                                       "datatype": "FP32", "data": [1e39, 0, 0, 0]}]})  # fmt: skip
+        status, found, _ = client.call("POST", "/v2/models/a/infer", body.encode())
+    assert (status, found["reason"]) == (400, "nonfinite")
