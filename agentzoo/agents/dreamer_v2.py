@@ -531,7 +531,7 @@ class DreamerV2(Agent):
         "dmc_proprio": _DMC,
         "defaults": {},
         "cpu": _CPU,
-        "cpu_pixels": {**_CPU, "depth": 8, "batch_length": 24},
+        "cpu_pixels": {**_CPU, "depth": 8, "batch_length": 24, "reward_scale": 100.0},
         "debug": _DEBUG,
         "debug_pixels": {**_DEBUG, "depth": 2},
     }
