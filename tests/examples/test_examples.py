@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from runtime import evaluate, load_policy
+from tests.serving.live import serving
+
 pytest.importorskip("torch")
 
 FOLDER = Path(__file__).parents[2] / "examples"
@@ -56,6 +59,16 @@ def test_load_pretrained_runs_what_came_along(
     assert 0 <= (example("load_pretrained")("zoo:cartpole", episodes=1) or 0) <= 1_000
 
 
+def test_act_over_the_network_scores_what_the_bundle_scores(
+    bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with serving(bundle) as live:
+        over_network = example("act_over_the_network")(live.ws, episodes=1)
+    here = evaluate(load_policy(bundle, provider="cpu"), episodes=1)
+    assert over_network == pytest.approx(here.mean, abs=1e-3)
+    assert "mean" in capsys.readouterr().out
+
+
 def test_own_environment_learns_in_a_users_class(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -65,5 +78,6 @@ def test_own_environment_learns_in_a_users_class(
 
 
 def test_every_example_is_run_here() -> None:
+    # openpi_client.py runs in that client's environment: tests/serving/test_harness_clients.py
     source = Path(__file__).read_text()
     assert [p.stem for p in FOLDER.glob("*.py") if p.stem not in source] == []

@@ -94,6 +94,16 @@ def test_openpi_client_shows_its_key_and_chooses_a_model_by_path(drive, folder, 
     assert found["metadata"] == "b"
 
 
+def test_the_example_of_openpi_client(interpreter, folder):
+    policy = load_policy(folder, provider="cpu")
+    last = [policy.act(np.zeros(4)) for _ in range(3)][-1]
+    script = Path(__file__).parents[2] / "examples" / "openpi_client.py"
+    with serving(folder) as live:
+        command = [interpreter, str(script), str(live.server.port)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.strip() == f"3 actions, the last is {last}"
+
+
 def test_vla_eval(drive, folder):
     with serving(folder) as live:
         found = drive("vla_eval", live, episodes=EPISODES.tolist())

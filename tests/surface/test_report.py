@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from agentzoo import report
 from runtime.errors import AgentZooError, RunError
+from runtime.evaluation import Evaluation
 
 
 def run_folder(folder: Path, offset: float = 0.0, evaluations: int = 3) -> Path:
@@ -35,6 +36,31 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
 
     monkeypatch.setattr(Figure, "savefig", remember)
     return figures
+
+
+def scored(*returns: float, env: str = "gym:CartPole-v1") -> Evaluation:
+    count = len(returns)
+    return Evaluation(
+        agent="A", env=env, returns=returns, lengths=(1,) * count, seeds=tuple(range(count)),
+        deterministic=True,
+    )  # fmt: skip
+
+
+def test_a_comparison_draws_each_episode_and_the_mean_in_its_interval(
+    tmp_path: Path, drawn: list[Figure]
+) -> None:
+    results = {"one": scored(1, 2, 3), "two": scored(5, 5)}
+    path = report.comparison_plot(results, tmp_path / "comparison.png")
+    (axes,) = drawn[0].axes
+    lines = [[list(map(float, xy)) for xy in line.get_data()] for line in axes.get_lines()]
+    assert lines[0] == [[1, 2, 3], [0, 0, 0]]
+    assert lines[1] == [list(results["one"].interval), [0, 0]]
+    assert lines[2] == [[2], [0]]
+    assert lines[5] == [[5], [1]]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["one", "two"]
+    assert path.stat().st_size > 0
+    with pytest.raises(AgentZooError, match="expected one environment"):
+        report.comparison_plot({"a": scored(1), "b": scored(1, env="gym:X-v0")}, path)
 
 
 def test_evaluation_and_collection_are_two_curves(tmp_path: Path, drawn: list[Figure]) -> None:

@@ -1,0 +1,123 @@
+"""Policies by folder, Hub id and address, and what the command line does with them."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import hub
+from agentzoo import cli
+from agentzoo.sources import is_hub_id, locate, named, open_policy
+from runtime import Policy, RemotePolicy, load_policy
+from runtime.errors import AgentZooError, BundleError
+from runtime.server import model_settings
+from soak.handmade_bundle import write_bundle
+from tests.serving.live import serving
+
+CARTPOLE = "gym:CartPole-v1?max_episode_steps=20&repeat=1"
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_bundle(tmp_path_factory.mktemp("bundle"), discrete=True, env=CARTPOLE)
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_bundle(tmp_path_factory.mktemp("other"), discrete=True, env=CARTPOLE, seed=1)
+
+
+def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as end:
+        cli.main(arguments)
+    out, err = capsys.readouterr()
+    return int(end.value.code or 0), out, err
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [("me/walker", True), ("me/walker@main", True), ("walker", False), ("a/b/c", False),
+     ("ws://host:1", False), ("./walker", True)],
+)  # fmt: skip
+def test_a_hub_id_is_an_owner_and_a_name(source: str, found: bool) -> None:
+    assert is_hub_id(source) is found
+
+
+def test_a_folder_comes_before_a_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "me" / "walker").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert not is_hub_id("me/walker")
+    assert locate(model_settings("me/walker")) == Path("me/walker")
+
+
+def test_the_hub_is_asked_for_ids(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, object]] = []
+
+    def load(repo_id: str, *, provider: str) -> Policy:
+        asked.append((repo_id, provider))
+        return load_policy(bundle, provider="cpu")
+
+    def pull(repo_id: str, *, revision: str) -> Path:
+        asked.append((repo_id, revision))
+        return bundle
+
+    monkeypatch.setattr(hub, "load_policy", load, raising=False)
+    monkeypatch.setattr(hub, "pull", pull, raising=False)
+    assert isinstance(open_policy("me/walker@v1", provider="cpu"), Policy)
+    assert locate(model_settings("me/walker@v1")) == bundle
+    assert locate(model_settings("me/walker")) == bundle
+    assert asked == [("me/walker@v1", "cpu"), ("me/walker", "v1"), ("me/walker", "main")]
+
+
+def test_sources_may_have_names() -> None:
+    assert named(["a=x/y", "b", "ws://h/?k=v"]) == {
+        "a": "x/y",
+        "b": "b",
+        "ws://h/?k=v": "ws://h/?k=v",
+    }
+    with pytest.raises(AgentZooError, match='two policies are called "b"'):
+        named(["b", "b=c"])
+    with pytest.raises(BundleError, match="neither a folder nor a Hub id"):
+        locate(model_settings("nowhere"))
+
+
+def test_evaluate_takes_an_address(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with serving(bundle) as live:
+        policy = open_policy(live.http)
+        assert isinstance(policy, RemotePolicy)
+        policy.close()
+        code, over_network, _ = said(capsys, "evaluate", live.ws, "--episodes", "3", "--envs", "2")
+    assert code == 0
+    code, here, _ = said(capsys, "evaluate", str(bundle), "--episodes", "3", "--provider", "cpu")
+    assert code == 0
+    assert here.splitlines()[:2] == over_network.splitlines()[:2]
+    assert "results:" not in over_network  # there is no folder to write to
+    results = json.loads((bundle / "results.json").read_text())
+    assert len(results["returns"]) == 3
+
+
+def test_compare_says_a_table_and_draws(
+    bundle: Path, other: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("matplotlib")
+    plot = tmp_path / "plot.png"
+    with serving(bundle) as live:
+        code, out, _ = said(
+            capsys, "compare", f"here={bundle}", f"there={live.ws}", f"other={other}",
+            "--episodes", "4", "--plot", str(plot), "--provider", "cpu",
+        )  # fmt: skip
+    assert code == 0
+    rows = {
+        line.split("|")[1].strip(): line.split("|")[2:] for line in out.splitlines() if "|" in line
+    }
+    assert rows["here"] == rows["there"]
+    assert rows["here"] != rows["other"]
+    assert f"{CARTPOLE}, 4 episodes from seed 0" in out
+    assert plot.read_bytes()[:4] == b"\x89PNG"
+
+
+def test_nobody_at_an_address_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = said(capsys, "evaluate", "ws://127.0.0.1:9")
+    assert (code, out) == (2, "")
+    assert "cannot be reached" in err
+    assert err.count("\n") == 1
