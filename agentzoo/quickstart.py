@@ -121,8 +121,13 @@ def learn(paths: Paths, budget: int, seed: int, preset: str) -> None:
     Raises:
         RunError: if the run was stopped before its end.
     """
+    import torch
+
     from . import Dreamer
 
+    # networks this small gain nothing from a second thread, which rounds differently and waits for
+    # whatever else runs: with one, a seed gives the same policy and an update takes its usual time
+    torch.set_num_threads(1)
     agent = Dreamer(TASK, preset=preset, device="cpu", seed=seed)
     agent.learn(budget, run=paths.run)
     require_whole(paths.run, budget)

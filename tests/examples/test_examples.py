@@ -78,6 +78,6 @@ def test_own_environment_learns_in_a_users_class(
 
 
 def test_every_example_is_run_here() -> None:
-    # openpi_client.py runs in that client's environment: tests/serving/test_harness_clients.py
+    # act_with_openpi.py runs in that client's environment: tests/serving/test_harness_clients.py
     source = Path(__file__).read_text()
     assert [p.stem for p in FOLDER.glob("*.py") if p.stem not in source] == []

@@ -97,7 +97,7 @@ def test_openpi_client_shows_its_key_and_chooses_a_model_by_path(drive, folder, 
 def test_the_example_of_openpi_client(interpreter, folder):
     policy = load_policy(folder, provider="cpu")
     last = [policy.act(np.zeros(4)) for _ in range(3)][-1]
-    script = Path(__file__).parents[2] / "examples" / "openpi_client.py"
+    script = Path(__file__).parents[2] / "examples" / "act_with_openpi.py"
     with serving(folder) as live:
         command = [interpreter, str(script), str(live.server.port)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)

@@ -1,7 +1,7 @@
 """Run a served policy with openpi's own client (pip install openpi-client typing_extensions).
 
 agentzoo serve cartpole &
-python examples/openpi_client.py
+python examples/act_with_openpi.py
 """
 
 import sys
