@@ -96,7 +96,7 @@ def body(package: Package, address: Address) -> str:
     low, high = results.interval
     graph = next(iter(package.manifest.graphs))
     paper = training.paper if training else ""
-    has_env = bool(results.env)
+    has_env, episodes = bool(results.env), f"episodes={len(results.returns)}"
     return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
         agent=results.agent,
         task=results.env.partition("?")[0] or "an environment of its author's own",
@@ -114,12 +114,11 @@ def body(package: Package, address: Address) -> str:
         sha256=results.policy_sha256[:16],
         pictures=_pictures(package.files),
         address=address.plain,
-        extras=_extras(results.env),
+        suite=_extra(results.env),
         pin="" if address.kind == "zoo" else PIN,
-        run="from runtime import evaluate\n" if has_env else "",
-        evaluate=f"evaluate(policy, episodes={len(results.returns)})\n"
-        if has_env
-        else "policy.act(obs)\n",
+        run="\nfrom runtime import evaluate\n" if has_env else "\n",
+        try_agent=f"agent.evaluate({episodes})" if has_env else "agent.act(obs)",
+        try_policy=f"evaluate(policy, {episodes})" if has_env else "policy.act(obs)",
         training=_training(package, training),
         differs=_differs(training),
     )
@@ -127,11 +126,10 @@ def body(package: Package, address: Address) -> str:
 
 def command(package: Package, training: Training) -> str:
     """The command that trains the agent again."""
-    settings = package.settings
+    settings, seed = package.settings, str(package.settings.seed)
     lines = [
         ["agentzoo", "learn", settings.agent.lower(), settings.env],
-        ["--steps", str(training.env_steps), "--preset", training.preset],
-        ["--seed", str(settings.seed)],
+        ["--steps", str(training.env_steps), "--preset", training.preset, "--seed", seed],
         *(["--set", override] for override in training.overrides),
     ]
     return " \\\n  ".join(shlex.join(line) for line in lines)
@@ -173,10 +171,10 @@ def _made(provenance: Mapping[str, str]) -> str:
     return f"exported on {provenance.get('date', 'an unknown date')} with {packages}"
 
 
-def _extras(env: str) -> str:
-    """What to install to run the policy in its environment: a suite's extra has its name."""
+def _extra(env: str) -> str:
+    """What else to install for the policy's environment: a suite's extra has its name."""
     suite = env.partition(":")[0]
-    return "onnx" if suite in ("", "gym") else f"onnx,{suite}"
+    return "" if suite in ("", "gym") else f",{suite}"
 
 
 def _differs(training: Training | None) -> str:

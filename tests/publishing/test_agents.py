@@ -1,7 +1,10 @@
 """Agents that learned with torch: published, found, loaded, run again."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -183,6 +186,26 @@ def test_the_command_line_publishes_fetches_and_checks(
     assert "equal: no episode's return differs" in out
     assert "recorded steps agree" in said(capsys, "verify", "me/pole")[1]
     assert "Dreamer" in said(capsys, "inspect", "me/pole")[1]
+
+
+def test_the_verbs_of_the_hub_run_without_torch(hub: StandIn, bundle: Path) -> None:
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from agentzoo.cli import main\n"
+        f"for words in (['push', {str(bundle)!r}, 'me/pole', '--without=replay.mp4'],\n"
+        "  ['pull', 'me/pole'], ['search'], ['evaluate', 'me/pole', '--check'],\n"
+        "  ['verify', 'me/pole'], ['inspect', 'me/pole']):\n"
+        "    try: main(words)\n"
+        "    except SystemExit as end: assert not end.code, words\n"
+    )
+    root = Path(cli.__file__).parents[1]
+    environment = {**os.environ, "HF_HUB_CACHE": str(hub.root.parent / "cache")}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(
+        command, cwd=root, env=environment, capture_output=True, text=True, check=True
+    )
+    assert "published: me/pole@" in done.stdout
+    assert "equal: no episode's return differs" in done.stdout
 
 
 def test_a_score_of_a_published_policy_is_not_written_into_the_cache(

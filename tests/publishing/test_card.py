@@ -94,7 +94,7 @@ def test_the_snippets_parse_and_the_commands_name_the_repo(folder: Path) -> None
     assert "agentzoo evaluate me/walker --check" in text
     assert (
         "agentzoo learn dreamer 'gym:CartPole-v1?repeat=1' \\\n"
-        "  --steps 50000 --preset cpu \\\n  --seed 0 \\\n  --set batch_size=32\n"
+        "  --steps 50000 --preset cpu --seed 0 \\\n  --set batch_size=32\n"
     ) in text
     assert 'pip install "agentzoo[onnx]"' in text
     assert "| `batch_size` | 50 | 32 |" in text
