@@ -155,15 +155,15 @@ class RemotePolicy:
             raise ObservationError(
                 f"the state is a {type(state).__name__}; pass what predict gave before, or None"
             )
-        message: dict[str, object] = {**rows, "state": None, "seed": self.seed}
+        message: dict[str, object] = {**rows, "carried": None, "seed": self.seed}
         if state is not None:
-            message |= {"state": {"carry": state.carry, "address": state.address}}
+            message |= {"carried": {"carry": state.carry, "address": state.address}}
         if episode_start is not None:
             message["is_first"] = np.array(episode_start, bool).reshape(-1)
         if deterministic is not None:
             message["deterministic"] = bool(deterministic)
         reply = self._ask(message)
-        actions, carried = cast(Array, reply["actions"]), read_object(reply["state"], "state")
+        actions, carried = cast(Array, reply["actions"]), read_object(reply["carried"], "carried")
         carry = cast(Arrays, read_object(carried["carry"], "carry"))
         return (actions if batched else actions[0]), State(carry, cast(Array, carried["address"]))
 

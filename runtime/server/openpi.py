@@ -94,7 +94,7 @@ class _Connection:
     async def _reply(self, message: dict[str, object]) -> dict[str, object]:
         timeout_s = _number(message, "timeout_s")
         mode, seed = message.pop("deterministic", None), _whole(message, "seed")
-        if "state" in message:
+        if "carried" in message:
             return await self._predict(message, mode, seed, timeout_s)
         name, step = _session_id(message), _whole(message, "step") or 0
         is_first = _flag(message, "is_first")
@@ -137,7 +137,7 @@ class _Connection:
         timeout_s: float | None,
     ) -> dict[str, object]:
         policy = self.version.policy
-        given, first = message.pop("state"), message.pop("is_first", None)
+        given, first = message.pop("carried"), message.pop("is_first", None)
         state = None if given is None else _carried(given)
         actions, state = await self.service.predict(
             self.service.current(self.version.model),
@@ -148,7 +148,7 @@ class _Connection:
             seed=seed,
             timeout_s=timeout_s,
         )
-        return {"actions": actions, "state": {"carry": state.carry, "address": state.address}}
+        return {"actions": actions, "carried": {"carry": state.carry, "address": state.address}}
 
 
 def _message(value: object) -> dict[str, object]:

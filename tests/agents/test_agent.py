@@ -124,6 +124,7 @@ def test_wrong_observations_are_refused_and_lose_nothing(world):
     np.testing.assert_array_equal(session.act(obs), undisturbed.act(obs))
 
 
+@pytest.mark.slow
 def test_pixels_of_the_control_suite(tmp_path: Path):
     agent = Dreamer("dmc:cartpole-balance", preset="debug", device="cpu", seed=1, prefill=500,
                     pretrain=1, repeat=20)  # fmt: skip

@@ -803,6 +803,7 @@ def test_the_open_loop_reconstructs_then_imagines() -> None:
     assert not torch.equal(shown["state"][:, 5], other["state"][:, 5])
 
 
+@pytest.mark.slow
 def test_an_agent_of_normalised_images_is_exported(tmp_path: Path) -> None:
     env = Steer(image=True, actions="discrete")
     agent = DreamerV2(env, preset="debug", device="cpu", seed=0, norm="layer")

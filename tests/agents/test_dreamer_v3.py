@@ -562,6 +562,7 @@ def test_bf16_computes_close_to_fp32_and_keeps_states_and_losses_float32() -> No
     assert all(p.dtype is torch.float32 for p in half.parameters())
 
 
+@pytest.mark.slow
 def test_a_model_learns_a_constant_world() -> None:
     torch.manual_seed(0)
     config = configure(DreamerV3Config, TINY, {"lr": 1e-2, "warmup": 0})
@@ -825,6 +826,7 @@ def debug(env: gym.Env, **fields: object) -> DreamerV3:
     return DreamerV3(env, preset="debug", device="cpu", seed=3, eval_every=0, **fields)
 
 
+@pytest.mark.slow
 def test_an_agent_of_images_is_exported(tmp_path: Path) -> None:
     agent = debug(World(side=48))
     folder = export(agent.algorithm, agent.spec, tmp_path, golden_steps=6)

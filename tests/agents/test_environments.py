@@ -61,6 +61,7 @@ class Fail(Callback):
             raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_processes_change_no_row_and_no_weight(tmp_path: Path):
     fields = {"envs": 3, "checkpoint_every": 500}
     serial = learn(toy(parallel=False, **fields), 1_500, tmp_path / "a")
@@ -70,6 +71,7 @@ def test_processes_change_no_row_and_no_weight(tmp_path: Path):
     assert_same_run(serial, parallel)
 
 
+@pytest.mark.slow
 def test_a_run_may_go_on_without_its_processes(tmp_path: Path):
     whole_run = learn(toy(envs=2), 1_200, tmp_path / "a")
     with pytest.raises(KeyboardInterrupt):

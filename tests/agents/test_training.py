@@ -230,6 +230,7 @@ def test_a_loaded_agent_keeps_its_settings_in_a_named_environment(tmp_path: Path
         agent.learn(400, "gym:CartPole-v1", run=tmp_path / "other")
 
 
+@pytest.mark.slow
 def test_a_function_that_makes_environments_has_evaluation_and_several(tmp_path: Path):
     agent = toy(lambda: Short(length=20), envs=2, eval_every=200)
     agent.learn(600, run=tmp_path, progress=False)

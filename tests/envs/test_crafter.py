@@ -64,6 +64,7 @@ def test_a_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPat
         make_env("crafter:reward")
 
 
+@pytest.mark.slow
 def test_a_seed_is_one_world_whatever_came_before_and_whoever_watches(env: gym.Env) -> None:
     first = play(env, 3, NIGHT + 40)
     assert play(env, 4, 20) != play(env, 3, 20)
@@ -97,6 +98,7 @@ def test_spaces_and_rows(env: gym.Env) -> None:
     assert make_env("crafter:reward?size=96").observation_space["image"].shape == (96, 96, 3)
 
 
+@pytest.mark.slow
 def test_gymnasium_finds_nothing_wrong(env: gym.Env) -> None:
     check_env(env, skip_render_check=True)
     first = env.step(0)[4] if env.reset(seed=0) else {}

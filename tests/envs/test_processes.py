@@ -170,6 +170,8 @@ def learner(body: str) -> "subprocess.Popen[str]":
     """A process that opens environments, says their processes, and goes on with `body`."""
     code = (
         "import os, signal, time\n"
+        # a shell that starts jobs in the background lets them ignore it
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from functools import partial\n"
         "from runtime.envs import Adapter\n"
         "from tests.envs.places import Breaking, Countdown\n"

@@ -340,7 +340,7 @@ def test_a_client_that_does_not_read_is_dropped(start):
             b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
             b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
         )
-        message = pack({"observation": np.zeros((64, 3), np.float32), "state": None}, "openpi")
+        message = pack({"observation": np.zeros((64, 3), np.float32), "carried": None}, "openpi")
         frame = b"\x82\xfe" + struct.pack(">H", len(message)) + b"\0\0\0\0" + message
         with pytest.raises(ConnectionError):
             raw.sendall(frame * 50_000)
@@ -516,11 +516,11 @@ KEYS = [
     {"session_id": "x" * 200},
     {"timeout_s": 0},
     {"timeout_s": float("nan")},
-    {"state": 3},
-    {"state": {"carry": {}, "address": np.zeros((1, 3), np.int64)}},
-    {"state": {"carry": 4, "address": np.zeros((1, 3), np.int64)}},
-    {"state": {"carry": {}, "address": np.zeros((1, 3), np.float32)}},
-    {"state": {"address": np.zeros((1, 3), np.int64)}},
+    {"carried": 3},
+    {"carried": {"carry": {}, "address": np.zeros((1, 3), np.int64)}},
+    {"carried": {"carry": 4, "address": np.zeros((1, 3), np.int64)}},
+    {"carried": {"carry": {}, "address": np.zeros((1, 3), np.float32)}},
+    {"carried": {"address": np.zeros((1, 3), np.int64)}},
     {"unknown": 1},
 ]
 
@@ -537,9 +537,9 @@ def test_other_keys_are_refused_and_the_session_is_as_it_was(live, folder, keys)
 
 def test_a_state_that_is_not_finite_is_refused(live):
     with Openpi(live.ws) as client:
-        state = client.ask(VECTORS[:1], state=None)["state"]
+        state = client.ask(VECTORS[:1], carried=None)["carried"]
         state["carry"]["deter"][0, 3] = np.nan
-        assert client.ask(VECTORS[:1], state=state).startswith("nonfinite: ")
+        assert client.ask(VECTORS[:1], carried=state).startswith("nonfinite: ")
 
 
 # -- seen from outside ---------------------------------------------------------------------------

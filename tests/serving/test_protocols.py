@@ -90,9 +90,9 @@ def test_openpi_carries_a_state_too(live, folder):
     expected, state = policy.predict(VECTORS[:2])
     again, _ = policy.predict(VECTORS[2:4], state)
     with Openpi(live.ws) as client:
-        first = client.ask(VECTORS[:2], state=None, deterministic=False)
+        first = client.ask(VECTORS[:2], carried=None, deterministic=False)
     with Openpi(live.ws) as client:
-        second = client.ask(VECTORS[2:4], state=first["state"], deterministic=False)
+        second = client.ask(VECTORS[2:4], carried=first["carried"], deterministic=False)
     assert np.array_equal(first["actions"], expected)
     assert np.array_equal(second["actions"], again)
 

@@ -7,8 +7,8 @@ import pytest
 
 import hub
 from agentzoo import cli
-from agentzoo.sources import is_hub_id, locate, named, open_policy
-from runtime import Policy, RemotePolicy, load_policy
+from agentzoo.sources import folder_of, locate, named, open_policy
+from runtime import Policy, RemotePolicy
 from runtime.errors import AgentZooError, BundleError
 from runtime.server import model_settings
 from soak.handmade_bundle import write_bundle
@@ -34,39 +34,28 @@ def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str,
     return int(end.value.code or 0), out, err
 
 
-@pytest.mark.parametrize(
-    ("source", "found"),
-    [("me/walker", True), ("me/walker@main", True), ("walker", False), ("a/b/c", False),
-     ("ws://host:1", False), ("./walker", True)],
-)  # fmt: skip
-def test_a_hub_id_is_an_owner_and_a_name(source: str, found: bool) -> None:
-    assert is_hub_id(source) is found
-
-
 def test_a_folder_comes_before_a_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "me" / "walker").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
-    assert not is_hub_id("me/walker")
-    assert locate(model_settings("me/walker")) == Path("me/walker")
+    assert folder_of("me/walker") == locate(model_settings("me/walker")) == Path("me/walker")
+
+
+def test_a_url_has_no_folder() -> None:
+    assert folder_of("ws://host:1") is None
 
 
 def test_the_hub_is_asked_for_ids(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[str, object]] = []
+    asked: list[tuple[str, bool]] = []
 
-    def load(repo_id: str, *, provider: str) -> Policy:
-        asked.append((repo_id, provider))
-        return load_policy(bundle, provider="cpu")
-
-    def pull(repo_id: str, *, revision: str) -> Path:
-        asked.append((repo_id, revision))
+    def fetched(where: str, *, serving: bool) -> Path:
+        asked.append((where, serving))
         return bundle
 
-    monkeypatch.setattr(hub, "load_policy", load, raising=False)
-    monkeypatch.setattr(hub, "pull", pull, raising=False)
+    monkeypatch.setattr(hub, "locate", fetched)
     assert isinstance(open_policy("me/walker@v1", provider="cpu"), Policy)
     assert locate(model_settings("me/walker@v1")) == bundle
     assert locate(model_settings("me/walker")) == bundle
-    assert asked == [("me/walker@v1", "cpu"), ("me/walker", "v1"), ("me/walker", "main")]
+    assert asked == [("me/walker@v1", True), ("me/walker@v1", True), ("me/walker", True)]
 
 
 def test_sources_may_have_names() -> None:
@@ -77,7 +66,7 @@ def test_sources_may_have_names() -> None:
     }
     with pytest.raises(AgentZooError, match='two policies are called "b"'):
         named(["b", "b=c"])
-    with pytest.raises(BundleError, match="neither a folder nor a Hub id"):
+    with pytest.raises(BundleError, match="neither a folder nor a published bundle"):
         locate(model_settings("nowhere"))
 
 
