@@ -80,6 +80,7 @@ def test_a_run_may_go_on_without_its_processes(tmp_path: Path):
     assert_same_run(whole_run, learn(toy(envs=2, parallel=False), 1_200, tmp_path / "b"))
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_costs_no_checkpoint(tmp_path: Path):
     untouched = learn(toy(partial(Mortal, None), envs=2), 1_200, tmp_path / "a")
     agent = toy(partial(Mortal, str(tmp_path / "dies once")), envs=2)
@@ -202,6 +203,7 @@ class TestOverlap:
         # on_step hears of the step before its updates are made
         assert all((step - 400) // 10 + 2 - updates in (0, 1) for step, updates in late)
 
+    @pytest.mark.slow
     def test_resumes_bit_for_bit_and_is_recorded(self, tmp_path: Path):
         untouched = learn(toy(overlap=True), 1_200, tmp_path / "a")
         with pytest.raises(KeyboardInterrupt):
@@ -238,6 +240,7 @@ def test_a_function_that_cannot_be_sent_says_what_to_do(tmp_path: Path):
     assert len(all_rows(keep.training.replay)) == 2
 
 
+@pytest.mark.slow
 def test_ctrl_c_with_processes_ends_in_a_checkpoint_and_leaves_none(tmp_path: Path):
     code = (
         "import torch; torch.set_num_threads(1)\n"

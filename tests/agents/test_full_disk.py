@@ -49,6 +49,7 @@ def untouched(tmp_path_factory: pytest.TempPathFactory) -> Keep:
     return keep
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["limit", "disk"])
 def test_the_run_and_its_last_checkpoint_are_kept(how: str, tmp_path: Path, untouched: Keep):
     folder = tmp_path / how

@@ -204,6 +204,7 @@ def test_one_picture_per_decision(monkeypatch: pytest.MonkeyPatch) -> None:
     env.close()
 
 
+@pytest.mark.slow
 @draws
 def test_each_process_draws_for_itself() -> None:
     pictures = []
