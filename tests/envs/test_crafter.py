@@ -3,6 +3,7 @@
 import hashlib
 import subprocess
 import sys
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
@@ -15,6 +16,7 @@ from runtime.errors import EnvironmentStringError, EpisodeError, MissingExtraErr
 from runtime.evaluation import evaluate_random
 
 pytest.importorskip("crafter")
+ROOT = Path(__file__).parents[2]
 NIGHT = 150  # steps after which it is dark and what is observed is noisy
 
 
@@ -75,12 +77,12 @@ def test_a_seed_is_one_world_whatever_came_before_and_whoever_watches(env: gym.E
 @pytest.mark.slow
 def test_a_seed_is_one_world_in_every_process(env: gym.Env) -> None:
     code = (
-        "from tests.envs.test_crafter import play\nfrom runtime.envs import make_env\n"
-        "print(play(make_env('crafter:reward'), 3, 600))"
+        f"import runpy\nplay = runpy.run_path({__file__!r})['play']\n"
+        "from runtime.envs import make_env\nprint(play(make_env('crafter:reward'), 3, 600))"
     )
     found = {
         subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+            [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
         ).stdout
         for _ in range(3)
     }
