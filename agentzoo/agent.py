@@ -329,12 +329,12 @@ class Agent:
                 f"{given} holds a {settings['agent']}, not a {cls.__name__}; "
                 f"use {settings['agent']}.load or agentzoo.load"
             )
-        training = settings.get("training") or {}  # none in folders of earlier versions
-        pairs = (parse_setting(cls.config_class, one) for one in training.get("overrides", ()))
+        training = settings["training"]
+        pairs = (parse_setting(cls.config_class, one) for one in training["overrides"])
         overrides: dict[str, Any] = dict(pairs)
-        preset = training.get("preset")
+        preset = training["preset"]
         agent = cls(device=device, seed=settings["seed"], preset=preset, **overrides)
-        agent.env_steps = training.get("env_steps", 0)
+        agent.env_steps = training["env_steps"]
         agent.learned_in = run
         agent.env = settings["env"]
         agent._source = agent.env or None
@@ -686,6 +686,11 @@ def read_settings(folder: Path) -> dict[str, Any]:
     if found > FORMAT:
         raise BundleError(
             f"{path} has format {found}, this version reads up to {FORMAT}; update agentzoo"
+        )
+    if "training" not in settings:
+        raise BundleError(
+            f"{path} does not say how its agent was trained; it was written before agentzoo's first "
+            "release: learn again, or save it with this version"
         )
     return settings
 

@@ -145,6 +145,9 @@ def test_unknown_and_foreign_bundles(tmp_path: Path):
     (tmp_path / "config.json").write_text(config.replace('"format": 1', '"format": 99'))
     with pytest.raises(BundleError, match=r"has format 99, this version reads up to 1"):
         agentzoo.load(tmp_path)
+    (tmp_path / "config.json").write_text(config.replace('"training"', '"taming"'))
+    with pytest.raises(BundleError, match=r"does not say how its agent was trained"):
+        agentzoo.load(tmp_path)
     (tmp_path / "config.json").write_text("[]")
     with pytest.raises(BundleError, match=r"is not a saved agent's config.json"):
         agentzoo.load(tmp_path)
