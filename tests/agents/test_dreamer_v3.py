@@ -901,13 +901,17 @@ def test_episodes_of_one_step_are_learned_from(tmp_path: Path) -> None:
     assert all(torch.isfinite(p).all() for p in keep.training.agent.algorithm.parameters())
 
 
-def test_a_world_with_one_action_is_learned_and_exported(tmp_path: Path) -> None:
-    agent = debug(World(actions=1)).learn(120, run=tmp_path / "run", progress=False)
+def test_a_world_with_one_action_is_learned_and_played(tmp_path: Path) -> None:
+    agent = debug(World(actions=1)).learn(60, run=tmp_path, progress=False)
     assert all(torch.isfinite(p).all() for p in agent.algorithm.parameters())
     obs, _ = World().reset(seed=0)
     assert [int(agent.act(obs, deterministic=d)) for d in (True, False)] == [0, 0]
-    folder = agent.export(tmp_path / "bundle", golden_steps=5)
-    assert verify(folder, provider="cpu").steps == 5
+
+
+@pytest.mark.slow
+def test_an_agent_of_one_action_is_exported(tmp_path: Path) -> None:
+    agent = debug(World(actions=1))
+    assert verify(agent.export(tmp_path, golden_steps=5), provider="cpu").steps == 5
 
 
 class StopAt(Callback):
@@ -924,14 +928,14 @@ def test_what_is_owed_survives_a_resume(tmp_path: Path) -> None:
     """7.3 updates a decision: a stop within a burst owes whole ones, and fractions besides."""
     owing, paid = Keep(), Keep()
     fields = {"train_ratio": 7.3 * 32, "checkpoint_every": 0, "log_every": 10_000}
-    debug(World(), **fields).learn(60, run=tmp_path, callbacks=[owing, StopAt(20)], progress=False)
+    debug(World(), **fields).learn(48, run=tmp_path, callbacks=[owing, StopAt(12)], progress=False)
     counters = owing.training.counters
     due = owing.training.schedule.due(counters.env_step, 0)
-    assert counters.updates == 20
+    assert counters.updates == 12
     assert due - counters.updates > 3
     assert (counters.env_step - 40) * 7.3 % 1 > 0.05
-    debug(World(), **fields).learn(60, run=tmp_path, callbacks=[paid], progress=False)
-    assert paid.training.counters.updates == 1 + int(20 * 7.3) == 147
+    debug(World(), **fields).learn(48, run=tmp_path, callbacks=[paid], progress=False)
+    assert paid.training.counters.updates == 1 + int(8 * 7.3) == 59
 
 
 @pytest.mark.parametrize("reward", [math.inf, -math.inf, math.nan, 1e39])

@@ -16,7 +16,7 @@ pytest.importorskip("torch")
 
 import agentzoo
 from agentzoo import Dreamer, PlaNet, cli
-from agentzoo.agent import AGENTS, Agent, module
+from agentzoo.agent import AGENTS, module
 from hub import load_policy, pull, push
 from hub.settings import read_settings
 from runtime.errors import BundleError, ConfigError, EnvironmentStringError, RunError
@@ -153,11 +153,11 @@ def test_a_planner_is_loaded_with_another_plan(hub: StandIn, tmp_path: Path) -> 
     assert load_policy("me/planner").spec == agent.spec
 
 
-def test_a_folder_is_a_hub_for_agents(run: Path, tmp_path: Path) -> None:
-    agent: Agent = agentzoo.load(run, device="cpu")
-    address = agent.push_to_hub(f"file:{tmp_path}/agents", episodes=1, without=WITHOUT)
+def test_a_folder_is_a_hub_for_agents(bundle: Path, tmp_path: Path) -> None:
+    address = push(bundle, f"file:{tmp_path}/agents", without=WITHOUT)
     assert address.startswith(f"file:{tmp_path}/agents/dreamer-gym-CartPole-v1@")
-    assert agentzoo.load(address.partition("@")[0], device="cpu").spec == agent.spec
+    agent = agentzoo.load(address.partition("@")[0], device="cpu")
+    assert agent.spec == Dreamer.load(bundle, device="cpu").spec
 
 
 def test_without_a_run_there_is_no_curve(run: Path, tmp_path: Path) -> None:
