@@ -10,6 +10,8 @@ import runtime
 from runtime.errors import MissingExtraError
 from runtime.server import serve
 
+CHECKOUT = Path(__file__).parents[1]
+
 
 def main() -> None:
     """Everything that serving needs is there; what is not says how to get it."""
@@ -20,7 +22,10 @@ def main() -> None:
         assert (home.parent / "py.typed").is_file(), f"{package.__name__} lost its py.typed"
     assert callable(agentzoo.evaluate)
     assert (Path(str(hub.__file__)).parent / "templates" / "card.md").is_file()
-    for found in hub.search(hub="zoo:"):
+    shipped = hub.search(hub="zoo:")
+    names = sorted(path.name for path in (CHECKOUT / "hub" / "zoo").glob("*/"))
+    assert [found.address for found in shipped] == [f"zoo:{name}" for name in names], shipped
+    for found in shipped:
         print(found.address, hub.load_policy(found.address))
     assert callable(runtime.load_policy)
     assert callable(runtime.RemotePolicy)

@@ -117,8 +117,9 @@ def body(package: Package, address: Address) -> str:
         suite=_extra(results.env),
         pin="" if address.kind == "zoo" else PIN,
         run="\nfrom runtime import evaluate\n" if has_env else "\n",
-        try_agent=f"agent.evaluate({episodes})" if has_env else "agent.act(obs)",
-        try_policy=f"evaluate(policy, {episodes})" if has_env else "policy.act(obs)",
+        scores=_scores(results.scores),
+        try_agent=f"print(agent.evaluate({episodes}).mean)" if has_env else "agent.act(obs)",
+        try_policy=f"print(evaluate(policy, {episodes}).mean)" if has_env else "policy.act(obs)",
         training=_training(package, training),
         differs=_differs(training),
     )
@@ -140,6 +141,18 @@ def _arxiv(training: Training | None) -> list[str]:
         f"arxiv:{one}"
         for one in re.findall(r"arXiv:(\d+\.\d+)", training.paper if training else "")
     ]
+
+
+def _scores(scores: Mapping[str, float]) -> str:
+    """A row for each of the suite's scores; those below one name share one, zeros left out."""
+    rows: dict[str, list[str]] = {}
+    for name, value in scores.items():
+        group, slash, member = name.partition("/")
+        if not slash:
+            rows[name] = [f"{value:.2f}"]
+        elif value:
+            rows.setdefault(group, []).append(f"{member} {value:.2f}")
+    return "".join(f"| `{name}` | {', '.join(values)} |\n" for name, values in rows.items())
 
 
 def _pictures(files: Sequence[str]) -> str:

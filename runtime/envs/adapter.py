@@ -209,19 +209,22 @@ class Adapter:
         row["is_first"] = np.array([is_first])
         row["is_last"] = np.array([is_last])
         row["is_terminal"] = np.array([bool(outcome.terminated)])
-        row["reward"] = np.array([self._finite(index, outcome.reward)], np.float32)
+        row["reward"] = self._finite(index, outcome.reward)
         if is_last:
             self._steps[index] = -1
         return row
 
-    def _finite(self, index: int, reward: object) -> float:
-        value = np.asarray(reward)
-        if value.size != 1 or value.dtype.kind not in "fiub" or not np.isfinite(value).all():
-            raise EpisodeError(
-                f"the reward of {self._where(index)} is {reward!r}, expected one finite number; "
-                "look at what the environment computes there"
-            )
-        return float(value.item())
+    def _finite(self, index: int, reward: object) -> Array:
+        value: Array = np.asarray(reward)
+        if value.size == 1 and value.dtype.kind in "fiub":
+            with np.errstate(over="ignore"):  # beyond float32 it is infinite, and said so below
+                value = value.reshape(1).astype(np.float32)
+            if np.isfinite(value[0]):
+                return value
+        raise EpisodeError(
+            f"the reward of {self._where(index)} is {reward!r}, expected one finite number that "
+            "float32 holds; look at what the environment computes there"
+        )
 
     def _where(self, index: int) -> str:
         return f"environment {index} at step {self._steps[index]} of its episode"

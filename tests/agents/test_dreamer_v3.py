@@ -2,6 +2,7 @@
 
 import copy
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,15 +15,16 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from agentzoo.agents.dreamer_v3 import SIZES, DreamerV3, DreamerV3Algorithm, DreamerV3Config
-from agentzoo.algorithm import Algorithm, Batch, NoiseSource
+from agentzoo.algorithm import Algorithm, Batch, Metrics, NoiseSource
 from agentzoo.blocks.distributions import gumbel, symlog
 from agentzoo.blocks.replay import OnlineWindows, ReplayBuffer
 from agentzoo.blocks.returns import lambda_return
 from agentzoo.blocks.rssm import State
 from agentzoo.blocks.twohot import symexp_bins, twohot_weights
+from agentzoo.callbacks import Callback
 from agentzoo.config import configure
 from agentzoo.export import export
-from agentzoo.training import RatioSchedule, update_schedule
+from agentzoo.training import RatioSchedule, Training, update_schedule
 from runtime import verify
 from runtime.errors import ConfigError, EpisodeError
 from runtime.spec import ActionSpec, ObsSpec
@@ -130,15 +132,61 @@ TOTALS = {
         686_456, 10_492_616, 23_487_016, 41_646_984, 93_463_624, 165_942_536, 372_887_176,
     ),
 }  # fmt: skip
-PARTS = ("rssm", "encoder", "decoder", "reward", "cont", "actor", "value")
-CRAFTER = {
-    "1m": (377_408, 14_304, 80_595, 57_663, 41_153, 50_641, 66_111),
-    "12m": (5_982_464, 220_416, 1_272_003, 721_407, 656_129, 792_337, 853_503),
-    "25m": (13_446_528, 493_824, 2_857_635, 1_573_503, 1_475_713, 1_778_321, 1_869_951),
-    "50m": (23_892_480, 876_032, 5_076_355, 2_753_279, 2_622_977, 3_157_521, 3_279_615),
-    "100m": (53_730_048, 1_966_848, 11_413_059, 6_095_871, 5_900_545, 7_095_569, 7_278_591),
-    "200m": (95_495_168, 3_492_864, 20_282_115, 10_749_183, 10_488_833, 12_606_481, 12_850_431),
-    "400m": (214_808_064, 7_850_496, 45_617_283, 23_987_967, 23_597_569, 28_346_897, 28_712_703),
+HEADS = {  # reward, continuation, value: the same in every world
+    "1m": (57_663, 41_153, 66_111),
+    "12m": (721_407, 656_129, 853_503),
+    "25m": (1_573_503, 1_475_713, 1_869_951),
+    "50m": (2_753_279, 2_622_977, 3_279_615),
+    "100m": (6_095_871, 5_900_545, 7_278_591),
+    "200m": (10_749_183, 10_488_833, 12_850_431),
+    "400m": (23_987_967, 23_597_569, 28_712_703),
+}
+REST = {  # rssm, encoder, decoder, actor, by size
+    "crafter": (
+        (377_408, 14_304, 80_595, 50_641),
+        (5_982_464, 220_416, 1_272_003, 792_337),
+        (13_446_528, 493_824, 2_857_635, 1_778_321),
+        (23_892_480, 876_032, 5_076_355, 3_157_521),
+        (53_730_048, 1_966_848, 11_413_059, 7_095_569),
+        (95_495_168, 3_492_864, 20_282_115, 12_606_481),
+        (214_808_064, 7_850_496, 45_617_283, 28_346_897),
+    ),
+    "walker-vision": (
+        (376_704, 14_304, 80_595, 50_316),
+        (5_979_648, 220_416, 1_272_003, 791_052),
+        (13_442_304, 493_824, 2_857_635, 1_776_396),
+        (23_886_848, 876_032, 5_076_355, 3_154_956),
+        (53_721_600, 1_966_848, 11_413_059, 7_091_724),
+        (95_483_904, 3_492_864, 20_282_115, 12_601_356),
+        (214_791_168, 7_850_496, 45_617_283, 28_339_212),
+    ),
+    "walker-proprio": (
+        (364_416, 10_112, 51_096, 50_316),
+        (5_783_040, 138_752, 794_136, 791_052),
+        (12_999_936, 306_432, 1_781_016, 1_776_396),
+        (23_100_416, 539_648, 3_161_112, 3_154_956),
+        (51_952_128, 1_202_688, 7_100_952, 7_091_724),
+        (92_338_176, 2_127_872, 12_613_656, 12_601_356),
+        (207_713_280, 4_764_672, 28_357_656, 28_339_212),
+    ),
+    "atari": (
+        (397_952, 13_904, 142_273, 50_706),
+        (6_310_400, 218_816, 2_256_001, 792_594),
+        (14_184_192, 491_424, 5_070_913, 1_778_706),
+        (25_203_712, 872_832, 9_010_433, 3_158_034),
+        (56_679_936, 1_962_048, 20_263_297, 7_096_338),
+        (100_739_072, 3_486_464, 36_014_593, 12_607_506),
+        (226_606_080, 7_840_896, 81_012_481, 28_348_434),
+    ),
+    "atari100k": (
+        (376_704, 14_304, 80_595, 49_926),
+        (5_979_648, 220_416, 1_272_003, 789_510),
+        (13_442_304, 493_824, 2_857_635, 1_774_086),
+        (23_886_848, 876_032, 5_076_355, 3_151_878),
+        (53_721_600, 1_966_848, 11_413_059, 7_087_110),
+        (95_483_904, 3_492_864, 20_282_115, 12_595_206),
+        (214_791_168, 7_850_496, 45_617_283, 28_329_990),
+    ),
 }
 
 
@@ -152,18 +200,25 @@ def of_size(size: str, world: str) -> DreamerV3Algorithm:
 
 
 @pytest.mark.parametrize("world", WORLDS)
-def test_parameters_of_every_size(world: str) -> None:
-    for size, expected in zip(SIZES, TOTALS[world], strict=True):
+def test_parameters_of_every_size_and_part(world: str) -> None:
+    rows = zip(SIZES, TOTALS[world], REST[world], strict=True)
+    for size, total, rest in rows:
         algorithm = of_size(size, world)
+        heads = (algorithm.reward, algorithm.cont, algorithm.value)
+        others = (algorithm.rssm, algorithm.encoder, algorithm.decoder, algorithm.actor)
+        assert tuple(map(count, heads)) == HEADS[size]
+        assert tuple(map(count, others)) == rest
         trained = sum(p.numel() for p in algorithm.optimizers()["optimizer"].params)
-        assert trained == sum(count(getattr(algorithm, part)) for part in PARTS) == expected
-        assert count(algorithm) == expected + count(algorithm.value), "and the slow value"
+        assert trained == sum(HEADS[size]) + sum(rest) == total
+        assert count(algorithm) == total + count(algorithm.value), "and the slow value"
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_parameters_of_every_part(size: str) -> None:
-    algorithm = of_size(size, "crafter")
-    assert tuple(count(getattr(algorithm, part)) for part in PARTS) == CRAFTER[size]
+def test_widths_of_features_and_tokens() -> None:
+    sizes = {"1m": (640, 256, 576), "12m": (2560, 1024, 2304), "200m": (10240, 4096, 9216)}
+    for size, (feat, tokens, tokens_96) in sizes.items():
+        crafter, atari = of_size(size, "crafter"), of_size(size, "atari")
+        assert (crafter.rssm.feat_size, crafter.encoder.size) == (feat, tokens)
+        assert (atari.rssm.feat_size, atari.encoder.size) == (feat, tokens_96)
 
 
 def test_parameters_of_every_block() -> None:
@@ -196,12 +251,15 @@ def test_the_optimizer_is_the_papers() -> None:
         ("crafter", 1_000_000, 500_000),
         ("atari", 50_000_000, 1_562_500),
         ("atari100k", 100_000, 25_000),
+        ("atari100k-paper", 100_000, 12_500),
         ("dmc_vision", 1_000_000, 250_000),
         ("dmc_proprio", 1_000_000, 1_000_000),
     ],
 )
 def test_updates_of_the_papers_runs(preset: str, decisions: int, updates: int) -> None:
-    config = configure(DreamerV3Config, DreamerV3.presets[preset])
+    name, _, paper = preset.partition("-")
+    overrides = {"train_ratio": 128.0} if paper else {}
+    config = configure(DreamerV3Config, DreamerV3.presets[name], overrides)
     schedule = update_schedule(config, config.repeat)
     begin = 2048 if config.envs == 16 else 1088
     assert schedule.due(begin * config.repeat - 1, 0) == 0
@@ -801,10 +859,11 @@ def test_the_open_loop_reconstructs_then_imagines() -> None:
 class World(gym.Env[np.ndarray, np.int64]):
     """Episodes of a given length with given rewards; small images, or vectors."""
 
-    action_space = gym.spaces.Discrete(2)
-
-    def __init__(self, length: int = 3, reward: float = 1.0, *, side: int = 0) -> None:
+    def __init__(
+        self, length: int = 3, reward: float = 1.0, *, side: int = 0, actions: int = 2
+    ) -> None:
         self.length, self.reward = length, reward
+        self.action_space = gym.spaces.Discrete(actions)
         self.observation_space = (
             gym.spaces.Box(0, 255, (side, side, 1), np.uint8)
             if side
@@ -839,11 +898,51 @@ def test_episodes_of_one_step_are_learned_from(tmp_path: Path) -> None:
     assert keep.training.counters.updates == keep.training.schedule.due(120, 0) == 3
     assert keep.training.replay.streams[0].fresh == 9 * 4 * 3
     assert keep.training.returns[-1][1] == 1.0
+    assert all(torch.isfinite(p).all() for p in keep.training.agent.algorithm.parameters())
 
 
-def test_a_reward_that_is_not_finite_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(EpisodeError, match=r"reward"):
-        debug(World(reward=math.inf)).learn(100, run=tmp_path, progress=False)
+def test_a_world_with_one_action_is_learned_and_played(tmp_path: Path) -> None:
+    agent = debug(World(actions=1)).learn(60, run=tmp_path, progress=False)
+    assert all(torch.isfinite(p).all() for p in agent.algorithm.parameters())
+    obs, _ = World().reset(seed=0)
+    assert [int(agent.act(obs, deterministic=d)) for d in (True, False)] == [0, 0]
+
+
+@pytest.mark.slow
+def test_an_agent_of_one_action_is_exported(tmp_path: Path) -> None:
+    agent = debug(World(actions=1))
+    assert verify(agent.export(tmp_path, golden_steps=5), provider="cpu").steps == 5
+
+
+class StopAt(Callback):
+    """Stops the run at an update, whatever else is due."""
+
+    def __init__(self, update: int) -> None:
+        self.update = update
+
+    def on_update(self, training: Training, metrics: Metrics) -> None:
+        training.stop = training.counters.updates == self.update
+
+
+def test_what_is_owed_survives_a_resume(tmp_path: Path) -> None:
+    """7.3 updates a decision: a stop within a burst owes whole ones, and fractions besides."""
+    owing, paid = Keep(), Keep()
+    fields = {"train_ratio": 7.3 * 32, "checkpoint_every": 0, "log_every": 10_000}
+    debug(World(), **fields).learn(48, run=tmp_path, callbacks=[owing, StopAt(12)], progress=False)
+    counters = owing.training.counters
+    due = owing.training.schedule.due(counters.env_step, 0)
+    assert counters.updates == 12
+    assert due - counters.updates == 3
+    assert (counters.env_step - 40) * 7.3 % 1 > 0.05
+    debug(World(), **fields).learn(48, run=tmp_path, callbacks=[paid], progress=False)
+    assert paid.training.counters.updates == 1 + int(8 * 7.3) == 59
+
+
+@pytest.mark.parametrize("reward", [math.inf, -math.inf, math.nan, 1e39])
+def test_a_reward_that_is_not_finite_is_refused(tmp_path: Path, reward: float) -> None:
+    said = rf"reward of environment 0 at step 1 of its episode is {reward}, expected one finite"
+    with pytest.raises(EpisodeError, match=re.escape(said)):
+        debug(World(reward=reward)).learn(100, run=tmp_path, progress=False)
 
 
 def test_an_image_that_does_not_halve_is_refused() -> None:
@@ -854,10 +953,38 @@ def test_an_image_that_does_not_halve_is_refused() -> None:
 # -- settings ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("preset", sorted(DreamerV3.presets))
-def test_presets_are_settings(preset: str) -> None:
+@pytest.mark.parametrize(
+    ("preset", "size", "envs", "repeat", "train_ratio", "steps", "protocol"),
+    [
+        ("dmc_vision", "200m", 16, 1, 256, 1_100_000, None),
+        ("dmc_proprio", "1m", 16, 1, 1024, 1_100_000, None),
+        ("crafter", "200m", 1, 1, 512, 1_100_000, None),
+        ("atari", "200m", 16, 4, 32, 4 * 51_000_000, "dreamerv3"),
+        ("atari100k", "200m", 1, 4, 256, 4 * 110_000, "atari100k"),
+    ],
+)
+def test_presets_are_the_published_settings(
+    preset: str, size: str, envs: int, repeat: int, train_ratio: float, steps: int, protocol: str
+) -> None:
     config = configure(DreamerV3Config, DreamerV3.presets[preset])
-    assert config.batch_length > 2
+    assert (config.size, config.envs, config.repeat) == (size, envs, repeat)
+    assert (config.train_ratio, config.total_steps) == (train_ratio, steps)
+    assert (config.protocol, config.render) == (protocol, "default")
+    # one setting for all of them
+    assert (config.batch_size, config.batch_length, config.replay_rows) == (16, 65, 5_000_000)
+    assert (config.horizon, config.imag_last, config.lam, config.entropy) == (15, None, 0.95, 3e-4)
+    assert (config.unimix, config.free_nats, config.prefill, config.pretrain) == (0.01, 1.0, 0, 1)
+    assert (config.dyn_scale, config.rep_scale, config.repval_scale) == (1.0, 0.1, 0.3)
+
+
+@pytest.mark.parametrize("preset", ["pixels", "state", "cpu", "cpu_pixels", "debug"])
+def test_our_own_presets_are_smaller(preset: str) -> None:
+    with torch.device("meta"):
+        config = configure(DreamerV3Config, DreamerV3.presets[preset])
+        algorithm = DreamerV3Algorithm(STATE, box(), config)
+    limit = {"pixels": 12e6, "state": 1e6, "debug": 5e4}.get(preset, 1e6)
+    assert count(algorithm) < limit
+    assert config.total_steps <= 1_100_000
     assert config.train_ratio > 0
 
 

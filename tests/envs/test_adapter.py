@@ -111,7 +111,7 @@ def test_a_step_outside_an_episode_is_our_own_mistake(steps: int) -> None:
         adapter.step([0], [0])
 
 
-@pytest.mark.parametrize("reward", [np.nan, np.inf, None, np.zeros(2), "much"])
+@pytest.mark.parametrize("reward", [np.nan, np.inf, 1e39, -1e39, None, np.zeros(2), "much"])
 def test_a_reward_must_be_one_finite_number(reward: object) -> None:
     if reward is None:
 

@@ -40,8 +40,8 @@ def dense(x: float) -> torch.Tensor:
 
 @pytest.mark.parametrize(
     ("x", "y"),
-    [(0, 0), (0.5, 0.4054651), (1, 0.6931472), (5, 1.7917595), (10, 2.3978953), (-10, -2.3978953),
-     (1000, 6.9087548), (1e6, 13.8155116)],
+    [(0, 0), (0.5, 0.4054651), (1, 0.6931472), (2, 1.0986123), (5, 1.7917595), (10, 2.3978953),
+     (-10, -2.3978953), (100, 4.6151205), (1000, 6.9087548), (1e6, 13.8155116)],
 )  # fmt: skip
 def test_symlog_and_its_inverse(x: float, y: float) -> None:
     assert symlog(torch.tensor(x)).item() == pytest.approx(y, abs=1e-6)
@@ -49,8 +49,9 @@ def test_symlog_and_its_inverse(x: float, y: float) -> None:
 
 
 def test_symexp_of_the_sheet() -> None:
-    x = torch.tensor([0.1, 1, -1, 5, 20], dtype=torch.float64)
-    y = [0.1051709, 1.7182818, -1.7182818, 147.4131591, 485165194.4097903]
+    x = torch.tensor([0.1, 1, -1, 2, 3, 5, 10, 20], dtype=torch.float64)
+    y = [0.1051709, 1.7182818, -1.7182818, 6.3890561, 19.0855369, 147.4131591, 22025.4657948,
+         485165194.4097903]  # fmt: skip
     assert_close(symexp(x), torch.tensor(y, dtype=torch.float64), rtol=1e-6, atol=1e-7)
 
 
@@ -63,6 +64,9 @@ def test_bins_are_antisymmetric_around_an_exact_zero() -> None:
     assert bins[0].item() == pytest.approx(-485165194.41, rel=1e-5)
     expected = torch.tensor([0.1705577, 0.3702054, 0.6039045, 0.8774627, 1.1976785])
     assert_close(bins[128:133], expected, rtol=1e-5, atol=1e-6)
+    assert_close(
+        symlog(bins.double()).diff(), torch.full((254,), 20 / 127).double(), rtol=1e-4, atol=0
+    )
 
 
 @pytest.mark.parametrize("x", CODES)
@@ -74,6 +78,13 @@ def test_two_neighbours_share_a_number(x: float) -> None:
     assert_close(code, expected, rtol=0, atol=2e-5)
     if abs(x) < 1e6:
         assert (code * symexp_bins()).sum().item() == pytest.approx(x, rel=1e-4, abs=1e-6)
+
+
+def test_weights_are_linear_between_bins_and_not_between_their_logarithms() -> None:
+    """The algorithm of 2023 shared numbers out in symlog; this is the later one."""
+    low, upper = twohot_weights(symlog(torch.tensor([10.0])), torch.linspace(-20, 20, 255))
+    assert (low.item(), upper.item()) == (142, pytest.approx(0.226635, abs=1e-5))
+    assert dense(10.0)[143].item() == pytest.approx(0.213037, abs=2e-5)
 
 
 @pytest.mark.parametrize("x", [0.0, 0.3, -7.0, 250.0, 1e9])

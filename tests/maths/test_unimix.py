@@ -34,12 +34,16 @@ def test_bounds_of_probabilities_and_divergences(
     assert categorical_kl(a[None], b[None]).item() == pytest.approx(apart, abs=1e-5)
     assert -(a.exp() * a).sum().item() == pytest.approx(entropy, abs=1e-5)
     assert categorical_kl(uniform[None], a[None]).item() == pytest.approx(of_uniform, abs=1e-5)
-    many = a.expand(32, K), uniform.expand(32, K)
-    assert categorical_kl(*many).item() == pytest.approx(32 * from_uniform, rel=1e-5)
+    for other, each in ((uniform, from_uniform), (b, apart)):
+        many = categorical_kl(a.expand(32, K), other.expand(32, K))
+        assert many.item() == pytest.approx(32 * each, rel=1e-5)
 
 
 def test_known_logits() -> None:
-    logs = unimix_log_probs(torch.tensor([2.0, 1, 0, -1]), 0.01)
+    logits = torch.tensor([2.0, 1, 0, -1])
+    plain = torch.tensor([0.643914, 0.236883, 0.087144, 0.032059])
+    assert_close(unimix_log_probs(logits, 0.0).exp(), plain, rtol=1e-4, atol=1e-6)
+    logs = unimix_log_probs(logits, 0.01)
     assert_close(
         logs.exp(), torch.tensor([0.639975, 0.237014, 0.088773, 0.034238]), rtol=1e-4, atol=1e-6
     )

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -14,10 +16,15 @@ import pytest
 
 pytest.importorskip("torch")
 
+import torch
+
 import agentzoo
 from agentzoo import Dreamer, PlaNet, cli
-from agentzoo.agent import AGENTS, Agent, module
+from agentzoo.agent import AGENTS, module
 from hub import load_policy, pull, push
+from hub.card import write_card
+from hub.naming import parse
+from hub.package import read_package
 from hub.settings import read_settings
 from runtime.errors import BundleError, ConfigError, EnvironmentStringError, RunError
 from tests.publishing.bundles import rename_env, replace
@@ -153,11 +160,11 @@ def test_a_planner_is_loaded_with_another_plan(hub: StandIn, tmp_path: Path) -> 
     assert load_policy("me/planner").spec == agent.spec
 
 
-def test_a_folder_is_a_hub_for_agents(run: Path, tmp_path: Path) -> None:
-    agent: Agent = agentzoo.load(run, device="cpu")
-    address = agent.push_to_hub(f"file:{tmp_path}/agents", episodes=1, without=WITHOUT)
+def test_a_folder_is_a_hub_for_agents(bundle: Path, tmp_path: Path) -> None:
+    address = push(bundle, f"file:{tmp_path}/agents", without=WITHOUT)
     assert address.startswith(f"file:{tmp_path}/agents/dreamer-gym-CartPole-v1@")
-    assert agentzoo.load(address.partition("@")[0], device="cpu").spec == agent.spec
+    agent = agentzoo.load(address.partition("@")[0], device="cpu")
+    assert agent.spec == Dreamer.load(bundle, device="cpu").spec
 
 
 def test_without_a_run_there_is_no_curve(run: Path, tmp_path: Path) -> None:
@@ -186,6 +193,44 @@ def test_the_command_line_publishes_fetches_and_checks(
     assert "equal: no episode's return differs" in out
     assert "recorded steps agree" in said(capsys, "verify", "me/pole")[1]
     assert "Dreamer" in said(capsys, "inspect", "me/pole")[1]
+
+
+def fenced(card: str, language: str = "") -> list[str]:
+    """The card's blocks of code."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", card, re.DOTALL | re.MULTILINE)
+
+
+def test_the_cards_snippets_run_as_they_stand(
+    hub: StandIn, bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    push(bundle, "me/pole", without=WITHOUT)
+    card = (pull("me/pole") / "README.md").read_text()
+    snippets = fenced(card, "python")
+    assert len(snippets) == 2
+    for snippet in snippets:
+        exec(compile(snippet, "card", "exec"), {})
+    ours, theirs = capsys.readouterr().out.split()
+    assert float(ours) == float(theirs) > 0
+    (check,) = (block for block in fenced(card) if "--check" in block)
+    for line in check.splitlines():
+        program, *words = shlex.split(line)
+        assert (program, said(capsys, *words)[0]) == ("agentzoo", 0)
+
+
+@pytest.mark.slow
+def test_the_cards_command_trains_the_agent_again(bundle: Path, tmp_path: Path) -> None:
+    card = write_card(read_package(bundle, WITHOUT), parse("me/pole"), "mit").read_text()
+    (command,) = (block for block in fenced(card) if block.startswith("agentzoo learn"))
+    program, *words = shlex.split(command.replace("\\\n", " "))
+    threads = f"import torch; torch.set_num_threads({torch.get_num_threads()})"
+    code = f"{threads}; from agentzoo import cli; cli.main()"
+    more = ["--run", str(tmp_path / "run"), "--device", "cpu"]
+    again = [sys.executable, "-c", code, *words, *more]
+    subprocess.run(again, cwd=Path(cli.__file__).parents[1], check=True, capture_output=True)
+    agent, first = (agentzoo.load(place, device="cpu") for place in (tmp_path / "run", bundle))
+    ours, theirs = (module(one.algorithm).state_dict() for one in (agent, first))
+    assert program == "agentzoo"
+    assert all((ours[name] == theirs[name]).all() for name in ours)
 
 
 def test_the_verbs_of_the_hub_run_without_torch(hub: StandIn, bundle: Path) -> None:

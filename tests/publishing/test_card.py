@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 from huggingface_hub import ModelCard
+from huggingface_hub.repocard_data import model_index_to_eval_results
 
 from hub.card import OWN, dataset, spelled, write_card
 from hub.naming import parse
@@ -66,9 +67,14 @@ def test_the_model_index_is_what_leaderboards_read(folder: Path) -> None:
 
 
 def test_the_client_reads_it_back(folder: Path) -> None:
-    (result,) = ModelCard(card(folder)).data.eval_results
+    read = ModelCard(card(folder))
+    (result,) = read.data.eval_results
     assert (result.metric_type, result.metric_value) == ("mean_reward", "500.00 +/- 0.00")
     assert result.dataset_args["episodes"] == 3
+    assert read.text.lstrip().startswith(OWN)
+    front = yaml.safe_load(read.content.split("---\n")[1])  # what a leaderboard has of it
+    name, again = model_index_to_eval_results(front["model-index"])
+    assert (name, again) == ("Dreamer", [result])
 
 
 def test_the_text_holds_what_the_results_say(folder: Path) -> None:
@@ -82,6 +88,17 @@ def test_the_text_holds_what_the_results_say(folder: Path) -> None:
     assert "| actions | sampled |" in text
     assert "![learning curve](learning_curve.png)" in text
     assert '<video src="replay.mp4"' in text
+
+
+def test_what_the_suite_makes_of_the_episodes_is_said(folder: Path) -> None:
+    plain = card(folder)
+    rescore(folder, scores={"crafter_score": 3.1416, "success/eat_cow": 50.0,
+                            "success/sleep": 0.0, "success/wake_up": 100.0})  # fmt: skip
+    text = card(folder)
+    rows = "| `crafter_score` | 3.14 |\n| `success` | eat_cow 50.00, wake_up 100.00 |\n"
+    assert text.count(rows) == 1
+    assert text.replace(rows, "") == plain
+    assert re.search(r"^\| 95 % .*\n\| `crafter_score`", text, re.M), "within the table"
 
 
 def test_the_snippets_parse_and_the_commands_name_the_repo(folder: Path) -> None:

@@ -1,6 +1,8 @@
 """The zoo: what its recipes promise, what stands there, and that a recipe makes a whole bundle."""
 
+import dataclasses
 import runpy
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,7 @@ import pytest
 
 pytest.importorskip("torch")
 
+import agentzoo
 import hub
 from agentzoo.agent import AGENTS
 from agentzoo.cli import AGENTS as SPELLINGS
@@ -16,9 +19,11 @@ from hub.errors import AddressError
 from hub.naming import parse, repo_name
 from hub.package import read_package, read_results
 from runtime import verify
+from runtime.errors import BundleError, ConfigError
 
 ROOT = Path(__file__).parents[2]
 ZOO: dict[str, Any] = runpy.run_path(str(ROOT / "zoo" / "build.py"))
+NAME = "dreamer-gym-CartPole-v1"
 RECIPES = ZOO["recipes"]()
 STANDING = [
     pytest.param(name, id=name)
@@ -59,10 +64,20 @@ def test_what_stands_is_whole_and_replays(name: str) -> None:
     assert verify(package.folder).steps == 100
 
 
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A recipe of seconds, packaged into a zoo of its own; CartPole draws with pygame alone."""
-    root = tmp_path_factory.mktemp("zoo")
+@pytest.fixture
+def zoo(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A zoo of one agent, in the place of what came with the package."""
+    shutil.copytree(made, tmp_path / "zoo" / NAME)
+    monkeypatch.setattr(download, "ZOO_FOLDERS", (tmp_path / "zoo",))
+    monkeypatch.setattr("hub.catalogue.ZOO_FOLDERS", (tmp_path / "zoo",))
+    return tmp_path / "zoo"
+
+
+@pytest.mark.slow
+def test_a_recipe_makes_a_bundle_that_loads_by_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A recipe of seconds; CartPole draws with pygame alone, which no extra brings."""
     recipe = ZOO["Recipe"](
         agent="Dreamer",
         env="gym:CartPole-v1",
@@ -71,36 +86,55 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
         seed=1,
         set={"horizon": 4},
     )
-    name, without = "dreamer-gym-CartPole-v1", ["replay.mp4"]
-    ZOO["build"](name, recipe, root / name, root / "run", episodes=1, without=without)
-    return root
+    out, run = tmp_path / "zoo" / NAME, tmp_path / "run"
+    ZOO["build"](NAME, recipe, out, run, episodes=1, without=["replay.mp4"])
+    monkeypatch.setattr(download, "ZOO_FOLDERS", (tmp_path / "zoo",))
+    agent, policy = agentzoo.load(f"zoo:{NAME}", device="cpu"), load_policy(f"zoo:{NAME}")
+    assert type(agent).__name__ == policy.spec.agent == "Dreamer"
+    assert agent.config.horizon == 4
+    assert f'load_policy("zoo:{NAME}")' in (out / "README.md").read_text()
+    assert read_results(hub.pull(f"zoo:{NAME}")).seeds == (1_000_000,)
 
 
-def test_a_recipe_makes_a_bundle_that_loads_by_its_name(
-    built: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(download, "ZOO_FOLDERS", (built,))
-    address = "zoo:dreamer-gym-CartPole-v1"
-    assert load_policy(address).spec.agent == "Dreamer"
-    assert (
-        'load_policy("zoo:dreamer-gym-CartPole-v1")'
-        in (hub.pull(address) / "README.md").read_text()
-    )
-    assert read_results(hub.pull(address)).seeds == (1_000_000,)
+def test_what_came_along_acts_without_a_network(zoo: Path) -> None:
+    policy = load_policy(f"zoo:{NAME}", seed=4)
+    assert policy.seed == 4
+    assert hub.pull(f"zoo:{NAME}") == zoo / NAME
+    assert verify(hub.pull(f"zoo:{NAME}")).steps == 12
 
 
-def test_the_package_is_searched(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hub.catalogue.ZOO_FOLDERS", (built,))
+def test_a_damaged_one_is_not_opened(zoo: Path) -> None:
+    path = zoo / NAME / "policy.onnx"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(BundleError, match=r"policy\.onnx is not the file that was exported"):
+        load_policy(f"zoo:{NAME}")
+
+
+def test_the_package_is_searched(zoo: Path) -> None:
     (found,) = search(hub="zoo:")
-    assert found.address == "zoo:dreamer-gym-CartPole-v1"
+    assert (found.address, found.score) == (f"zoo:{NAME}", "500.00 +/- 0.00")
     assert search("walker", hub="zoo:") == []
 
 
-def test_what_did_not_come_along_is_named(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(download, "ZOO_FOLDERS", (built,))
-    with pytest.raises(RepoNotFoundError, match="there are: dreamer-gym-CartPole-v1"):
+def test_what_did_not_come_along_is_named(zoo: Path) -> None:
+    with pytest.raises(RepoNotFoundError, match=f"there are: {NAME}"):
         hub.pull("zoo:dreamer-dmc-walker-walk")
     with pytest.raises(RepoNotFoundError):
-        hub.pull("zoo:dreamer-gym-CartPole-v1@v1")
+        hub.pull(f"zoo:{NAME}@v1")
     with pytest.raises(AddressError):
         parse("zoo:../run")
+
+
+def test_what_ships_may_not_be_large(zoo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ZOO["check_sizes"].__globals__, "SHIPPED", zoo)
+    monkeypatch.setitem(ZOO["check_sizes"].__globals__, "ROOT", zoo.parent / "none")
+    shipping = {NAME: dataclasses.replace(next(iter(RECIPES.values())), ships=True)}
+    monkeypatch.setitem(ZOO["check_sizes"].__globals__, "recipes", lambda: shipping)
+    ZOO["check_sizes"]()
+    (zoo / NAME / "replay.mp4").write_bytes(bytes(2_000_000))
+    with pytest.raises(ConfigError, match=r"what ships may have 2,000,000; make its networks or"):
+        ZOO["check_sizes"]()
+    shipping.clear()
+    (zoo / NAME / "replay.mp4").write_bytes(bytes(20_000_001))
+    with pytest.raises(ConfigError, match=r"the zoo has 20,\d+,\d+ bytes, expected at most 20,000"):
+        ZOO["check_sizes"]()
