@@ -13,7 +13,7 @@ import numpy as np
 from .errors import ConfigError, SpaceError, nearest
 from .noise import PLANNED, drawn
 from .spaces import env_action
-from .spec import ActionSpec, Array, Arrays, PlanSpec, PolicySpec
+from .spec import ActionSpec, Array, Arrays, NoiseSpec, PlanSpec, PolicySpec
 
 VARIANCE_FLOOR = 1e-6  # added to the elites' variance; Source: google-research/planet planning.py
 NOISE_LIMIT = 1 << 28  # numbers drawn for one decision
@@ -137,12 +137,7 @@ def replanned(spec: PolicySpec, changes: Mapping[str, int]) -> PolicySpec:
             raise ConfigError(f"the planner's {name} is {value!r}, expected a whole number")
     plan = replace(spec.plan, **changes)
     check(plan, spec.action)
-    draws = drawn(spec.noise, plan).values()
-    if (numbers := sum(math.prod(one.shape) for one in draws)) > NOISE_LIMIT:
-        raise ConfigError(
-            f"one decision by {plan} would draw {numbers:,} random numbers, {NOISE_LIMIT:,} are "
-            "allowed; choose fewer candidates, iterations or steps"
-        )
+    check_draws(plan, spec.noise)
     return replace(spec, plan=plan)
 
 
@@ -180,6 +175,20 @@ def check(spec: PlanSpec, action: ActionSpec) -> None:
         raise SpaceError(
             f"the planner searches over a Box of actions and the environment's is {action.kind}; "
             "use an agent with a policy network, such as Dreamer"
+        )
+
+
+def check_draws(spec: PlanSpec, noise: Mapping[str, NoiseSpec]) -> None:
+    """Refuse a planner whose decisions would draw more random numbers than a machine holds.
+
+    Raises:
+        ConfigError: if there are more than `NOISE_LIMIT`.
+    """
+    numbers = sum(math.prod(one.shape) for one in drawn(noise, spec).values())
+    if numbers > NOISE_LIMIT:
+        raise ConfigError(
+            f"one decision by {spec} would draw {numbers:,} random numbers, {NOISE_LIMIT:,} are "
+            "allowed; choose fewer candidates, iterations or steps"
         )
 
 

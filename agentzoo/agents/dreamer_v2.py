@@ -410,6 +410,7 @@ def build_actor(
 
 
 _ATARI_CODE: dict[str, object] = {
+    "protocol": "dreamerv2",
     "total_steps": 200_000_000,
     "repeat": 4,
     "deter": 600,
@@ -514,6 +515,7 @@ class DreamerV2(Agent):
     presets: ClassVar[Mapping[str, Mapping[str, object]]] = {
         "atari_paper": {
             **_ATARI_CODE,
+            "protocol": "dreamerv2-paper",
             "batch_size": 50,
             "update_every": 16,
             "discount": 0.995,

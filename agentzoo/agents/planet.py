@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from runtime.errors import ConfigError
-from runtime.planner import check, check_plan
+from runtime.planner import check, check_draws, check_plan
 from runtime.spec import ActionSpec, ColumnSpec, NoiseSpec, ObsSpec, PlanSpec, TensorSpec
 
 from ..agent import Agent
@@ -108,6 +108,7 @@ class PlaNetAlgorithm(nn.Module):
         config: the settings.
 
     Raises:
+        ConfigError: if a decision would draw more random numbers than a machine holds.
         SpaceError: if the action is not a box.
     """
 
@@ -142,6 +143,7 @@ class PlaNetAlgorithm(nn.Module):
         first = self.initial(1)
         self.carry_spec = {k: TensorSpec(shape=tuple(x.shape[1:])) for k, x in first.items()}
         self.noise_spec = noise_spec(self.rssm.latent, self.encoder, obs, action)
+        check_draws(self.plan_spec, self.noise_spec)
 
     # -- acting ----------------------------------------------------------------------------------
 

@@ -1,8 +1,10 @@
 """PlaNet's recipe against the paper's numbers and a slow, literal reference of its loss."""
 
 import copy
+import json
 import math
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +17,13 @@ from agentzoo.agents.planet import PlaNet, PlaNetAlgorithm, PlaNetConfig
 from agentzoo.algorithm import Algorithm, Batch, Carry, Noise, NoiseSource
 from agentzoo.blocks.kl import free_nats_per_step
 from agentzoo.blocks.latents import GaussianLatent
+from agentzoo.blocks.rssm import State
 from agentzoo.config import configure
 from agentzoo.export import TorchImagine, TorchStep, arrays, export, tensors
 from agentzoo.planning import rollout_returns
 from agentzoo.training import UpdateSchedule
 from runtime import load_policy, verify
+from runtime.envs import resolve
 from runtime.errors import ConfigError, SpaceError
 from runtime.evaluation import evaluate_random
 from runtime.noise import draw, drawn
@@ -264,6 +268,52 @@ def test_overshooting_is_off_and_finite_when_on() -> None:
         assert all(torch.isfinite(value) for value in metrics.values())
 
 
+def reference_overshooting(a: PlaNetAlgorithm, post: State, batch: Batch) -> Tensor:
+    """The mean over distances of mean divergences, one loop at a time; nothing is sampled."""
+    normal, first, (B, T) = torch.distributions.Normal, batch["is_first"], batch["reward"].shape
+    means = []
+    for d in range(1, a.config.overshooting + 1):
+        kls = []
+        for b in range(B):
+            for begin in range(T - d):
+                arrived = begin + d
+                if first[b, begin + 1 : arrived + 1].any():
+                    continue
+                state, moves = a.rssm.initial(1), batch["prev_action"][b : b + 1].clone()
+                if first[b, begin]:
+                    moves[:, begin] = 0
+                elif begin:
+                    state = State(*(x[b : b + 1, begin - 1] for x in post))
+                for t in range(begin, arrived + 1):
+                    state = a.rssm.img_step(state, moves[:, t], torch.zeros(1, 0))
+                q = normal(*a.rssm.latent.parameters(post.stats[b, arrived]))  # type: ignore
+                p = normal(*a.rssm.latent.parameters(state.stats[0]))  # type: ignore
+                kl = torch.distributions.kl_divergence(q, p).sum()
+                kls.append(torch.clamp(kl - a.config.free_nats, min=0))
+        means.append(torch.stack(kls).mean())
+    return torch.stack(means).mean()
+
+
+def test_overshooting_is_the_mean_over_distances_of_mean_divergences() -> None:
+    algorithm = build(dynamics="deterministic", free_nats=0.05, overshooting=4)
+    batch = random_batch(algorithm)
+    batch["is_first"][0, 0] = batch["is_first"][1, 3] = True
+    B, T = batch["reward"].shape
+    eps = torch.zeros(B, T, *algorithm.rssm.latent.noise_shape)
+    with torch.no_grad():
+        post = algorithm.rssm.observe(
+            algorithm.rssm.initial(B),
+            batch["prev_action"],
+            algorithm.encoder(batch),
+            batch["is_first"],
+            eps,
+        )
+        found = algorithm._overshooting_loss(post, batch, NoiseSource(0))
+        expected = reference_overshooting(algorithm, post, batch)
+    assert expected > 0
+    assert_close(found, expected, rtol=1e-4, atol=1e-6)
+
+
 def test_overshooting_teaches_the_prior_and_leaves_the_posterior_alone() -> None:
     algorithm = build(free_nats=0.0, overshooting=1)
     batch = random_batch(algorithm)
@@ -331,6 +381,13 @@ def test_shapes_of_a_decision_at_paper_settings() -> None:
         "stoch": (30,),
         "prev_action": (6,),
     }
+
+
+def test_every_row_iteration_and_candidate_draws_its_own_noise() -> None:
+    noise = random_noise(build(), 3)
+    for name in ("plan", "score"):
+        draws = noise[name].flatten(0, 2)
+        assert len(draws.unique(dim=0)) == len(draws) == 3 * 2 * 16, name
 
 
 def test_returns_are_the_sums_of_imagined_rewards() -> None:
@@ -458,11 +515,18 @@ def test_exported_policy_plans_as_torch_does(
     spec = policy_spec(algorithm, obs)
     folder = export(algorithm, spec, tmp_path / "bundle", golden_steps=3)
     assert verify(folder, provider="cpu").steps == 3
-    ours = Policy(TorchStep(algorithm), spec)
-    theirs = load_policy(folder, provider="cpu")
-    for t in range(3):
-        seen = {k: v[0].numpy() for k, v in random_obs(obs, 1).items()}
-        np.testing.assert_allclose(theirs.act(seen), ours.act(seen), atol=1e-5, err_msg=str(t))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["policy"]["plan"] == asdict(algorithm.plan_spec)
+    # other settings are a matter of loading: the same weights in torch plan alike
+    changed = {"horizon": 2, "candidates": 9, "elites": 3, "iterations": 4}
+    other = build(obs, dynamics=dynamics, **changed).eval()
+    for trained, plan in ((algorithm, None), (other, changed)):
+        ours = Policy(TorchStep(trained), policy_spec(trained, obs))
+        theirs = load_policy(folder, provider="cpu", plan=plan)
+        assert theirs.spec.plan == trained.plan_spec
+        for t in range(3):
+            seen = {k: v[0].numpy() for k, v in random_obs(obs, 1).items()}
+            np.testing.assert_allclose(theirs.act(seen), ours.act(seen), atol=1e-5, err_msg=str(t))
 
 
 class Known(PlaNetAlgorithm):
@@ -538,6 +602,21 @@ def test_the_task_decides_the_action_repeat(env: str, repeat: int) -> None:
         assert f"repeat={repeat}" in agent.env
 
 
+def test_every_task_of_the_paper_has_its_repeat() -> None:
+    expected = {
+        "dmc:cartpole-balance": 8,  # the code's alone
+        "dmc:cartpole-swingup": 8,
+        "dmc:reacher-easy": 4,
+        "dmc:cheetah-run": 4,
+        "dmc:finger-spin": 2,
+        "dmc:ball_in_cup-catch": 4,
+        "dmc:walker-walk": 2,
+    }
+    assert {task: fields["repeat"] for task, fields in PlaNet.tasks.items()} == expected
+    # an environment's own name, by which it is looked up
+    assert [resolve(task).partition("?")[0] for task in expected] == list(expected)
+
+
 def test_a_repeat_of_the_users_own_wins() -> None:
     agent = PlaNet("dmc:cartpole-swingup?obs=state", preset="debug", device="cpu", repeat=5)
     assert "repeat=5" in agent.env
@@ -563,6 +642,26 @@ def test_default_preset_follows_the_observations() -> None:
 def test_senseless_settings_are_refused(fields: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         PlaNetConfig(**fields)
+
+
+def test_a_planner_that_draws_more_than_fits_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"would draw [\d,]+ random numbers, 268,435,456 are"):
+        build(candidates=10_000_000, elites=4, horizon=12)
+
+
+@pytest.mark.parametrize(
+    "action",
+    [
+        ActionSpec(kind="discrete", size=2, shape=(), dtype="int64", nvec=(2,), start=(0,)),
+        ActionSpec(
+            kind="multidiscrete", size=5, shape=(2,), dtype="int64", nvec=(3, 2), start=(0, 0)
+        ),
+    ],
+    ids=["discrete", "multidiscrete"],
+)
+def test_no_kind_of_discrete_action_is_planned(action: ActionSpec) -> None:
+    with pytest.raises(SpaceError, match=f"the environment's is {action.kind}; use an agent with"):
+        build(action=action)
 
 
 def test_discrete_actions_are_refused_with_an_agent_that_takes_them() -> None:

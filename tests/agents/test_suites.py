@@ -1,22 +1,25 @@
 """Agents in the suites that have protocols: what a preset asks for is what is learned in."""
 
+import sys
 from pathlib import Path
 
 import pytest
 
-from agentzoo import Dreamer, DreamerV3
+from agentzoo import Dreamer, DreamerV2, DreamerV3, PlaNet
 from agentzoo.agent import Agent
 from runtime.envs import protocol_of, settings_of
-from runtime.errors import RunError
+from runtime.errors import EnvironmentStringError, MissingExtraError, RunError
 
 pytest.importorskip("ale_py")
-TINY = {"units": 16, "deter": 16, "classes": 4, "depth": 2, "stoch": 4}  # of DreamerV3
+TINY = {"units": 16, "deter": 16, "classes": 4, "depth": 2, "stoch": 4}  # of the later Dreamers
 
 
 @pytest.mark.parametrize(
     ("agent", "protocol", "shape", "actions"),
     [
         (lambda env: Dreamer(env, units=8, deter=8, depth=2), "dreamer", (64, 64, 3), 6),
+        (lambda env: DreamerV2(env, **TINY), "dreamerv2-paper", (64, 64, 1), 18),
+        (lambda env: DreamerV2(env, preset="atari_code", **TINY), "dreamerv2", (64, 64, 1), 6),
         (lambda env: DreamerV3(env, **TINY), "dreamerv3", (96, 96, 1), 18),
         (lambda env: DreamerV3(env, preset="atari100k", **TINY), "atari100k", (64, 64, 3), 6),
         (
@@ -51,6 +54,28 @@ def test_the_string_wins_over_the_preset() -> None:
     assert agent.spec.obs["image"].shape == (64, 64, 1)
     assert settings_of(agent.env)["sticky"] == 0
     assert settings_of(agent.env)["actions"] == "full"
+
+
+@pytest.mark.parametrize(
+    ("env", "match"),
+    [
+        ("atari:pongg", 'is not a game of the Arcade Learning Environment; did you mean "pong"'),
+        ("atari:ALE/Pong-v5", 'names a game by an id, expected its short name: write "atari:pong"'),
+    ],
+)
+@pytest.mark.parametrize("agent", [DreamerV2, PlaNet])
+def test_a_game_that_is_none_is_refused_at_once(agent: type[Agent], env: str, match: str) -> None:
+    with pytest.raises(EnvironmentStringError, match=match):
+        agent(env, preset="debug")
+
+
+@pytest.mark.parametrize("package", ["ale_py", "cv2"])
+def test_an_agent_names_the_package_that_its_game_needs(
+    monkeypatch: pytest.MonkeyPatch, package: str
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(MissingExtraError, match=rf'"{package}".*agentzoo\[atari\]'):
+        DreamerV2("atari:pong", preset="debug")
 
 
 def test_a_loaded_agent_keeps_its_protocol_in_another_game(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import pytest
 from agentzoo.export import TorchStep, arrays, tensor, tensors
 from agentzoo.planning import rollout_returns
 from runtime import load_policy, verify
+from runtime.errors import ConfigError
 from runtime.spec import PlanSpec
 from tests.serving.toys import PlanningToy, random_inputs, seeded, torch_policy, toy_spec
 
@@ -70,6 +71,19 @@ def test_plan_changes_at_load_and_stays_torchs(bundles):
         action = policy.act(row)
         np.testing.assert_allclose(action, trained.act(row), atol=1e-4)
         assert not np.allclose(action, usual.act(row), atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("plan", "match"),
+    [
+        ({"candidates": 0}, "candidates is 0, expected at least 1"),
+        ({"elites": 1000}, "keeps 1000 elites of .* choose at most as many elites as candidates"),
+        ({"horizons": 3}, r"no setting 'horizons'; did you mean \"horizon\""),
+    ],
+)
+def test_a_plan_that_cannot_be_is_refused_at_load(bundles, plan, match):
+    with pytest.raises(ConfigError, match=match):
+        load_policy(bundles("planning")[0], provider="cpu", plan=plan)
 
 
 @pytest.mark.parametrize("kind", ["box", "discrete", "planning"])
