@@ -31,6 +31,7 @@ from . import checkpoint
 from .algorithm import Algorithm
 from .blocks.replay import ReplayBuffer, write_durably
 from .callbacks import Callback, Evaluate, Report
+from .capture import require_capture
 from .checkpoint import Counters, read_tensors, write_tensors
 from .collection import noise_for_step
 from .config import AgentConfig, configure, parse_setting, setting, to_json
@@ -53,6 +54,7 @@ BOOKKEEPING = {  # what may differ where a run is resumed
     "eval_episodes",
     "parallel",
     "worker_timeout",
+    "capture",
 }
 EnvLike = str | gym.Env[Any, Any] | envs.VectorEnv | Callable[[], gym.Env[Any, Any]]
 OBJECTS = (gym.Env, gym.vector.VectorEnv)  # there is one, it is in use, and it is the user's
@@ -426,7 +428,7 @@ class Agent:
             task = envs.resolve(env, {}).partition("?")[0] if isinstance(env, str) else ""
             preset = self._choose_preset(task.partition(":")[0], specs[0])
             self.config = self._configure(task, *specs, preset, self._overrides)
-            self._require_precision()
+            self._require_device()
         if isinstance(env, gym.vector.VectorEnv) and "envs" not in self._overrides:
             self.config = replace(self.config, envs=env.num_envs)
         source = self._resolved(env)
@@ -461,7 +463,9 @@ class Agent:
         world = {**self.for_world(before, suite, obs, action), **self.tasks.get(task, {})}
         return configure(self.config_class, fields, world, overrides, name=name)
 
-    def _require_precision(self) -> None:
+    def _require_device(self) -> None:
+        """Settings that only some devices have."""
+        require_capture(self.device, self.config.capture)
         if self.config.precision == "tf32" and self.device.type != "cuda":
             raise ConfigError(f"precision='tf32' is CUDA's, the device is {self.device}; use fp32")
 

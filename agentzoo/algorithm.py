@@ -57,6 +57,10 @@ class NoiseSource:
         """Start the stream of `seed` on `device`."""
         self.device = torch.device(device)
         self.generator = torch.Generator(self.device)
+        self.restart(seed)
+
+    def restart(self, seed: int) -> None:
+        """Start the stream of `seed`, as a new source would."""
         self.generator.manual_seed(seed)
 
     def normal(self, *shape: int) -> Tensor:

@@ -41,6 +41,7 @@ class AgentConfig:
     checkpoint_every: int = 10_000  # environment steps between checkpoints; 0 is only the last
     checkpoint_grace: int = 10_000  # environment steps before an unfinished episode is cut for one
     precision: str = "fp32"  # fp32|tf32|bf16
+    capture: str = "auto"  # auto|on|off, the update as a CUDA graph; auto is on where there is CUDA
 
     def __post_init__(self) -> None:
         """Check what no type says.
@@ -74,6 +75,7 @@ class AgentConfig:
             )
         one_of("render", self.render, ("default", "fast"))
         one_of("precision", self.precision, ("fp32", "tf32", "bf16"))
+        one_of("capture", self.capture, ("auto", "on", "off"))
 
 
 Config = TypeVar("Config", bound=AgentConfig)

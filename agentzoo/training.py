@@ -18,8 +18,10 @@ from runtime.errors import RunError
 from runtime.noise import derive
 
 from . import checkpoint
-from .algorithm import Metrics, NoiseSource
+from .algorithm import Metrics
+from .batches import Batches
 from .blocks.replay import ReplayBuffer
+from .capture import updater
 from .checkpoint import Counters
 from .collection import Collector, Episode
 from .config import AgentConfig
@@ -164,6 +166,15 @@ class Training:
             config.prefill,
             self.agent.device,
         )
+        self.batches = Batches(
+            self.replay,
+            self.agent.algorithm.windows,
+            config.batch_size,
+            config.batch_length,
+            self.agent.seed,
+            self.agent.device,
+        )
+        self._learn = updater(self.agent.algorithm, self.agent.device, config.capture)
         self._metrics: list[Metrics] = []
         self._finished: list[Episode] = []
         self._update_seconds: list[float] = []
@@ -178,7 +189,7 @@ class Training:
         A stopped run leaves a checkpoint marked interrupted.
         """
         self._tell("on_start")
-        with interruptible(self):
+        with interruptible(self), self.batches:
             if self.counters.checkpoints == 0:
                 self._checkpoint()
             while self.counters.env_step < total and not self.stop:
@@ -226,25 +237,25 @@ class Training:
         while counters.updates < due and not self.stop:
             if not windows.ready(self.replay, config.batch_length):
                 return
-            self._update()
+            self._update(more=counters.updates + 1 < due)
+        self.batches.drop()
 
-    def _update(self) -> None:
-        started, config, counters = time.monotonic(), self.agent.config, self.counters
-        rng = np.random.default_rng(derive(self.agent.seed, "replay", counters.updates))
-        batch, drawn = self.replay.sample(
-            self.agent.algorithm.windows, config.batch_size, config.batch_length, rng
-        )
-        device = self.agent.device
-        noise = NoiseSource(derive(self.agent.seed, "update", counters.updates), device)
-        batch = {name: column.to(device) for name, column in batch.items()}
-        metrics, back = self.agent.algorithm.update(batch, noise)
+    def _update(self, *, more: bool) -> None:
+        """One update; with `more` another one follows before rows are added."""
+        started, counters, agent = time.monotonic(), self.counters, self.agent
+        batch, drawn = self.batches.take(counters.updates, more=more)
+        measured = self._learn.warm
+        metrics, back = self._learn(batch, derive(agent.seed, "update", counters.updates))
         if back:
             self.replay.write_back(drawn, {n: t.cpu().numpy() for n, t in back.items()})
         counters.updates += 1
         self._metrics.append(metrics)
         self._tell("on_update", metrics)
         self._show()
-        self._announce(time.monotonic() - started)
+        if measured and len(self._update_seconds) < TIMED_UPDATES:
+            if agent.device.type == "cuda":
+                torch.cuda.synchronize(agent.device)  # these few alone are waited for
+            self._announce(time.monotonic() - started)
 
     def _announce(self, seconds: float) -> None:
         """After the first updates, say how long the whole run will take."""

@@ -18,6 +18,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from runtime.errors import ReplayError, SpaceError
 from runtime.spec import ActionSpec, ColumnSpec, ObsSpec
@@ -372,23 +373,69 @@ class ReplayBuffer:
         Raises:
             ReplayError: if no window can be drawn yet.
         """
+        drawn = self.draw(windows, batch, length, rng)
+        return self.read(drawn) | self.read_mutable(drawn), drawn
+
+    def draw(
+        self, windows: Windows, batch: int, length: int, rng: np.random.Generator
+    ) -> list[Window]:
+        """The windows of a batch, without their rows; arguments and errors are those of `sample`.
+
+        What the online queue hands out is gone from it; `rewind` puts it back.
+        """
         if not windows.ready(self, length):
             raise ReplayError(
                 f"no window of {length} rows can be drawn from {len(self)} rows in "
                 f"{self.episodes} finished episodes; collect more before updating"
             )
-        drawn = [windows.draw(self, length, rng) for _ in range(batch)]
-        names = [*(self.dtype.names or ()), *self.mutable]
-        out = {name: self._empty(name, (batch, length)) for name in names}
-        before = np.zeros((batch, 1, *out["action"].shape[2:]), np.float32)
+        return [windows.draw(self, length, rng) for _ in range(batch)]
+
+    def read(self, drawn: Sequence[Window], *, pin: bool = False) -> Batch:
+        """The columns (B, T, ...) that never change, of drawn windows; `prev_action` included.
+
+        Safe in another thread as long as no row is added or dropped.
+
+        Args:
+            drawn: windows of one length.
+            pin: into page-locked memory, from which a GPU copies by itself.
+        """
+        length = sum(segment.length for segment in drawn[0])
+        lead = len(drawn), length
+        tensors = {name: self._empty(name, lead, pin=pin) for name in self.dtype.names or ()}
+        out = {name: tensor.numpy() for name, tensor in tensors.items()}
+        before = np.zeros((lead[0], 1, *out["action"].shape[2:]), np.float32)
         scratch = np.empty(length, self.dtype)
         for b, window in enumerate(drawn):
             before[b, 0] = self._action_before(window[0], scratch)
             self._read(window, {name: column[b] for name, column in out.items()}, scratch)
         # THE shift: what replay stores as chosen after o_t becomes what led to o_{t+1}
         shifted = np.concatenate([before, out["action"][:, :-1]], axis=1)
-        out["prev_action"] = np.where(out["is_first"][..., None], np.float32(0), shifted)
-        return {name: torch.from_numpy(column) for name, column in out.items()}, drawn
+        tensors["prev_action"] = self._empty("action", lead, pin=pin)
+        np.copyto(tensors["prev_action"].numpy(), np.where(out["is_first"][..., None], 0, shifted))
+        return tensors
+
+    def read_mutable(self, drawn: Sequence[Window], *, pin: bool = False) -> Batch:
+        """The columns (B, T, ...) that change in place, of drawn windows, as they are now."""
+        length = sum(segment.length for segment in drawn[0])
+        tensors = {name: self._empty(name, (len(drawn), length), pin=pin) for name in self.mutable}
+        for b, window in enumerate(drawn):
+            t = 0
+            for env, start, rows in window:
+                for chunk, inside, at in self._pieces(env, start, rows):
+                    for name, tensor in tensors.items():
+                        tensor.numpy()[b, t + at.start : t + at.stop] = chunk.mutable[name][inside]
+                t += rows
+        return tensors
+
+    @property
+    def handed_out(self) -> list[int]:
+        """How far the online queue has handed out each stream; `rewind` goes back there."""
+        return [stream.fresh for stream in self.streams]
+
+    def rewind(self, handed_out: Sequence[int]) -> None:
+        """Take back what the online queue has handed out since."""
+        for stream, fresh in zip(self.streams, handed_out, strict=True):
+            stream.fresh = fresh
 
     def write_back(self, windows: Sequence[Window], columns: Mapping[str, np.ndarray]) -> None:
         """Store new values (B, T, ...) of mutable columns for the last T rows of drawn windows."""
@@ -457,12 +504,14 @@ class ReplayBuffer:
         index, position = divmod(row - stream.first, self.chunk_rows)
         return stream.chunks[index], position
 
-    def _empty(self, name: str, lead: tuple[int, int]) -> np.ndarray:
+    def _empty(self, name: str, lead: tuple[int, int], *, pin: bool) -> Tensor:
         if name in self.mutable:
             spec = self.mutable[name]
-            return np.empty((*lead, *spec.shape), spec.dtype)
-        kind = self.dtype[name]
-        return np.empty((*lead, *kind.shape), kind.base)
+            shape, kind = spec.shape, np.dtype(spec.dtype)
+        else:
+            shape, kind = self.dtype[name].shape, self.dtype[name].base
+        dtype = torch.from_numpy(np.empty(0, kind)).dtype
+        return torch.empty((*lead, *shape), dtype=dtype, pin_memory=pin)
 
     def _pieces(self, env: int, start: int, length: int) -> "list[tuple[Chunk, slice, slice]]":
         """The chunks a run of rows lies in: (chunk, rows in it, rows of the run)."""
@@ -481,8 +530,7 @@ class ReplayBuffer:
                 to = slice(t + at.start, t + at.stop)
                 records = chunk.read(rows.start, scratch[: rows.stop - rows.start])
                 for name, column in out.items():
-                    mutable = name in self.mutable
-                    column[to] = chunk.mutable[name][rows] if mutable else records[name]
+                    column[to] = records[name]
             t += length
 
     def _write(self, env: int, start: int, columns: Mapping[str, np.ndarray]) -> None:

@@ -1,0 +1,214 @@
+"""What recording an update as a CUDA graph asks of every agent, shown without a GPU.
+
+The stand-in for a GPU is the device `meta` under fake tensors, which have shapes and no values:
+reading a value, or a shape that depends on one, is an error there. A dispatch mode adds that no
+tensor of the host takes part.
+"""
+
+import contextlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+)
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from agentzoo import Dreamer, DreamerV2, DreamerV3, PlaNet
+from agentzoo.agent import Agent, module
+from agentzoo.algorithm import Algorithm, Batch, NoiseSource
+from agentzoo.capture import WARM_UPS, CapturedUpdate, EagerUpdate, updater
+from agentzoo.config import configure
+from runtime.errors import ConfigError
+from runtime.spec import ActionSpec, ObsSpec
+
+BOX = ActionSpec(kind="box", size=2, shape=(2,), dtype="float32", low=(-1.0,) * 2, high=(1.0,) * 2)
+DISCRETE = ActionSpec(kind="discrete", size=3, shape=(), dtype="int64", nvec=(3,))
+STATE = {"state": ObsSpec(kind="vector", shape=(5,), source=(5,))}
+PIXELS = {"image": ObsSpec(kind="image", shape=(64, 64, 3), source=(64, 64, 3))}
+CASES: dict[str, tuple[type[Agent], Mapping[str, ObsSpec], ActionSpec, dict[str, object]]] = {
+    "Dreamer": (Dreamer, PIXELS, BOX, {}),
+    "Dreamer-all": (Dreamer, STATE, BOX, {"imagine_starts": None, "actor_entropy": 0.0}),
+    "Dreamer-discrete": (Dreamer, STATE, DISCRETE, {"cont": True, "clip_rewards": "tanh"}),
+    "DreamerV2": (DreamerV2, PIXELS, BOX, {}),
+    "DreamerV2-discrete": (DreamerV2, STATE, DISCRETE, {"slow_every": 3, "norm": "layer"}),
+    "DreamerV3": (DreamerV3, PIXELS, BOX, {}),
+    "DreamerV3-discrete": (DreamerV3, STATE, DISCRETE, {"imag_last": None}),
+    "PlaNet": (PlaNet, PIXELS, BOX, {}),
+    "PlaNet-overshooting": (PlaNet, STATE, BOX, {"overshooting": 2}),
+}
+SHORT: dict[str, object] = {"batch_size": 2, "batch_length": 4, "horizon": 2}
+UPDATES = WARM_UPS + 3
+
+
+def build(name: str) -> Algorithm:
+    agent, obs, action, fields = CASES[name]
+    preset = "debug_pixels" if obs is PIXELS else "debug"
+    config = configure(agent.config_class, agent.presets[preset], SHORT, fields)
+    torch.manual_seed(0)
+    return agent.algorithm_class(obs, action, config)
+
+
+def random_batch(algorithm: Algorithm, seed: int) -> Batch:
+    """Rows as replay gives them: two episodes a window, the first of which terminates."""
+    config, draw = algorithm.config, np.random.default_rng(seed)
+    lead = config.batch_size, config.batch_length
+    flags = {name: np.zeros(lead, bool) for name in ("is_first", "is_last", "is_terminal")}
+    flags["is_first"][:, [0, 2]] = flags["is_last"][:, 1] = flags["is_terminal"][:, 1] = True
+    columns: dict[str, np.ndarray] = {**flags, "reward": draw.normal(size=lead).astype(np.float32)}
+    for key, spec in (STATE | PIXELS).items():
+        columns[key] = draw.integers(256, size=(*lead, *spec.shape)).astype(spec.dtype)
+    for key in ("action", "prev_action"):
+        columns[key] = draw.uniform(-1, 1, (*lead, algorithm.action.size)).astype(np.float32)
+    for key, spec in algorithm.columns.items():
+        columns[key] = draw.integers(2, size=(*lead, *spec.shape)).astype(spec.dtype)
+    return {name: torch.from_numpy(column) for name, column in columns.items()}
+
+
+class OnDevice(TorchDispatchMode):
+    """Fails where a tensor of the host takes part in an operation or comes out of one."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        tensors = [x for x in tree_leaves((args, kwargs, out)) if isinstance(x, Tensor)]
+        devices = {x.device.type for x in tensors}
+        assert devices <= {"meta"}, f"{func} on {sorted(devices)}"
+        return out
+
+
+class ShapesOfNoise(NoiseSource):
+    """Random tensors of the stand-in."""
+
+    def __init__(self) -> None:
+        self.device = torch.device("meta")
+
+    def normal(self, *shape: int) -> Tensor:
+        return torch.empty(shape, device=self.device)
+
+    uniform = normal
+
+
+def to_stand_in(algorithm: Algorithm) -> None:
+    """Parameters and buffers without values, on the stand-in for a GPU."""
+    moved: dict[int, Tensor] = {}
+    for part in module(algorithm).modules():
+        for table in (part._parameters, part._buffers):
+            for name, tensor in table.items():
+                if tensor is None:
+                    continue
+                new = torch.empty_strided(
+                    tensor.size(), tensor.stride(), dtype=tensor.dtype, device="meta"
+                )
+                wanted = tensor.requires_grad
+                moved[id(tensor)] = nn.Parameter(new, wanted) if table is part._parameters else new
+                table[name] = moved[id(tensor)]
+    for optimizer in algorithm.optimizers().values():
+        optimizer.params[:] = [moved[id(param)] for param in optimizer.params]
+
+
+@pytest.mark.parametrize("name", list(CASES))
+def test_an_update_reads_nothing_back_and_takes_nothing_from_the_host(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # the stand-in has no autocast; in float32 it does nothing
+    monkeypatch.setattr(torch, "autocast", lambda *args, **kwargs: contextlib.nullcontext())
+    algorithm = build(name)
+    batch = random_batch(algorithm, 0)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        to_stand_in(algorithm)
+        batch = {k: torch.empty(v.shape, dtype=v.dtype, device="meta") for k, v in batch.items()}
+        algorithm.update(batch, ShapesOfNoise())  # the first one may allocate
+        with OnDevice():
+            metrics, back = algorithm.update(batch, ShapesOfNoise())
+    assert all(x.device.type == "meta" for x in (*metrics.values(), *back.values()))
+    assert all(metric.shape == () for metric in metrics.values())
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error"),
+    [
+        (lambda x: x * float(x.sum()), DataDependentOutputException),
+        (lambda x: x if x.sum() > 0 else -x, DataDependentOutputException),
+        (lambda x: x[x > 0], DynamicOutputShapeException),
+        (lambda x: x + torch.tensor([1.0, 2.0]), (AssertionError, RuntimeError)),
+        (lambda x: x + torch.zeros(2), (AssertionError, RuntimeError)),
+        (lambda x: x[torch.arange(2)], AssertionError),
+        (lambda x: x.cpu(), AssertionError),
+    ],
+    ids=["float", "if", "mask", "data", "host zeros", "host index", "fetch"],
+)
+def test_the_check_finds_what_no_graph_can_hold(
+    wrong: Callable[[Tensor], Tensor], error: type[Exception]
+) -> None:
+    with FakeTensorMode(allow_non_fake_inputs=True), OnDevice(), pytest.raises(error):
+        wrong(torch.empty(2, device="meta"))
+
+
+@pytest.mark.parametrize("name", list(CASES))
+def test_an_update_on_fixed_memory_is_the_plain_update_bit_for_bit(name: str) -> None:
+    cpu, results = torch.device("cpu"), []
+    for make in (EagerUpdate, lambda *given: CapturedUpdate(*given, record=lambda step, _: step)):
+        algorithm = build(name)
+        update = make(algorithm, cpu)
+        done = [update(random_batch(algorithm, k), seed=100 + k) for k in range(UPDATES)]
+        assert update.warm
+        results.append((done, module(algorithm).state_dict()))
+    (plain, weights), (fixed, others) = results
+    for k, ((metrics, back), (same, again)) in enumerate(zip(plain, fixed, strict=True)):
+        assert metrics.keys() == same.keys()
+        for key, value in {**metrics, **back}.items():
+            assert torch.equal(value.float(), {**same, **again}[key].float()), (k, key)
+    assert all(torch.equal(tensor, others[key]) for key, tensor in weights.items())
+    before = module(build(name)).state_dict()
+    assert not all(torch.equal(tensor, before[key]) for key, tensor in weights.items())
+
+
+def test_recording_begins_after_the_warm_ups_and_happens_once() -> None:
+    algorithm, recorded = build("PlaNet-overshooting"), []
+
+    def record(step: Callable[[], None], noise: NoiseSource) -> Callable[[], None]:
+        recorded.append(noise)
+        return step
+
+    update = CapturedUpdate(algorithm, torch.device("cpu"), record)
+    for k in range(UPDATES):
+        assert update.warm == (k > WARM_UPS)
+        update(random_batch(algorithm, k), k)
+        assert len(recorded) == (k >= WARM_UPS)
+
+
+def test_a_batch_of_another_shape_is_refused() -> None:
+    algorithm = build("PlaNet-overshooting")
+    update = CapturedUpdate(algorithm, torch.device("cpu"), lambda step, _: step)
+    for k in range(UPDATES):
+        update(random_batch(algorithm, k), k)
+    shorter = {name: column[:, 1:] for name, column in random_batch(algorithm, 0).items()}
+    with pytest.raises(AssertionError, match=r"is_first.*\[2, 3\]"):
+        update(shorter, 0)
+
+
+def test_noise_restarted_is_a_new_source_of_that_seed() -> None:
+    noise = NoiseSource(1)
+    noise.normal(3), noise.uniform(5)
+    noise.restart(2)
+    new = NoiseSource(2)
+    assert torch.equal(noise.normal(7), new.normal(7))
+    assert torch.equal(noise.uniform(7), new.uniform(7))
+
+
+def test_capture_has_three_settings_and_on_needs_cuda() -> None:
+    with pytest.raises(ConfigError, match=r"capture='graph' is not known.*auto"):
+        Dreamer(capture="graph")
+    with pytest.raises(ConfigError, match=r"CUDA graph, but the device is cpu; use capture='auto'"):
+        Dreamer("gym:Pendulum-v1", preset="debug", device="cpu", capture="on")
+    with pytest.raises(ConfigError, match="the device is cpu"):
+        updater(build("PlaNet"), torch.device("cpu"), "on")
+    for capture in ("auto", "off"):
+        assert isinstance(updater(build("PlaNet"), torch.device("cpu"), capture), EagerUpdate)
