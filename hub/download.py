@@ -6,6 +6,7 @@ import shutil
 import warnings
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from huggingface_hub import (
     HfApi,
@@ -135,6 +136,7 @@ def fetch(
     Raises:
         As `pull`.
     """
+    digests: Mapping[str, str] = {}
     if address.kind == "file":
         hub = FolderHub(address.root)
         commit = hub.commit(address.repo, address.revision)
@@ -142,10 +144,10 @@ def fetch(
     elif address.kind == "zoo":
         folder = shipped(address)
     else:
-        folder = _from_hub(address, wanted, cache_dir, token)
+        folder, digests = _from_hub(address, wanted, cache_dir, token)
     if not (folder / MANIFEST).is_file():
         raise not_a_bundle(str(address), (path.name for path in folder.iterdir()))
-    check_content(folder, read_manifest(folder))
+    check_content(folder, read_manifest(folder, digests))
     return folder
 
 
@@ -180,13 +182,20 @@ def not_a_bundle(repo: str, names: Iterable[str]) -> BundleError:
 # -- the Hugging Face Hub --------------------------------------------------------------------------
 
 
+class _Fetched(NamedTuple):
+    """A folder in the cache, and the sha256 of those of its files that were hashed just now."""
+
+    folder: Path
+    digests: Mapping[str, str]
+
+
 def _from_hub(
     address: Address, wanted: Collection[str], cache_dir: str | Path | None, token: str | None
-) -> Path:
+) -> _Fetched:
     if address.is_pinned:
         folder = _cached(address, wanted, cache_dir)
         if folder is not None and _is_whole(folder, wanted):
-            return folder  # a commit never changes: nothing to ask
+            return _Fetched(folder, {})  # a commit never changes: nothing to ask
     try:
         with said_plainly(address.repo, address.revision):
             return _online(address, wanted, cache_dir, token)
@@ -203,7 +212,7 @@ def _from_hub(
                 OfflineWarning,
                 stacklevel=5,
             )
-        return folder
+        return _Fetched(folder, {})
 
 
 def _worse(error: HubError, address: Address) -> HubError:
@@ -215,7 +224,7 @@ def _worse(error: HubError, address: Address) -> HubError:
 
 def _online(
     address: Address, wanted: Collection[str], cache_dir: str | Path | None, token: str | None
-) -> Path:
+) -> _Fetched:
     api = HfApi(endpoint=endpoint(), token=token)
     for _ in range(ATTEMPTS):
         info = api.model_info(address.repo, revision=address.revision)
@@ -236,7 +245,8 @@ def _online(
         if folder.name == info.sha:  # else the branch moved between the two
             for name, expected in listing.items():
                 _check_file(folder / name, expected)
-            return folder
+            large = {name: one.lfs.sha256 for name, one in listing.items() if one.lfs}
+            return _Fetched(folder, large)
     raise HubError(
         f"{address} changes while it is being read; run the same again, or name one commit: "
         f"{address.plain}@COMMIT"

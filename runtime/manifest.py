@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -56,8 +56,12 @@ class Manifest:
     provenance: Mapping[str, str]
 
 
-def read_manifest(folder: Path) -> Manifest:
+def read_manifest(folder: Path, digests: Mapping[str, str] | None = None) -> Manifest:
     """A folder's manifest, after checking it and the files it lists.
+
+    Args:
+        folder: a bundle's.
+        digests: name -> sha256 of files that the caller has just hashed; the others are read.
 
     Raises:
         BundleError: if it is missing, from a newer version, ill-formed, or not true of the folder.
@@ -72,7 +76,7 @@ def read_manifest(folder: Path) -> Manifest:
             f"{folder / MANIFEST} names the graphs' tensors otherwise than its policy implies; "
             "export the policy again"
         )
-    _check_files(folder, manifest.files, [*specs, GOLDEN])
+    _check_files(folder, manifest.files, [*specs, GOLDEN], digests or {})
     return manifest
 
 
@@ -134,7 +138,12 @@ def _check_policy(spec: PolicySpec) -> None:
         raise BundleError("the manifest's carry lacks prev_action in model units; export it again")
 
 
-def _check_files(folder: Path, files: Mapping[str, FileEntry], needed: Iterable[str]) -> None:
+def _check_files(
+    folder: Path,
+    files: Mapping[str, FileEntry],
+    needed: Sequence[str],
+    digests: Mapping[str, str],
+) -> None:
     for name in needed:
         if name not in files:
             raise BundleError(f"{folder / MANIFEST} does not list {name}; export the policy again")
@@ -142,13 +151,13 @@ def _check_files(folder: Path, files: Mapping[str, FileEntry], needed: Iterable[
         if name not in (*needed, *OWNED):
             raise BundleError(f'{folder / MANIFEST} lists "{name}", which no bundle has')
         if name not in OWNED or (folder / name).is_file():
-            _check_file(folder / name, entry)
+            _check_file(folder / name, entry, digests.get(name))
 
 
-def _check_file(path: Path, entry: FileEntry) -> None:
+def _check_file(path: Path, entry: FileEntry, digest: str | None) -> None:
     if not path.is_file():
         raise BundleError(f"{path.parent} lacks {path.name}; fetch or export the bundle again")
-    if path.stat().st_size != entry.bytes or _entry(path) != entry:
+    if path.stat().st_size != entry.bytes or (digest or _sha256(path)) != entry.sha256:
         raise _tampered(path)
 
 
@@ -172,6 +181,9 @@ def read_checked(folder: Path, name: str, entry: FileEntry) -> bytes:
 
 
 def _entry(path: Path) -> FileEntry:
+    return FileEntry(sha256=_sha256(path), bytes=path.stat().st_size)
+
+
+def _sha256(path: Path) -> str:
     with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256")
-    return FileEntry(sha256=digest.hexdigest(), bytes=path.stat().st_size)
+        return hashlib.file_digest(file, "sha256").hexdigest()

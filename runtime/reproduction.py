@@ -5,6 +5,7 @@ from typing import cast
 
 import numpy as np
 
+from .envs import for_evaluation, resolve
 from .errors import BundleError
 from .evaluation import Evaluation, Sessions, bootstrap, evaluate
 
@@ -87,10 +88,12 @@ def reproduce(policy: Sessions, published: Evaluation, *, progress: bool = False
 
 
 def _require_same(policy: Sessions, published: Evaluation) -> None:
-    if not published.env or published.env != policy.spec.env:
+    learned_in = policy.spec.env
+    env = for_evaluation(resolve(learned_in, trusted=False)) if learned_in else ""
+    if not published.env or published.env != env:
         raise BundleError(
             f'the published score is from the environment "{published.env}", the policy is for '
-            f'"{policy.spec.env}" (empty is an object of the author\'s own); there is nothing to '
+            f'"{env}" (empty is an object of the author\'s own); there is nothing to '
             "run again"
         )
     digest = policy.session().digest

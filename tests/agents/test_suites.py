@@ -41,6 +41,32 @@ def test_a_preset_decides_on_the_protocol(
     assert protocol_of(made.env.replace(f"repeat={settings['repeat']}", "repeat=4")) == protocol
 
 
+@pytest.mark.parametrize(
+    ("env", "package", "size", "envs", "train_ratio", "shapes"),
+    [
+        ("dmc:walker-walk", "dm_control", "200m", 16, 256, {"image": (64, 64, 3)}),
+        ("dmc:walker-walk?obs=state", "dm_control", "1m", 16, 1024, {"state": (24,)}),
+        ("crafter:reward", "crafter", "200m", 1, 512, {"image": (64, 64, 3)}),
+    ],
+)
+def test_dreamer_v3_learns_in_the_worlds_of_its_paper(
+    env: str,
+    package: str,
+    size: str,
+    envs: int,
+    train_ratio: float,
+    shapes: dict[str, tuple[int, ...]],
+) -> None:
+    pytest.importorskip(package)
+    agent = DreamerV3(env, **TINY)
+    config, settings = agent.config, settings_of(agent.env)
+    assert (config.size, config.envs, config.train_ratio) == (size, envs, train_ratio)
+    assert (config.repeat, settings["repeat"]) == (1, 1)
+    assert {key: spec.shape for key, spec in agent.spec.obs.items()} == shapes
+    assert agent.spec.action.kind == ("box" if package == "dm_control" else "discrete")
+    assert agent.spec.action.size == (6 if package == "dm_control" else 17)
+
+
 def test_the_presets_of_atari_repeat_four_frames_and_learn_terminations() -> None:
     agent = Dreamer("atari:pong", units=8, deter=8, depth=2)
     config = agent.config

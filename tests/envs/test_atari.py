@@ -19,6 +19,7 @@ from runtime.envs import (
 from runtime.envs.atari import GAMES, PROTOCOLS, Atari
 from runtime.errors import ConfigError, EnvironmentStringError, EpisodeError, MissingExtraError
 from runtime.evaluation import evaluate, evaluate_random, random_policy
+from runtime.reproduction import reproduce
 
 pytest.importorskip("ale_py")
 V2 = (
@@ -376,6 +377,14 @@ def test_a_named_protocol_keeps_its_name_in_evaluation() -> None:
     assert result.lengths[0] > 2 * first_life.lengths[0]
     assert (first_life.env, first_life.scores) == ("", {})
     assert first_life.protocol == {"deterministic": False}
+
+
+def test_a_score_is_played_again_where_learning_ended_games_with_a_life() -> None:
+    name = resolve("atari:pong?life_loss=end&max_episode_steps=40&size=64")
+    policy = random_policy(make_env(name), name)
+    published = evaluate(policy, episodes=1)
+    assert settings_of(published.env)["life_loss"] == "ignore"
+    assert reproduce(policy, published).is_equal
 
 
 def test_a_game_without_reference_has_no_scores() -> None:

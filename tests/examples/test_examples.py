@@ -3,6 +3,7 @@
 import runpy
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -56,7 +57,16 @@ def test_load_pretrained_runs_what_came_along(
     bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("hub.download.ZOO_FOLDERS", (bundle.parent,))
-    assert 0 <= (example("load_pretrained")("zoo:cartpole", episodes=1) or 0) <= 1_000
+    assert 0 < (example("load_pretrained")("zoo:cartpole", episodes=1) or 0) <= 1_000
+
+
+def test_load_pretrained_takes_ten_lines_and_what_ships() -> None:
+    _, text, code = (FOLDER / "load_pretrained.py").read_text().split('"""')
+    assert "without PyTorch" in text
+    assert len([line for line in code.splitlines() if line.strip()]) <= 10
+    recipes = tomllib.loads((FOLDER.parent / "zoo" / "recipes.toml").read_text())
+    (shipped,) = (name for name, recipe in recipes.items() if recipe.get("ships"))
+    assert f'"zoo:{shipped}"' in code
 
 
 def test_act_over_the_network_scores_what_the_bundle_scores(

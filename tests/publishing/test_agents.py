@@ -150,6 +150,7 @@ def test_settings_from_elsewhere_are_typed(
         agentzoo.load("stranger/odd", device="cpu")
 
 
+@pytest.mark.slow
 def test_a_planner_is_loaded_with_another_plan(hub: StandIn, tmp_path: Path) -> None:
     agent = PlaNet("gym:Pendulum-v1", preset="debug", device="cpu", seed=0)
     folder = agent.export(tmp_path / "planner", golden_steps=2)

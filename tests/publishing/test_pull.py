@@ -16,7 +16,7 @@ import hub as publishing
 from hub import HubError, OfflineError, RepoNotFoundError, load_policy, locate, pull, push
 from hub.errors import AddressError, OfflineWarning
 from runtime import load_policy as open_folder
-from runtime import verify
+from runtime import manifest, verify
 from runtime.errors import BundleError, ConfigError
 from tests.publishing.standin import StandIn
 
@@ -224,6 +224,18 @@ def test_damaged_bytes_are_found_and_fetched_again(published: str, hub: StandIn,
     with pytest.raises(BundleError, match=f"{name} arrived damaged: .*removed: run the same again"):
         pull(REPO)
     assert verify(pull(REPO)).steps == 12
+
+
+def test_large_files_are_hashed_once_on_their_way(
+    published: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashed, sha256 = [], manifest._sha256
+    monkeypatch.setattr(manifest, "_sha256", lambda path: hashed.append(path.name) or sha256(path))
+    pull(REPO)
+    assert sorted(hashed) == ["config.json", "model.safetensors"]  # small: no sha256 in the listing
+    hashed.clear()
+    pull(published)
+    assert {"policy.onnx", "golden.npz"} < {*hashed}, "from the cache nobody else has looked at it"
 
 
 @pytest.mark.parametrize(
