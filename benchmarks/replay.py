@@ -1,25 +1,30 @@
 """What replay costs a learner from pixels: private memory, and the time of sampling.
 
-    python benchmarks/replay.py [--rows 50000] [--batches 100] [--updates 1] [--folder FOLDER]
+    python benchmarks/replay.py [--rows 50000] [--batches 100] [--updates 1] [--device cuda]
 
 Fills a replay with rows of 64x64x3 images (12.3 GB on the disk for a million), then draws batches
 of 50 windows of 50 rows; after each, a Dreamer of the preset `debug_pixels` learns from a corner of
 it, as large as that preset's batches. Memory is what the kernel counts as this process's own
 (RssAnon); what it keeps of files in its page cache goes when it is needed. Last, updates at the
-paper's sizes (preset `dmc_vision`) are timed for comparison.
+paper's sizes (preset `dmc_vision`) are timed for comparison, each batch read ahead as in a run.
 """
 
 import argparse
 import tempfile
+from itertools import count
 from pathlib import Path
 from statistics import median
+from time import perf_counter
 
 import numpy as np
 import torch
 from subjects import ACTION_SIZE, PIXELS, box, seconds, setting, untrained
 
+from agentzoo.agent import find_device
 from agentzoo.algorithm import Batch, NoiseSource
+from agentzoo.batches import Batches
 from agentzoo.blocks.replay import EpisodeWindows, ReplayBuffer
+from agentzoo.capture import updater
 from runtime.noise import derive
 
 B, T = 50, 50
@@ -72,11 +77,30 @@ def learn(replay: ReplayBuffer, batches: int) -> tuple[list[float], int]:
     return times, most
 
 
-def update_seconds(replay: ReplayBuffer, updates: int) -> list[float]:
-    """Seconds of each update at the paper's sizes."""
-    algorithm = untrained("dmc_vision", PIXELS, box(ACTION_SIZE))
-    batch = draw(replay, 0)
-    return [seconds(lambda n=n: algorithm.update(batch, NoiseSource(n))) for n in range(updates)]
+def update_seconds(
+    replay: ReplayBuffer, updates: int, device: torch.device
+) -> tuple[list[float], list[float]]:
+    """Seconds of each update at the paper's sizes, and those that it waited for its batch.
+
+    Each batch but the first, which is not counted, is read while the update before it is made.
+    """
+    algorithm = untrained("dmc_vision", PIXELS, box(ACTION_SIZE)).to(device)
+    update, times, waits = updater(algorithm, device, "auto"), [], []
+    with Batches(replay, EpisodeWindows(), B, T, 0, device) as batches:
+        for number in count():
+            start, warm = perf_counter(), update.warm
+            batch, _ = batches.take(number, more=True)
+            taken = perf_counter()
+            update(batch, number)
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            if warm and number:
+                waits.append(taken - start)
+                times.append(perf_counter() - taken)
+            if len(times) >= updates:
+                break
+        batches.drop()
+    return times, waits
 
 
 def main() -> None:
@@ -84,6 +108,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=50_000)
     parser.add_argument("--batches", type=int, default=100)
     parser.add_argument("--updates", type=int, default=1, help="at the paper's sizes")
+    parser.add_argument("--device", default="cpu", help="of those updates")
     parser.add_argument("--folder", type=Path, help="on the disk to measure; emptied afterwards")
     given = parser.parse_args()
     print(setting(torch.get_num_threads(), "torch", "numpy"))
@@ -95,7 +120,9 @@ def main() -> None:
         before = private_bytes()
         filling = seconds(lambda: fill(replay, given.rows))
         times, most = learn(replay, given.batches)
-        updates = update_seconds(replay, given.updates) if given.updates else []
+        device = find_device(given.device)
+        timed = update_seconds(replay, given.updates, device) if given.updates else ([], [])
+    updates, waits = timed
     print("| | |\n|---|---:|")
     print(f"| rows stored | {len(replay):,} |")
     print(f"| rows stored a second | {len(replay) / filling:,.0f} |")
@@ -107,6 +134,7 @@ def main() -> None:
         share = 100 * median(times) / median(updates)
         print(f"| an update at the paper's sizes, s | {median(updates):.1f} |")
         print(f"| sampling is so much of an update, % | {share:.2f} |")
+        print(f"| an update waits for its batch, read ahead, ms | {1e3 * median(waits):.2f} |")
 
 
 if __name__ == "__main__":

@@ -12,16 +12,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from time import perf_counter, process_time
 from typing import Protocol
 
 import torch
-from subjects import seconds
+from subjects import Clock, seconds
 from torch.utils.flop_counter import FlopCounterMode
 
 from agentzoo.algorithm import Batch, Metrics, NoiseSource, WriteBack
 from agentzoo.blocks.optim import Adam
 
 OURS, PEER, PRODUCT = "agentzoo", "sheeprl", "product"
+CLOCKS: dict[str, Clock] = {"wall": perf_counter, "cpu": process_time}
 PEERS = Path(__file__).parent / "peers"
 HEAD = """\
 | | parameters: model, actor, value | GFLOP | s: median (min) | over the floor | over ours |
@@ -74,10 +76,13 @@ class Ours:
     Args:
         algorithm: what learns.
         batches: rows as replay gives them, taken in turn.
+        clock: what times are read from.
     """
 
-    def __init__(self, algorithm: Learner, batches: Sequence[Batch]) -> None:
-        self.algorithm, self.batches, self.done = algorithm, batches, 0
+    def __init__(
+        self, algorithm: Learner, batches: Sequence[Batch], clock: Clock = perf_counter
+    ) -> None:
+        self.algorithm, self.batches, self.clock, self.done = algorithm, batches, clock, 0
         with FlopCounterMode(display=False) as counter:
             self()
         groups = algorithm.optimizers()
@@ -92,7 +97,7 @@ class Ours:
 
     def run(self, count: int) -> list[float]:
         """Times of that many updates in seconds."""
-        return [seconds(self) for _ in range(count)]
+        return [seconds(self, self.clock) for _ in range(count)]
 
 
 class Peer:
@@ -103,12 +108,15 @@ class Peer:
         python: the interpreter of the environment in which it is installed.
         sizes: what to set it to.
         threads: of its torch.
+        clock: `wall` or `cpu`.
     """
 
-    def __init__(self, script: str, python: str, sizes: dict[str, int], threads: int) -> None:
+    def __init__(
+        self, script: str, python: str, sizes: dict[str, int], threads: int, clock: str = "wall"
+    ) -> None:
         command = [python, str(PEERS / script), "--sizes", json.dumps(sizes)]
         self.process = subprocess.Popen(
-            [*command, "--threads", str(threads)],
+            [*command, "--threads", str(threads), "--clock", clock],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -139,21 +147,23 @@ class Peer:
         return line
 
 
-def products(count: int) -> list[float]:
+def products(count: int, clock: Clock = perf_counter) -> list[float]:
     """Times of that many large products in seconds, after one that warms up."""
     a, b = torch.randn(2, SQUARE, SQUARE)
     out = a @ b
-    return [seconds(lambda: torch.mm(a, b, out=out)) for _ in range(count)]
+    return [seconds(lambda: torch.mm(a, b, out=out), clock) for _ in range(count)]
 
 
 Runs = dict[str, Callable[[], list[float]]]
 Times = dict[str, list[list[float]]]  # side -> rounds of times in seconds
 
 
-def measure(sides: Mapping[str, Side], rounds: int, updates: int) -> Times:
+def measure(
+    sides: Mapping[str, Side], rounds: int, updates: int, clock: Clock = perf_counter
+) -> Times:
     """The sides' and the product's times, a turn of each in every round."""
     runs: Runs = {name: lambda side=side: side.run(updates) for name, side in sides.items()}
-    runs[PRODUCT] = lambda: products(PRODUCTS)
+    runs[PRODUCT] = lambda: products(PRODUCTS, clock)
     times: Times = {name: [] for name in runs}
     for turn in range(rounds + 1):
         for name, run in runs.items():
@@ -206,4 +216,7 @@ def arguments(description: str, rounds: int, updates: int) -> argparse.ArgumentP
     parser.add_argument("--rounds", type=int, default=rounds)
     parser.add_argument("--updates", type=int, default=updates, help="in a turn")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument(
+        "--clock", choices=CLOCKS, default="wall", help="cpu, with --threads 1, on a busy machine"
+    )
     return parser

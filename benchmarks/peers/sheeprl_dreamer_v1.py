@@ -1,7 +1,8 @@
-"""Updates of sheeprl's `dreamer_v1`, on request: started by benchmarks/dreamer_update.py.
+"""Updates of sheeprl's `dreamer_v1`, on request, from vectors or images.
 
-Runs in an environment of its own (answers.py). Configuration, networks, optimisers and the update
-are sheeprl's own, put together as its `main` does.
+Started by benchmarks/dreamer_update.py, and by dreamer_pixels_update.py, whose sizes have the first
+convolution's `depth`. Runs in an environment of its own (answers.py). Configuration, networks,
+optimisers and the update are sheeprl's own, put together as its `main` does.
 """
 
 import gymnasium as gym
@@ -14,16 +15,16 @@ from sheeprl.utils.utils import dotdict
 
 
 def settings(sizes: dict[str, int], threads: int) -> dotdict:
-    """Its experiment `dreamer_v1` on vectors, with our preset's sizes."""
-    world = "algo.world_model"
+    """Its experiment `dreamer_v1` on images or vectors, with our preset's sizes."""
+    world, pixels = "algo.world_model", "depth" in sizes
     return configuration(
         "exp=dreamer_v1",
         "env=dummy",
         "metric.log_level=0",
         f"num_threads={threads}",
-        "algo.cnn_keys.encoder=[]",
-        "algo.cnn_keys.decoder=[]",
-        "algo.mlp_keys.encoder=[state]",
+        f"algo.cnn_keys.encoder={'[rgb]' if pixels else '[]'}",
+        f"algo.mlp_keys.encoder={'[]' if pixels else '[state]'}",
+        f"{world}.encoder.cnn_channels_multiplier={sizes.get('depth', 32)}",
         f"algo.per_rank_batch_size={sizes['batch_size']}",
         f"algo.per_rank_sequence_length={sizes['batch_length']}",
         f"algo.horizon={sizes['horizon']}",
@@ -40,6 +41,13 @@ def settings(sizes: dict[str, int], threads: int) -> dotdict:
     )
 
 
+def space(sizes: dict[str, int]) -> gym.spaces.Dict:
+    """What is observed."""
+    if "depth" in sizes:
+        return gym.spaces.Dict({"rgb": gym.spaces.Box(0, 255, (3, 64, 64), np.uint8)})
+    return gym.spaces.Dict({"state": gym.spaces.Box(-np.inf, np.inf, (sizes["obs"],))})
+
+
 def optimizer(settings: dotdict, module: torch.nn.Module) -> torch.optim.Optimizer:
     """One of its three optimisers, as its `main` makes them."""
     return hydra.utils.instantiate(settings, params=module.parameters(), _convert_="all")
@@ -49,8 +57,13 @@ def batch(sizes: dict[str, int], seed: int) -> dict[str, torch.Tensor]:
     """Random rows, time first, as its replay gives them."""
     draw = torch.Generator().manual_seed(seed)
     lead = sizes["batch_length"], sizes["batch_size"]
+    if "depth" in sizes:
+        image = torch.randint(256, (*lead, 3, 64, 64), dtype=torch.uint8, generator=draw)
+        seen = {"rgb": image.float()}  # its replay gives float32
+    else:
+        seen = {"state": torch.randn(*lead, sizes["obs"], generator=draw)}
     return {
-        "state": torch.randn(*lead, sizes["obs"], generator=draw),
+        **seen,
         "actions": 2 * torch.rand(*lead, sizes["action"], generator=draw) - 1,
         "rewards": torch.rand(*lead, 1, generator=draw),
         "terminated": torch.zeros(*lead, 1),
@@ -65,8 +78,7 @@ class Updates:
     def __init__(self, sizes: dict[str, int], threads: int) -> None:
         self.cfg = settings(sizes, threads)
         self.fabric = single_cpu(self.cfg, threads)
-        space = gym.spaces.Dict({"state": gym.spaces.Box(-np.inf, np.inf, (sizes["obs"],))})
-        modules = build_agent(self.fabric, (sizes["action"],), True, self.cfg, space)[:3]
+        modules = build_agent(self.fabric, (sizes["action"],), True, self.cfg, space(sizes))[:3]
         self.modules = dict(zip(("model", "actor", "value"), modules, strict=True))
         algo = self.cfg.algo
         chosen = algo.world_model.optimizer, algo.actor.optimizer, algo.critic.optimizer

@@ -24,9 +24,9 @@ from torch.utils._pytree import tree_leaves
 from agentzoo import Dreamer, DreamerV2, DreamerV3, PlaNet
 from agentzoo.agent import Agent, module
 from agentzoo.algorithm import Algorithm, Batch, NoiseSource
-from agentzoo.capture import WARM_UPS, CapturedUpdate, EagerUpdate, updater
+from agentzoo.capture import WARM_UPS, CapturedUpdate, EagerUpdate, cuda_graph, updater
 from agentzoo.config import configure
-from runtime.errors import ConfigError
+from runtime.errors import ConfigError, RunError
 from runtime.spec import ActionSpec, ObsSpec
 
 BOX = ActionSpec(kind="box", size=2, shape=(2,), dtype="float32", low=(-1.0,) * 2, high=(1.0,) * 2)
@@ -212,3 +212,46 @@ def test_capture_has_three_settings_and_on_needs_cuda() -> None:
         updater(build("PlaNet"), torch.device("cpu"), "on")
     for capture in ("auto", "off"):
         assert isinstance(updater(build("PlaNet"), torch.device("cpu"), capture), EagerUpdate)
+
+
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+@pytest.mark.gpu
+@needs_cuda
+def test_a_replay_draws_the_numbers_of_the_seed_it_was_restarted_with() -> None:
+    noise, drawn = NoiseSource(0, "cuda"), torch.zeros(2, 1000, device="cuda")
+
+    def step() -> None:
+        drawn.copy_(torch.stack([noise.normal(1000), noise.uniform(1000)]))
+
+    replay = cuda_graph(step, noise)
+    for seed in (5, 6, 5):
+        noise.restart(seed)
+        replay()
+        new = NoiseSource(seed, "cuda")
+        assert torch.equal(drawn, torch.stack([new.normal(1000), new.uniform(1000)]))
+
+
+@pytest.mark.gpu
+@needs_cuda
+@pytest.mark.parametrize("name", list(CASES))
+def test_recorded_updates_are_the_eager_ones_but_for_rounding(name: str) -> None:
+    device, found = torch.device("cuda"), []
+    for make in (EagerUpdate, CapturedUpdate):
+        algorithm = build(name)
+        module(algorithm).to(device)
+        update = make(algorithm, device)
+        for k in range(WARM_UPS + 2):
+            batch = {key: x.to(device) for key, x in random_batch(algorithm, k).items()}
+            metrics, _ = update(batch, seed=100 + k)
+        found.append({key: value.item() for key, value in metrics.items()})
+    assert found[0] == pytest.approx(found[1], rel=0.05, abs=1e-2)
+
+
+@pytest.mark.gpu
+@needs_cuda
+def test_what_reads_a_value_back_cannot_be_recorded() -> None:
+    noise = NoiseSource(0, "cuda")
+    with pytest.raises(RunError, match=r"cannot be recorded as a CUDA graph.*capture='off'"):
+        cuda_graph(lambda: print(noise.normal(3).sum().item()), noise)
