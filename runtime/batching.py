@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -170,8 +170,8 @@ class Batcher:
     def _compute(self, rows: list[Row]) -> Batch:
         started = time.monotonic()
         live = [row for row in rows if row.deadline > started]
-        found = dict(zip(map(id, live), self._outcomes(live), strict=True)) if live else {}
-        outcomes = [found.get(id(row)) or _late() for row in rows]
+        found = iter(self._outcomes(live) if live else ())
+        outcomes = [next(found) if row.deadline > started else _late() for row in rows]
         return Batch(rows, outcomes, started, time.monotonic() - started)
 
     def _outcomes(self, rows: Sequence[Row]) -> list[Answer | ServingError]:
@@ -190,27 +190,29 @@ class Batcher:
             State.joined([row.state for row in rows]),
             np.array([row.deterministic for row in rows]),
         )
-        finite = np.logical_and.reduce(
-            [_finite(array) for array in (actions, *state.carry.values())]
-        )
+        arrays = [array for array in (actions, *state.carry.values()) if array.dtype.kind == "f"]
+        if len(rows) == 1 and all(np.isfinite(array).all() for array in arrays):
+            return [Answer(actions[0], state)]  # nobody shares its memory
+        finite = np.logical_and.reduce([_finite(array) for array in arrays], initial=True)
         return [
-            Answer(actions[i].copy(), _own(state, i)) if finite[i] else _diverged()
-            for i in range(len(rows))
+            Answer(*own) if fine else _diverged()
+            for own, fine in zip(_apart(actions, state), finite, strict=True)
         ]
 
 
 def _finite(array: Array) -> Array:
     """(B,) bool."""
-    if array.dtype.kind != "f":
-        return np.ones(len(array), bool)
     return np.asarray(np.isfinite(array).reshape(len(array), -1).all(1))
 
 
-def _own(state: State, i: int) -> State:
-    """A row in memory of its own: a view would keep the whole batch alive."""
-    row = state.row(i)
-    carry = {name: array.copy() for name, array in row.carry.items()}
-    return State(carry, row.address.copy())
+def _apart(actions: Array, state: State) -> Iterator[tuple[Array, State]]:
+    """Each row in memory of its own: a view would keep the whole batch alive."""
+    names = list(state.carry)
+    # (B, *shape) -> (B, 1, *shape), so that a row keeps its axis
+    arrays = [array[:, None] for array in (*state.carry.values(), state.address)]
+    for action, *row in zip(actions, *arrays, strict=True):
+        *carry, address = [part.copy() for part in row]
+        yield np.array(action), State(dict(zip(names, carry, strict=True)), address)
 
 
 def _late() -> ServingError:

@@ -66,7 +66,7 @@ class Channel:
         if message.type is WSMsgType.BINARY:
             content: bytes = message.data
             self.received += len(content)
-            self.service.metrics.traffic(self.protocol, len(content), 0)
+            self.service.metrics.traffic(self.protocol, "received", len(content))
             return content
         if message.type is WSMsgType.TEXT:
             raise malformed("messages are binary msgpack; this one was text")
@@ -91,7 +91,7 @@ class Channel:
             self.service.metrics.request(self.protocol, None, "refused", "slow_client")
             raise ConnectionError("the client did not read its answer in time") from error
         self.sent += len(content)
-        self.service.metrics.traffic(self.protocol, 0, len(content))
+        self.service.metrics.traffic(self.protocol, "sent", len(content))
 
     def _has_backlog(self) -> bool:
         return self._transport is None or self._transport.get_write_buffer_size() > 0
