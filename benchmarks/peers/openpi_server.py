@@ -48,7 +48,8 @@ def main() -> None:
     options = parser.parse_args()
     sys.path.insert(0, str(options.checkout / CLIENT))
     spec = spec_from_file_location("websocket_policy_server", options.checkout / SERVER)
-    assert spec is not None and spec.loader is not None, options.checkout
+    assert spec is not None, options.checkout
+    assert spec.loader is not None, options.checkout
     server = module_from_spec(spec)
     spec.loader.exec_module(server)
     server.WebsocketPolicyServer(Shared(options.bundle), "127.0.0.1", options.port).serve_forever()
