@@ -29,7 +29,7 @@ from websockets.sync.client import connect  # noqa: E402
 from runtime import RemotePolicy, load_policy  # noqa: E402
 from runtime.wire import pack  # noqa: E402
 from soak.handmade_bundle import write_bundle  # noqa: E402
-from soak.malformed import ServerProcess  # noqa: E402
+from soak.server_process import ServerProcess  # noqa: E402
 
 OBSERVATIONS, ACTIONS, DETER = 24, 6, 200  # dmc:walker-walk from state, PlaNet's recurrent size
 SESSIONS = (1, 4, 16, 64, 256, 1000)
