@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from .aggregate import comparison_table, iqm, iqm_interval
     from .bundle import inspect, load_policy, verify
     from .client import RemotePolicy
+    from .device import DeviceRows, load_rows
     from .envs import make_env
     from .errors import AgentZooError
     from .evaluation import Evaluation, evaluate, evaluate_random
@@ -17,6 +18,7 @@ __distribution__ = "agentzoo"  # tells this package from a foreign one of the sa
 
 __all__ = [
     "AgentZooError",
+    "DeviceRows",
     "Evaluation",
     "Policy",
     "PolicySpec",
@@ -28,12 +30,14 @@ __all__ = [
     "iqm",
     "iqm_interval",
     "load_policy",
+    "load_rows",
     "make_env",
     "verify",
 ]
 
 _HOMES = {
     "AgentZooError": "errors",
+    "DeviceRows": "device",
     "Evaluation": "evaluation",
     "Policy": "policy",
     "PolicySpec": "spec",
@@ -45,6 +49,7 @@ _HOMES = {
     "iqm": "aggregate",
     "iqm_interval": "aggregate",
     "load_policy": "bundle",
+    "load_rows": "device",
     "make_env": "envs",
     "verify": "bundle",
 }

@@ -5,7 +5,6 @@ Speaks openpi's protocol with our server's additional keys; see docs/serving.md.
 
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from typing import cast
 
 import numpy as np
@@ -19,8 +18,8 @@ from .strict_json import read_object
 
 try:
     from websockets.exceptions import WebSocketException
-    from websockets.sync.client import ClientConnection, connect
 
+    from .connection import Connection
     from .wire import pack, unpack
 except ModuleNotFoundError as error:
     raise MissingExtraError(error.name or "websockets", "serve") from error
@@ -70,13 +69,19 @@ class RemotePolicy:
         """
         self.url, self.timeout_s = _websocket_url(url), timeout_s
         self._key = os.environ.get(KEY_VARIABLE, "") if api_key is None else api_key
-        self._stack = ExitStack()
-        self._connection: ClientConnection | None = None
+        self._connection: Connection | None = None
+        self._is_first, self._is_lost, self._step = True, False, 0
         self._begin(self._open(), seed, deterministic)
 
     def _begin(
         self, metadata: Mapping[str, object], seed: int | None, deterministic: bool | None
     ) -> None:
+        if "spec" not in metadata:
+            self.close()
+            raise ServingError(
+                f"{self.url} speaks openpi's protocol but does not describe its policy; expected "
+                "a server started with agentzoo serve, ask this one with openpi's own client"
+            )
         self._metadata = metadata
         self.spec = PolicySpec.from_json(metadata["spec"])
         self.digest = str(metadata.get("sha256", ""))
@@ -84,7 +89,6 @@ class RemotePolicy:
         self.deterministic = self.spec.deterministic if deterministic is None else deterministic
         if not 0 <= self.seed < SEEDS:
             raise ConfigError(f"the seed is {self.seed}, expected 0 <= seed < 2**63; pass another")
-        self._is_first, self._is_lost, self._step = True, False, 0
 
     def __repr__(self) -> str:
         """Say which agent, where it is, and whose noise it draws."""
@@ -98,7 +102,8 @@ class RemotePolicy:
         """The same policy with its own carry and noise, on a connection of its own."""
         other = object.__new__(RemotePolicy)
         other.url, other.timeout_s, other._key = self.url, self.timeout_s, self._key
-        other._stack, other._connection = ExitStack(), None
+        other._connection = None
+        other._is_first, other._is_lost, other._step = True, False, 0
         seed = self.seed if seed is None else seed
         other._begin(self._metadata, seed, self.deterministic)
         return other
@@ -169,13 +174,15 @@ class RemotePolicy:
 
     def close(self) -> None:
         """Leave the server; an episode under way is over, `reset` begins another."""
-        self._stack.close()
-        self._connection, self._is_lost = None, not self._is_first
+        connection, self._connection = self._connection, None
+        self._is_lost = not self._is_first
+        if connection is not None:
+            connection.close()
 
     def __del__(self) -> None:
         """Leave the server."""
-        if "_stack" in self.__dict__:
-            self._stack.close()
+        if "_step" in self.__dict__:  # it got as far as to connect
+            self.close()
 
     def _send_observation(self, obs: Observation, deterministic: bool | None) -> None:
         if self._is_lost:
@@ -216,8 +223,8 @@ class RemotePolicy:
     def _receive(self) -> Mapping[str, object]:
         assert self._connection is not None
         try:
-            reply = self._connection.recv(self.timeout_s)
-        except (WebSocketException, OSError, TimeoutError) as error:
+            reply = self._connection.receive(self.timeout_s)
+        except (WebSocketException, OSError) as error:
             raise self._lost(error) from error
         if isinstance(reply, str):
             reason, _, sentence = reply.partition(": ")
@@ -225,19 +232,10 @@ class RemotePolicy:
         return read_object(unpack(reply), "reply")
 
     def _open(self) -> Mapping[str, object]:
-        headers = {"Authorization": f"Bearer {self._key}"} if self._key else None
+        headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
         try:
-            self._connection = self._stack.enter_context(
-                connect(
-                    self.url,
-                    compression=None,
-                    max_size=None,
-                    additional_headers=headers,
-                    open_timeout=self.timeout_s,
-                    close_timeout=1.0,
-                )
-            )
-        except (WebSocketException, OSError, TimeoutError) as error:
+            self._connection = Connection(self.url, headers=headers, timeout_s=self.timeout_s)
+        except (WebSocketException, OSError) as error:
             raise ServingError(
                 f"{self.url} cannot be reached ({error}); look at its address, its key and "
                 "whether the server is ready"

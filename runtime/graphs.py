@@ -9,6 +9,8 @@ from importlib.util import find_spec
 from types import ModuleType
 from typing import Literal, Protocol
 
+import numpy as np
+
 from .errors import BundleError, MissingExtraError, ProviderError
 from .planner import PlanStep, Rollouts
 from .policy import Step
@@ -154,7 +156,39 @@ class _Node(Protocol):
     shape: list[int | str | None]
 
 
+class Buffer(Protocol):
+    """Memory on a device: onnxruntime's OrtValue."""
+
+    def numpy(self) -> Array:
+        """Its content; on the CPU the very memory."""
+        ...
+
+    def update_inplace(self, np_arr: Array, /) -> None:
+        """Copy an array of its shape and type into it."""
+        ...
+
+
+class _Binding(Protocol):
+    def bind_ortvalue_input(self, name: str, ortvalue: Buffer, /) -> None: ...
+    def bind_ortvalue_output(self, name: str, ortvalue: Buffer, /) -> None: ...
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A graph's inputs and outputs at fixed addresses.
+
+    Attributes:
+        binding: onnxruntime's.
+        options: of each run; names the CUDA graph, if there are any.
+    """
+
+    binding: _Binding
+    options: object
+
+
 class _Session(Protocol):
+    def io_binding(self) -> _Binding: ...
+    def run_with_iobinding(self, iobinding: _Binding, run_options: object, /) -> None: ...
     def run(self, outputs: Sequence[str], feeds: Mapping[str, Array]) -> list[Array]: ...
     def get_inputs(self) -> list[_Node]: ...
     def get_outputs(self) -> list[_Node]: ...
@@ -177,6 +211,7 @@ class Graph:
         *,
         provider: Provider = "auto",
         threads: int = 1,
+        cuda_graph: bool = False,
     ) -> None:
         """Open a graph; `content` has been checked (see `bundle`).
 
@@ -186,6 +221,7 @@ class Graph:
             spec: the inputs and outputs it has to have.
             provider: auto takes CUDA where there is a device, else the CPU.
             threads: onnxruntime's intra-op threads.
+            cuda_graph: capture bound runs on CUDA, and replay them; see `device`.
 
         Raises:
             MissingExtraError: without onnxruntime.
@@ -193,7 +229,7 @@ class Graph:
             BundleError: if onnxruntime refuses the graph, or its tensors are not the spec's.
         """
         self.spec = spec
-        self._session = _open(file, content, provider, threads)
+        self._session = _open(file, content, provider, threads, cuda_graph)
         self.provider = "cuda" if CUDA in self._session.get_providers() else "cpu"
         _compare(file, "input", self._session.get_inputs(), spec.inputs)
         _compare(file, "output", self._session.get_outputs(), spec.outputs)
@@ -206,11 +242,46 @@ class Graph:
         feeds = {name: values[role][key] for name, role, key in self._inputs}
         return dict(zip(self._keys, self._session.run(self._outputs, feeds), strict=True))
 
+    def buffer(self, port: Port, rows: int) -> Buffer:
+        """Memory for a tensor of `rows` rows where the graph runs; zeros."""
+        zeros = np.zeros((rows, *port.shape), port.dtype)
+        kind = zeros.dtype.type
+        made: Buffer = _onnxruntime().OrtValue.ortvalue_from_shape_and_type(
+            list(zeros.shape), kind, self.provider, 0
+        )
+        made.update_inplace(zeros)
+        return made
 
-def _open(file: str, content: bytes, provider: Provider, threads: int) -> _Session:
+    def bind(
+        self, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer], graph_id: int
+    ) -> Bound:
+        """Fix where all inputs and outputs are.
+
+        Args:
+            inputs: by the names they have in the graph.
+            outputs: likewise.
+            graph_id: of the CUDA graph that these addresses get, if graphs are captured.
+        """
+        binding = self._session.io_binding()
+        for name, buffer in inputs.items():
+            binding.bind_ortvalue_input(name, buffer)
+        for name, buffer in outputs.items():
+            binding.bind_ortvalue_output(name, buffer)
+        options = _onnxruntime().RunOptions()
+        options.add_run_config_entry("gpu_graph_id", str(graph_id))
+        return Bound(binding, options)
+
+    def run_bound(self, bound: Bound) -> None:
+        """Read the bound inputs, write the bound outputs."""
+        self._session.run_with_iobinding(bound.binding, bound.options)
+
+
+def _open(
+    file: str, content: bytes, provider: Provider, threads: int, cuda_graph: bool
+) -> _Session:
     ort = _onnxruntime()
     available: list[str] = ort.get_available_providers()
-    wanted = _wanted(provider, available)
+    wanted = _wanted(provider, available, cuda_graph)
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -230,7 +301,7 @@ def _open(file: str, content: bytes, provider: Provider, threads: int) -> _Sessi
     return session
 
 
-def _wanted(provider: Provider, available: Sequence[str]) -> list[object]:
+def _wanted(provider: Provider, available: Sequence[str], cuda_graph: bool) -> list[object]:
     if provider not in PROVIDERS:
         raise ProviderError(f"the provider is {provider!r}, expected {', '.join(PROVIDERS)}")
     if provider == "cuda" and CUDA not in available:
@@ -241,7 +312,8 @@ def _wanted(provider: Provider, available: Sequence[str]) -> list[object]:
         )
     if provider == "cpu" or CUDA not in available:
         return [CPU]
-    return [(CUDA, {"use_tf32": 0}), CPU]  # TF32 rounds products to 10 bits
+    # TF32 rounds products to 10 bits
+    return [(CUDA, {"use_tf32": 0, "enable_cuda_graph": int(cuda_graph)}), CPU]
 
 
 def _onnxruntime() -> ModuleType:

@@ -276,6 +276,11 @@ class Policy:
         return self.deterministic if deterministic is None else bool(deterministic)
 
 
+def flags(values: Sequence[bool]) -> Array:
+    """(B,) bool."""
+    return ONE[values[0]] if len(values) == 1 else np.array(values)
+
+
 def stack(rows: Sequence[Arrays]) -> Arrays:
     """Arrays of several rows, name by name, joined along their first axis."""
     if len(rows) == 1:

@@ -28,6 +28,7 @@ DTYPES = {  # every spelling that is accepted -> what it means
     **{np.dtype(kind).name: np.dtype(kind) for kind in KINDS},
     **{np.dtype(order + kind).str: np.dtype(order + kind) for kind in KINDS for order in "<>"},
 }
+NATIVE = {dtype: dtype.newbyteorder("=") for dtype in DTYPES.values()}
 DIMENSIONS = 8  # of an array; no observation has more
 IMAGE_FORMATS = ("PNG", "JPEG")
 IMAGE_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
@@ -87,14 +88,15 @@ def _vla_array(value: object) -> object:
 
 
 def _decoded(entries: Mapping[object, object]) -> object:
+    get = entries.get
     if b"__ndarray__" in entries:
-        return array_of(*(entries.get(key) for key in (b"data", b"dtype", b"shape")))
+        return array_of(get(b"data"), get(b"dtype"), get(b"shape"))
     if "__ndarray__" in entries:
-        return array_of(*(entries.get(key) for key in ("data", "dtype", "shape")))
+        return array_of(get("data"), get("dtype"), get("shape"))
     if b"__npgeneric__" in entries:
-        return _number(entries.get(b"data"), entries.get(b"dtype"))
+        return _number(get(b"data"), get(b"dtype"))
     if "__image__" in entries:
-        return _image(*(entries.get(key) for key in ("data", "format", "shape", "dtype")))
+        return _image(get("data"), get("format"), get("shape"), get("dtype"))
     return entries
 
 
@@ -114,7 +116,7 @@ def array_of(data: object, dtype: object, shape: object) -> Array:
     kind, sizes = _dtype(dtype), _shape(shape)
     if math.prod(sizes) * kind.itemsize != len(data):
         raise malformed(f"an array of shape {sizes} and type {kind} came with {len(data)} bytes")
-    return np.frombuffer(data, kind).reshape(sizes).astype(kind.newbyteorder("="))
+    return np.frombuffer(data, kind).reshape(sizes).astype(NATIVE[kind])
 
 
 def _dtype(given: object) -> "np.dtype[Any]":
@@ -124,9 +126,9 @@ def _dtype(given: object) -> "np.dtype[Any]":
 
 
 def _shape(given: object) -> tuple[int, ...]:
-    shown = str(given)[:40]
     sizes = cast("list[object]", given) if isinstance(given, list | tuple) else [None]
-    if len(sizes) > DIMENSIONS or not all(type(n) is int and n >= 0 for n in sizes):
+    if len(sizes) > DIMENSIONS or not all([type(n) is int and n >= 0 for n in sizes]):
+        shown = str(cast(object, given))[:40]
         raise malformed(f"an array has the shape {shown}; send a list of whole numbers")
     return tuple(cast("list[int]", sizes))
 

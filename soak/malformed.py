@@ -1,20 +1,22 @@
 """Malformed messages over all three protocols, beside a session that has to notice nothing.
 
-python soak/malformed.py --requests 100000
+python soak/malformed.py [--requests 100000] [--seed 0] [--minutes 90] [--log FILE]
 
 A server in a process of its own is sent mutations of good messages, structures nobody asked for,
 and bytes that are not even the transport's. It must answer each in time with a refusal that names
 no file and no line, keep its memory and its sessions, and give a healthy client between them
 exactly the actions of the policy in this process.
+
+One JSON object every 1,000 requests goes to the log; the last one sums up. The exit status is 1 if
+anything was lost, or was not sent by --minutes.
 """
 
 import argparse
 import json
-import os
+import math
 import re
 import socket
 import struct
-import subprocess
 import sys
 import tempfile
 import time
@@ -24,6 +26,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 
@@ -36,12 +39,13 @@ from websockets.sync.client import ClientConnection, connect  # noqa: E402
 from runtime import load_policy  # noqa: E402
 from runtime.wire import pack, unpack  # noqa: E402
 from soak.handmade_bundle import write_bundle  # noqa: E402
+from soak.server_process import TIMEOUT_S, ServerProcess, write  # noqa: E402
 
-TIMEOUT_S = 30.0
 HEALTHY_EVERY = 25  # malformed requests between two steps of the healthy session
+WARM = 20_000  # malformed requests, or a quarter of them, before the server's memory counts
+LINE_EVERY = 1_000  # malformed requests between two lines of the log
 MEMORY_MB = 40.0  # that a server may grow by, once warm
 TELLTALE = re.compile(r"traceback|site-packages|File \"|\.py\b", re.IGNORECASE)
-SERVE = "import sys; from agentzoo.cli import main; main(sys.argv[1:])"
 
 Rng = np.random.Generator
 
@@ -370,69 +374,45 @@ class Healthy:
         self.steps += 1
 
 
-class ServerProcess:
-    """`agentzoo serve` on a free port."""
-
-    def __init__(self, folder: Path, log: Path, *arguments: str) -> None:
-        """Start it and wait until it is ready."""
-        self.log = log
-        command = [sys.executable, "-c", SERVE, "serve", f"a={folder}", "--port", "0",
-                   "--drain", "0", "--provider", "cpu", *arguments]  # fmt: skip
-        with log.open("wb") as file:
-            self.process = subprocess.Popen(command, cwd=ROOT, stderr=file)
-        limit = time.monotonic() + 120
-        while not (ready := re.search(r"ready on http://\S+:(\d+)", log.read_text())):
-            assert self.process.poll() is None, log.read_text()
-            assert time.monotonic() < limit, "the server did not become ready"
-            time.sleep(0.05)
-        self.port = int(ready[1])
-
-    def memory_mb(self) -> float:
-        """Resident memory (Linux)."""
-        pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
-        return pages * os.sysconf("SC_PAGESIZE") / 2**20
-
-    def metric(self, name: str) -> float:
-        """The sum of a metric's samples."""
-        client = HTTPConnection("127.0.0.1", self.port, timeout=TIMEOUT_S)
-        client.request("GET", "/metrics")
-        text = client.getresponse().read().decode()
-        client.close()
-        lines = [line for line in text.splitlines() if re.match(rf"{name}(\{{|\s)", line)]
-        return sum(float(line.rsplit(" ", 1)[1]) for line in lines)
-
-    def stop(self) -> int:
-        """End it, and say its exit code."""
-        self.process.terminate()
-        return self.process.wait(30)
-
-
-def run(requests: int, seed: int, folder: Path) -> Counter[str]:
+def run(
+    requests: int,
+    seed: int,
+    folder: Path,
+    log: TextIO,
+    minutes: float = math.inf,
+) -> dict[str, object]:
     """Send malformed requests, and check everything that has to hold.
 
     Args:
         requests: how many.
         seed: of what is sent.
         folder: to work in.
+        log: gets a line every 1,000 requests.
+        minutes: after which no more are sent.
 
     Returns:
-        How often each kind of answer came.
+        The summary: how many were sent, how often each kind of answer came, the server's growth.
 
     Raises:
         AssertionError: naming what did not hold.
     """
     bundle = write_bundle(folder / "bundle")
     server = ServerProcess(bundle, folder / "server.log")
+    started, sent, warm = time.monotonic(), 0, 0.0
     try:
         healthy, attack = Healthy(server.port, bundle), Attack(server.port, seed)
-        warm = 0.0
-        for i in range(requests):
-            if i == min(requests // 4, 20_000):
+        while sent < requests and time.monotonic() - started < 60 * minutes:
+            if sent == min(requests // 4, WARM):
                 warm = server.memory_mb()
-            if i % HEALTHY_EVERY == 0:
+            if sent % HEALTHY_EVERY == 0:
                 healthy.step()
             attack.send()
-        grown = server.memory_mb() - warm
+            sent += 1
+            if sent % LINE_EVERY == 0:
+                write(log, {"sent": sent, "seconds": round(time.monotonic() - started, 1),
+                            "server_mb": round(server.memory_mb(), 1),
+                            "healthy_steps": healthy.steps})  # fmt: skip
+        grown = server.memory_mb() - (warm or server.memory_mb())
         attack.close()
         healthy.step()
         limit = time.monotonic() + TIMEOUT_S
@@ -445,22 +425,28 @@ def run(requests: int, seed: int, folder: Path) -> Counter[str]:
     finally:
         server.process.kill()
         server.process.wait(30)
-    return attack.seen
+    return {"asked": requests, "sent": sent, "seconds": round(time.monotonic() - started, 1),
+            "seed": seed, "healthy_steps": healthy.steps, "grown_mb": round(grown, 1),
+            "seen": dict(sorted(attack.seen.items()))}  # fmt: skip
 
 
-def main() -> None:
-    """Run it, and print what came back."""
+def main() -> int:
+    """Run it; the last line sums up, and says what was lost if anything was."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--requests", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--minutes", type=float, default=90.0, help="after which no more are sent")
+    parser.add_argument("--log", type=Path, default=Path("soak-malformed.jsonl"))
     options = parser.parse_args()
-    started = time.monotonic()
-    with tempfile.TemporaryDirectory() as folder:
-        seen = run(options.requests, options.seed, Path(folder))
-    print(f"{options.requests:,} malformed requests in {time.monotonic() - started:.0f} s")
-    for kind, count in sorted(seen.items()):
-        print(f"{count:8,}  {kind}")
+    with options.log.open("w") as log, tempfile.TemporaryDirectory() as folder:
+        try:
+            found = run(options.requests, options.seed, Path(folder), log, options.minutes)
+        except Exception as error:
+            write(log, {"asked": options.requests, "lost": f"{type(error).__name__}: {error}"})
+            raise
+        write(log, {**found, "lost": None})
+    return 0 if found["sent"] == options.requests else 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

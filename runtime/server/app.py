@@ -153,7 +153,8 @@ async def _infer(request: web.Request) -> web.Response:
     wanted = request.match_info.get("version", "")
     content, length, version = await v2.infer(service, name, wanted, asked)
     service.metrics.request(v2.PROTOCOL, version)
-    service.metrics.traffic(v2.PROTOCOL, len(body), len(content))
+    service.metrics.traffic(v2.PROTOCOL, "received", len(body))
+    service.metrics.traffic(v2.PROTOCOL, "sent", len(content))
     if length is None:
         return web.Response(body=content, content_type="application/json")
     return web.Response(

@@ -21,13 +21,13 @@ from ..policy import State
 from ..spec import Array, Arrays, PolicySpec
 from ..wire import malformed
 from .models import Model, Version
+from .names import ADDRESS, STATES
 from .service import Service
 from .stateless import read_state
 
 PROTOCOL = "v2"
 EXTENSIONS = ("binary_tensor_data", "sequence", "sequence(string_id)", "model_repository")
 HEADER_LENGTH = "Inference-Header-Content-Length"
-ADDRESS = "noise_address"
 DATATYPES = {
     "BOOL": "bool",
     **{f"UINT{8 * n}": f"uint{8 * n}" for n in (1, 2, 4, 8)},
@@ -323,7 +323,7 @@ async def _step(
     session = service.sessions.find(key)
     _check_version(session.version, version)
     obs, flags = _split(session.version.policy.spec, request.inputs)
-    if any(name.startswith("state_in_") or name == ADDRESS for name in request.inputs):
+    if any(name.startswith(STATES) or name == ADDRESS for name in request.inputs):
         raise malformed("a sequence's state is the server's; leave state_in_* and its address out")
     try:
         action = await service.act(

@@ -11,16 +11,16 @@ import numpy as np
 
 from ..batching import Batch, Batcher, BatchLimits
 from ..bundle import load_verified
-from ..errors import AgentZooError, ConfigError
+from ..errors import AgentZooError
 from ..policy import Policy
 from ..spec import PolicySpec
+from .names import check_names
 from .settings import ModelSettings
 
 log = logging.getLogger(__name__)
 
 Locate = Callable[[ModelSettings], Path]
 Observe = Callable[["Version", Batch], None]
-CONTROLS = ("is_first", "deterministic", "noise_address")  # REST inputs beside the observations
 
 
 def local_folder(model: ModelSettings) -> Path:
@@ -137,7 +137,7 @@ class Model:
 def _open(settings: ModelSettings, locate: Locate, number: int) -> Version:
     folder = locate(settings)
     policy, found = load_verified(folder, provider=settings.provider, threads=settings.threads)
-    _check_names(settings.name, policy.spec)
+    check_names(settings.name, policy.spec)
     for rows in _warm_sizes(policy.spec, settings.max_batch):
         _warm_up(policy, rows)
     log.info("%s version %d is ready: %s", settings.name, number, found)
@@ -156,15 +156,6 @@ def _limits(settings: ModelSettings) -> BatchLimits:
         max_wait_s=settings.max_wait_ms / 1e3,
         max_queue=settings.max_queue,
     )
-
-
-def _check_names(model: str, spec: PolicySpec) -> None:
-    for key in spec.obs:
-        if key in CONTROLS or key.startswith(("state_in_", "state_out_")):
-            raise ConfigError(
-                f'{model} reads the observation "{key}", a name the server needs itself; rename '
-                "it in the environment and learn again"
-            )
 
 
 def _warm_sizes(spec: PolicySpec, largest: int) -> Iterable[int]:

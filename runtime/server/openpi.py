@@ -17,13 +17,13 @@ from ..spec import Array
 from ..wire import is_array, malformed, pack, unpack
 from .channel import Channel
 from .models import Version
+from .names import IGNORED
 from .refusals import refusal_of
 from .service import Service
 from .sessions import Session
 from .stateless import read_state
 
 PROTOCOL = "openpi"
-IGNORED = ("prompt",)  # what the examples of openpi send to language-conditioned policies
 SESSION_ID = 128  # letters of one
 
 

@@ -266,7 +266,6 @@ class Service:
         return time.monotonic() + (allowed if timeout_s is None else min(timeout_s, allowed))
 
     def _settle(self, version: Version, batch: Batch) -> None:
-        self.metrics.batch(version, batch)
         for row, outcome in zip(batch.rows, batch.outcomes, strict=True):
             reply = cast("Reply", row.reply)
             if reply.done():
@@ -275,6 +274,8 @@ class Service:
                 reply.set_exception(outcome)
             else:
                 reply.set_result(outcome)
+        # counted once the answers are on their way
+        asyncio.get_running_loop().call_soon(self.metrics.batch, version, batch)
 
 
 async def _until(condition: Callable[[], bool], limit_s: float) -> None:
@@ -306,16 +307,26 @@ async def _computed(version: Version, row: Row) -> Answer:
     Raises:
         ServingError: if it is refused, fails, or its deadline passes.
     """
-    reply: Reply = asyncio.get_running_loop().create_future()
+    loop = asyncio.get_running_loop()
+    reply: Reply = loop.create_future()
     row.reply = reply
-    version.batcher.submit(row)
+    # a timer of its own costs a third of asyncio.timeout
+    timer = loop.call_later(row.deadline - time.monotonic(), _give_up, reply)
     try:
-        async with asyncio.timeout(row.deadline - time.monotonic()):
-            return await reply
-    except TimeoutError as error:
-        raise ServingError(
-            "the deadline passed before the step was computed; the state is as it was", "deadline"
-        ) from error
+        version.batcher.submit(row)
+        return await reply
+    finally:
+        timer.cancel()
+
+
+def _give_up(reply: Reply) -> None:
+    if not reply.done():
+        reply.set_exception(
+            ServingError(
+                "the deadline passed before the step was computed; the state is as it was",
+                "deadline",
+            )
+        )
 
 
 def _row(arrays: Arrays, i: int) -> Arrays:

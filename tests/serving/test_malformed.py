@@ -13,15 +13,26 @@ from tests.serving.live import serving
 from tests.serving.wires import Rest
 
 
+def attacked(requests, seed, folder):
+    """What a short soak found, and its log."""
+    with (folder / "log.jsonl").open("w") as log:
+        found = run(requests, seed, folder, log)
+    return found, [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
 def test_a_healthy_session_notices_nothing(tmp_path):
-    seen = run(1_000, seed=1, folder=tmp_path)
+    found, lines = attacked(1_000, 1, tmp_path)
+    seen = found["seen"]
+    assert found["sent"] == 1_000
+    assert found["healthy_steps"] == 1_000 // 25 + 1
+    assert [line["sent"] for line in lines] == [1_000]
     assert {"openpi refused", "vla refused", "rest 400", "transport"} <= seen.keys()
     assert "rest 500" not in seen  # whatever it was, the client was at fault
 
 
 @pytest.mark.slow
 def test_a_healthy_session_notices_nothing_for_longer(tmp_path):
-    seen = run(6_000, seed=2, folder=tmp_path)
+    seen = attacked(6_000, 2, tmp_path)[0]["seen"]
     assert seen["openpi refused"] > 1_000
     assert "rest 500" not in seen
 

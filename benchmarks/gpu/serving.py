@@ -1,0 +1,130 @@
+"""A step of 1, 16 and 256 rows: the carry on the host, on the device, and in CUDA graphs.
+
+Each setting takes its turn in one process: latency of a whole step with its noise (p50, p99), and
+rows a second. Without a bundle the policy is one written by hand, small enough that a GPU has
+little to gain. Ends with status 1 where there is no CUDA, after the CPU's rows.
+
+python benchmarks/gpu/serving.py
+python benchmarks/gpu/serving.py --bundle runs/export/walker --steps 500
+"""
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from runtime import load_policy, load_rows  # noqa: E402
+from runtime.errors import ProviderError  # noqa: E402
+from runtime.graphs import Provider  # noqa: E402
+from runtime.policy import Policy  # noqa: E402
+from runtime.spec import Arrays, PolicySpec  # noqa: E402
+from soak.handmade_bundle import write_bundle  # noqa: E402
+
+ROWS = (1, 16, 256)
+WARM = 20  # steps before the first that counts; CUDA graphs are captured in them
+TURN = 10  # steps before it is the next setting's turn
+
+Step = Callable[[], object]
+
+
+def observations(spec: PolicySpec, rows: int) -> Arrays:
+    """Something the policy can read."""
+    rng = np.random.default_rng(0)
+    return {
+        key: rng.integers(0, 256, (rows, *one.source), np.uint8)
+        if one.kind == "image"
+        else rng.random((rows, *one.source), np.float32)
+        if one.kind == "vector"
+        else np.broadcast_to(np.array(one.start).reshape(one.source), (rows, *one.source))
+        for key, one in spec.obs.items()
+    }
+
+
+def on_host(policy: Policy, rows: int) -> Step:
+    """Steps as the server takes them: the carry goes in and comes out with each."""
+    obs, state = observations(policy.spec, rows), None
+
+    def step() -> None:
+        nonlocal state
+        _, state = policy.predict(obs, state, None, None)
+
+    return step
+
+
+def on_device(folder: Path, rows: int, provider: Provider, *, cuda_graph: bool) -> Step:
+    """Steps whose carry stays where they are computed."""
+    found = load_rows(folder, rows, provider=provider, cuda_graph=cuda_graph)
+    obs, first = observations(found.policy.spec, rows), [np.full(rows, True)]
+
+    def step() -> None:
+        found.act(obs, first[0])
+        first[0] = np.full(rows, False)
+
+    return step
+
+
+def settings(folder: Path, provider: Provider, rows: int) -> dict[str, Step]:
+    """What is compared on one provider.
+
+    Raises:
+        ProviderError: if it is not there.
+    """
+    found = {
+        "carry on the host": on_host(load_policy(folder, provider=provider), rows),
+        "IO binding": on_device(folder, rows, provider, cuda_graph=False),
+    }
+    if provider == "cuda":
+        found["IO binding, CUDA graph"] = on_device(folder, rows, provider, cuda_graph=True)
+    return {f"{provider}, {name}": step for name, step in found.items()}
+
+
+def measured(steps: dict[str, Step], count: int) -> dict[str, np.ndarray]:
+    """Seconds of each step, in turns."""
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for step in steps.values():
+        for _ in range(WARM):
+            step()
+    for _ in range(-(-count // TURN)):
+        for name, step in steps.items():
+            for _ in range(TURN):
+                started = time.perf_counter()
+                step()
+                times[name].append(time.perf_counter() - started)
+    return {name: np.array(one) for name, one in times.items()}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--bundle", type=Path, help="a bundle's folder; none is made by hand")
+    parser.add_argument("--steps", type=int, default=1_000, help="of each setting")
+    options = parser.parse_args()
+    missing = ""
+    print("| rows | setting | p50 ms | p99 ms | rows/s |\n|---:|---|---:|---:|---:|")
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = options.bundle or write_bundle(
+            Path(scratch) / "bundle", observations=24, actions=6, deter=512
+        )
+        for rows in ROWS:
+            steps = settings(folder, "cpu", rows)
+            try:
+                steps |= settings(folder, "cuda", rows)
+            except ProviderError as error:
+                missing = str(error)
+            for name, times in measured(steps, options.steps).items():
+                p50, p99 = np.quantile(times, [0.5, 0.99]) * 1e3
+                rate = rows * len(times) / times.sum()
+                print(f"| {rows} | {name} | {p50:.3f} | {p99:.3f} | {rate:,.0f} |", flush=True)
+    if missing:
+        print(f"nothing was measured on a GPU: {missing}", file=sys.stderr)
+    return 1 if missing else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

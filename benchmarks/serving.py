@@ -1,0 +1,211 @@
+"""The policy server on loopback: latency at batch 1, and requests a second at 1 to 1,000 sessions.
+
+Server and load run in processes of their own. The policy is a small recurrent one from state, so
+that what is measured is the server.
+
+python benchmarks/serving.py
+python benchmarks/serving.py --peer ws://127.0.0.1:9000   # another server of openpi's protocol
+"""
+
+import argparse
+import asyncio
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import aiohttp  # noqa: E402
+from websockets.sync.client import connect  # noqa: E402
+
+from runtime import RemotePolicy, load_policy  # noqa: E402
+from runtime.wire import pack  # noqa: E402
+from soak.handmade_bundle import write_bundle  # noqa: E402
+from soak.server_process import ServerProcess  # noqa: E402
+
+OBSERVATIONS, ACTIONS, DETER = 24, 6, 200  # dmc:walker-walk from state, PlaNet's recurrent size
+SESSIONS = (1, 4, 16, 64, 256, 1000)
+WARM = 200  # requests before the first that counts
+ECHO = """
+import asyncio, socket
+from aiohttp import web
+async def echo(request):
+    channel = web.WebSocketResponse(compress=False)
+    await channel.prepare(request)
+    async for message in channel:
+        await channel.send_bytes(message.data)
+    return channel
+app = web.Application()
+app.router.add_get("/", echo)
+listener = socket.create_server(("127.0.0.1", 0))
+print(listener.getsockname()[1], flush=True)
+web.run_app(app, sock=listener, access_log=None, print=None)
+"""
+
+
+# -- load, in a process of its own ---------------------------------------------------------------
+
+
+async def load(url: str, sessions: int, requests: int) -> dict[str, float]:
+    """Sessions that each ask, wait for the answer and ask again; milliseconds, and the rate."""
+    obs = np.random.default_rng(0).standard_normal(OBSERVATIONS).astype(np.float32)
+    message, times = pack({"observation": obs}, "openpi"), list[float]()
+    connector = aiohttp.TCPConnector(limit=0)
+    async with aiohttp.ClientSession(connector=connector) as client:
+        sockets = [await client.ws_connect(url, compress=0) for _ in range(sessions)]
+        for socket in sockets:
+            await socket.receive()  # the metadata
+        await asyncio.gather(*(_ask(one, message, 5, []) for one in sockets))
+        started = time.perf_counter()
+        each = max(1, requests // sessions)
+        await asyncio.gather(*(_ask(one, message, each, times) for one in sockets))
+        seconds = time.perf_counter() - started
+        for socket in sockets:
+            await socket.close()
+    p50, p99 = np.quantile(times, [0.5, 0.99]) * 1e3
+    return {"rate": len(times) / seconds, "p50": float(p50), "p99": float(p99)}
+
+
+async def _ask(
+    socket: aiohttp.ClientWebSocketResponse, message: bytes, count: int, times: list[float]
+) -> None:
+    for _ in range(count):
+        started = time.perf_counter()
+        await socket.send_bytes(message)
+        reply = await socket.receive()
+        assert reply.type is aiohttp.WSMsgType.BINARY, reply
+        times.append(time.perf_counter() - started)
+
+
+def loaded(url: str, sessions: int, requests: int) -> "subprocess.Popen[str]":
+    """Start the load."""
+    command = [sys.executable, __file__, "--load", url, str(sessions), str(requests)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def measured(process: "subprocess.Popen[str]") -> dict[str, float]:
+    """What the load found."""
+    out, _ = process.communicate()
+    return json.loads(out)
+
+
+# -- tables --------------------------------------------------------------------------------------
+
+
+def latency(bundle: Path, server: ServerProcess, echo: str, requests: int) -> None:
+    """One client: the policy here, the same behind the server, and bytes sent back bare."""
+    obs = np.random.default_rng(0).standard_normal(OBSERVATIONS).astype(np.float32)
+    local, remote = (
+        load_policy(bundle, provider="cpu"),
+        RemotePolicy(f"ws://127.0.0.1:{server.port}"),
+    )
+    message = pack({"observation": obs}, "openpi")
+    with ExitStack() as stack:
+        bare = stack.enter_context(connect(echo, compression=None))
+
+        def sent_back() -> None:
+            bare.send(message)
+            bare.recv()
+
+        subjects = {
+            "policy.act": lambda: local.act(obs),
+            "RemotePolicy.act": lambda: remote.act(obs),
+            "echo": sent_back,
+        }
+        times: dict[str, list[float]] = {name: [] for name in subjects}
+        for act in subjects.values():
+            for _ in range(WARM):
+                act()
+        for _ in range(requests // 50):  # in turns, so that a busy moment is everybody's
+            for name, act in subjects.items():
+                times[name] += [_timed(act) for _ in range(50)]
+    remote.close()
+    found = {name: np.quantile(one, [0.5, 0.99]) * 1e3 for name, one in times.items()}
+    print("| one session, ms | p50 | p99 |\n|---|---:|---:|")
+    for name, (p50, p99) in found.items():
+        print(f"| {name} | {p50:.3f} | {p99:.3f} |")
+    added = found["RemotePolicy.act"][0] - found["policy.act"][0]
+    ratio = found["RemotePolicy.act"][1] / found["echo"][1]
+    print(f"\nadded p50 {added:.3f} ms (aim 0.4); p99 {ratio:.2f} times the echo's (aim 3)\n")
+
+
+def _timed(act: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    act()
+    return time.perf_counter() - started
+
+
+def throughput(urls: dict[str, str], requests: int) -> None:
+    """Requests a second and p99 at each number of sessions, side by side."""
+    names = list(urls)
+    print("| sessions | " + " | ".join(f"{n}: req/s | p99 ms" for n in names) + " | ratio |")
+    print("|---:|" + "---:|" * (2 * len(names) + 1))
+    for sessions in SESSIONS:
+        found = [measured(loaded(url, sessions, requests)) for url in urls.values()]
+        cells = " | ".join(f"{one['rate']:,.0f} | {one['p99']:.1f}" for one in found)
+        print(f"| {sessions} | {cells} | {found[0]['rate'] / found[-1]['rate']:.2f} |", flush=True)
+    print()
+
+
+def health(server: ServerProcess, requests: int) -> None:
+    """How long health takes to answer while 64 sessions ask as fast as they can."""
+    from http.client import HTTPConnection
+
+    client, times = HTTPConnection("127.0.0.1", server.port), list[float]()
+    process = loaded(f"ws://127.0.0.1:{server.port}", 64, requests)
+    while process.poll() is None:
+        started = time.perf_counter()
+        client.request("GET", "/v2/health/ready")
+        assert client.getresponse().read()
+        times.append(time.perf_counter() - started)
+        time.sleep(0.01)
+    measured(process)
+    p50, p99 = np.quantile(times, [0.5, 0.99]) * 1e3
+    print(f"health beside 64 sessions: p50 {p50:.1f} ms, p99 {p99:.1f} ms (aim 250)\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--requests", type=int, default=10_000, help="of each measurement")
+    parser.add_argument("--peer", help="another server of openpi's protocol, for the same policy")
+    parser.add_argument("--bundle", type=Path, help="write the policy's bundle here, and end")
+    parser.add_argument("--load", nargs=3, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.load:
+        url, sessions, requests = options.load
+        print(json.dumps(asyncio.run(load(url, int(sessions), int(requests)))))
+        return
+    size = {"observations": OBSERVATIONS, "actions": ACTIONS, "deter": DETER}
+    if options.bundle:
+        write_bundle(options.bundle, **size)
+        return
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        bundle = write_bundle(Path(folder) / "bundle", **size)
+        on = ServerProcess(bundle, Path(folder) / "on.log", "--max-sessions", "2000")
+        stack.callback(on.stop)
+        off = ServerProcess(bundle, Path(folder) / "off.log", "--max-sessions", "2000",
+                            "--max-batch", "1")  # fmt: skip
+        stack.callback(off.stop)
+        command = [sys.executable, "-c", ECHO]
+        echo = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        stack.callback(echo.terminate)
+        assert echo.stdout is not None
+        address = f"ws://127.0.0.1:{int(echo.stdout.readline())}"
+        latency(bundle, on, address, options.requests)
+        urls = {"batching": f"ws://127.0.0.1:{on.port}", "one by one": f"ws://127.0.0.1:{off.port}"}
+        if options.peer:
+            urls["peer"] = options.peer
+        throughput(urls, options.requests)
+        health(on, options.requests)
+
+
+if __name__ == "__main__":
+    main()
