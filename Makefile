@@ -33,9 +33,10 @@ fix: $(VENV)/.dev  ## format, and mend what the linter can mend
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-soak: $(VENV)/.dev  ## what has to be survived: 200 kills of runs, 100,000 malformed messages to the server
+soak: $(VENV)/.dev  ## what has to be survived: 200 kills, 100,000 malformed messages, 1,000,000 requests
 	OMP_NUM_THREADS=1 $(BIN)/python soak/kills.py $(ARGS)
-	$(BIN)/python soak/malformed.py --requests $${MALFORMED:-100000}
+	OMP_NUM_THREADS=1 $(BIN)/python soak/malformed.py --requests $${MALFORMED:-100000}
+	OMP_NUM_THREADS=1 $(BIN)/python soak/memory.py --requests $${REQUESTS:-1000000}
 
 bench: $(VENV)/.dev  ## the measurements of benchmarks/, each printing one table
 	@shopt -s nullglob; scripts=(benchmarks/*.py); \

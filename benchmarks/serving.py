@@ -4,7 +4,7 @@ Server and load run in processes of their own. The policy is a small recurrent o
 that what is measured is the server.
 
 python benchmarks/serving.py
-python benchmarks/serving.py --peer ws://127.0.0.1:9000   # another server of openpi's protocol
+python benchmarks/serving.py --peer ws://127.0.0.1:9000   # peers/openpi_server.py
 """
 
 import argparse
@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +27,7 @@ import aiohttp  # noqa: E402
 from websockets.sync.client import connect  # noqa: E402
 
 from runtime import RemotePolicy, load_policy  # noqa: E402
+from runtime.connection import Connection  # noqa: E402
 from runtime.wire import pack  # noqa: E402
 from soak.handmade_bundle import write_bundle  # noqa: E402
 from soak.server_process import ServerProcess  # noqa: E402
@@ -34,6 +35,7 @@ from soak.server_process import ServerProcess  # noqa: E402
 OBSERVATIONS, ACTIONS, DETER = 24, 6, 200  # dmc:walker-walk from state, PlaNet's recurrent size
 SESSIONS = (1, 4, 16, 64, 256, 1000)
 WARM = 200  # requests before the first that counts
+TURN = 50  # requests until it is the next one's turn
 ECHO = """
 import asyncio, socket
 from aiohttp import web
@@ -101,40 +103,50 @@ def measured(process: "subprocess.Popen[str]") -> dict[str, float]:
 
 
 def latency(bundle: Path, server: ServerProcess, echo: str, requests: int) -> None:
-    """One client: the policy here, the same behind the server, and bytes sent back bare."""
+    """One client: the policy here, the same behind the server, and bytes sent back bare.
+
+    Both servers are asked by the same clients: ours, and that of the websockets package, which
+    openpi's client is made of.
+    """
     obs = np.random.default_rng(0).standard_normal(OBSERVATIONS).astype(np.float32)
-    local, remote = (
-        load_policy(bundle, provider="cpu"),
-        RemotePolicy(f"ws://127.0.0.1:{server.port}"),
-    )
+    local = load_policy(bundle, provider="cpu")
+    url = f"ws://127.0.0.1:{server.port}"
     message = pack({"observation": obs}, "openpi")
     with ExitStack() as stack:
-        bare = stack.enter_context(connect(echo, compression=None))
-
-        def sent_back() -> None:
-            bare.send(message)
-            bare.recv()
-
-        subjects = {
-            "policy.act": lambda: local.act(obs),
-            "RemotePolicy.act": lambda: remote.act(obs),
-            "echo": sent_back,
-        }
-        times: dict[str, list[float]] = {name: [] for name in subjects}
-        for act in subjects.values():
-            for _ in range(WARM):
-                act()
-        for _ in range(requests // 50):  # in turns, so that a busy moment is everybody's
-            for name, act in subjects.items():
-                times[name] += [_timed(act) for _ in range(50)]
-    remote.close()
-    found = {name: np.quantile(one, [0.5, 0.99]) * 1e3 for name, one in times.items()}
+        remote = stack.enter_context(closing(RemotePolicy(url)))
+        bare = stack.enter_context(closing(Connection(echo, headers={}, timeout_s=30)))
+        plain = [stack.enter_context(connect(one, compression=None)) for one in (url, echo)]
+        plain[0].recv()  # the metadata
+        times = in_turns(
+            {
+                "policy.act": lambda: local.act(obs),
+                "RemotePolicy.act": lambda: remote.act(obs),
+                "echo, the same client": lambda: (bare.send(message), bare.receive(30)),
+                "websockets, our server": lambda: (plain[0].send(message), plain[0].recv()),
+                "websockets, echo": lambda: (plain[1].send(message), plain[1].recv()),
+            },
+            requests,
+        )
     print("| one session, ms | p50 | p99 |\n|---|---:|---:|")
-    for name, (p50, p99) in found.items():
+    for name, (p50, p99) in times.items():
         print(f"| {name} | {p50:.3f} | {p99:.3f} |")
-    added = found["RemotePolicy.act"][0] - found["policy.act"][0]
-    ratio = found["RemotePolicy.act"][1] / found["echo"][1]
-    print(f"\nadded p50 {added:.3f} ms (aim 0.4); p99 {ratio:.2f} times the echo's (aim 3)\n")
+    added = times["RemotePolicy.act"][0] - times["policy.act"][0]
+    ours = times["RemotePolicy.act"][1] / times["echo, the same client"][1]
+    theirs = times["websockets, our server"][1] / times["websockets, echo"][1]
+    print(f"\nadded p50 {added:.3f} ms (aim 0.4); p99 {ours:.2f} times the echo's with our client, "
+          f"{theirs:.2f} times with websockets' (aim 3)\n")  # fmt: skip
+
+
+def in_turns(subjects: dict[str, Callable[[], object]], requests: int) -> dict[str, list[float]]:
+    """Milliseconds of each, p50 and p99; a busy moment is everybody's."""
+    times: dict[str, list[float]] = {name: [] for name in subjects}
+    for act in subjects.values():
+        for _ in range(WARM):
+            act()
+    for _ in range(-(-requests // TURN)):
+        for name, act in subjects.items():
+            times[name] += [_timed(act) for _ in range(TURN)]
+    return {name: (np.quantile(one, [0.5, 0.99]) * 1e3).tolist() for name, one in times.items()}
 
 
 def _timed(act: Callable[[], object]) -> float:

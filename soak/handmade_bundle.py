@@ -32,6 +32,7 @@ def write_bundle(
     discrete: bool = False,
     deter: int = 32,
     env: str = "",
+    key: str = "observation",
     seed: int = 0,
 ) -> Path:
     """Write a bundle of random weights.
@@ -43,9 +44,10 @@ def write_bundle(
         discrete: whether the action is an index.
         deter: size of the recurrent state.
         env: environment string.
+        key: what the observation is called.
         seed: of the weights.
     """
-    spec = _spec(observations, actions, discrete, deter, env)
+    spec = _spec(observations, actions, discrete, deter, env, key)
     (content,) = [_model(spec, np.random.default_rng(seed)).SerializeToString()]
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "policy.onnx").write_bytes(content)
@@ -54,7 +56,9 @@ def write_bundle(
     return folder
 
 
-def _spec(observations: int, actions: int, discrete: bool, deter: int, env: str) -> PolicySpec:
+def _spec(
+    observations: int, actions: int, discrete: bool, deter: int, env: str, key: str
+) -> PolicySpec:
     action = ActionSpec(
         kind="box",
         size=actions,
@@ -70,7 +74,7 @@ def _spec(observations: int, actions: int, discrete: bool, deter: int, env: str)
     return PolicySpec(
         agent="Handmade",
         env=env,
-        obs={"observation": ObsSpec(kind="vector", shape=(observations,), source=(observations,))},
+        obs={key: ObsSpec(kind="vector", shape=(observations,), source=(observations,))},
         action=action,
         carry={"deter": TensorSpec(shape=(deter,)), "prev_action": TensorSpec(shape=(actions,))},
         noise={
@@ -87,7 +91,7 @@ def _model(spec: PolicySpec, rng: np.random.Generator) -> ModelProto:
     deter, size = spec.carry["deter"].shape[0], spec.action.size
     weights = {
         "w_deter": rng.standard_normal((deter, deter)) / np.sqrt(deter),
-        "w_obs": rng.standard_normal((spec.obs["observation"].shape[0], deter)),
+        "w_obs": rng.standard_normal((next(iter(spec.obs.values())).shape[0], deter)),
         "w_prev": rng.standard_normal((size, deter)),
         "w_action": rng.standard_normal((deter, size)),
         "tenth": np.array(0.1),
@@ -112,6 +116,7 @@ def _model(spec: PolicySpec, rng: np.random.Generator) -> ModelProto:
 
 def _nodes(spec: PolicySpec) -> list[NodeProto]:
     node = helper.make_node
+    (obs,) = [name for name in graph_specs(spec)["policy.onnx"].inputs if name.startswith("obs_")]
     last = [node("Tanh", ["chosen"], ["state_out_01_prev_action"])]
     last += [node("Identity", ["state_out_01_prev_action"], ["action"])]
     if spec.action.kind == "discrete":
@@ -124,7 +129,7 @@ def _nodes(spec: PolicySpec) -> list[NodeProto]:
         node("Where", ["first", "zero", "state_in_00_deter"], ["deter"]),
         node("Where", ["first", "zero", "state_in_01_prev_action"], ["prev"]),
         node("MatMul", ["deter", "w_deter"], ["by_deter"]),
-        node("MatMul", ["obs_00_observation", "w_obs"], ["by_obs"]),
+        node("MatMul", [obs, "w_obs"], ["by_obs"]),
         node("MatMul", ["prev", "w_prev"], ["by_prev"]),
         node("Mul", ["noise_00_latent", "tenth"], ["latent"]),
         node("Sum", ["by_deter", "by_obs", "by_prev", "latent"], ["raw"]),
@@ -147,12 +152,14 @@ def _golden(spec: PolicySpec, content: bytes) -> dict[str, Array]:
             name: rng.standard_normal((ROWS, *one.shape), np.float32)
             for name, one in spec.carry.items()
         },
-        "obs": {"observation": rng.standard_normal((ROWS, *spec.obs["observation"].shape))},
+        "obs": {
+            key: rng.standard_normal((ROWS, *one.shape)).astype(np.float32)
+            for key, one in spec.obs.items()
+        },
         "noise": draw(drawn(spec.noise), address),
         "is_first": {"": np.arange(ROWS) % 7 == 0},
         "deterministic": {"": np.arange(ROWS) % 2 == 0},
     }
-    values["obs"]["observation"] = values["obs"]["observation"].astype(np.float32)
     outputs = graph.run(values)
     flat = {
         (role, key): array for role, entries in values.items() for key, array in entries.items()

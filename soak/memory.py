@@ -19,8 +19,10 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
+from contextlib import ExitStack, closing
 from http.client import HTTPConnection
+from itertools import count
 from pathlib import Path
 from typing import TextIO
 
@@ -45,52 +47,53 @@ OBS = np.random.default_rng(0).standard_normal((8, 4)).astype(np.float32)
 NAN = np.full(4, np.nan, np.float32)
 
 
-def sessions(port: int) -> Iterator[int]:
+def sessions(port: int) -> Generator[int, None, None]:
     """Sessions that act together; each in turn is reset, or leaves for a new connection.
 
     Yields:
         How many requests that were.
     """
-    first = RemotePolicy(f"ws://127.0.0.1:{port}", timeout_s=TIMEOUT_S)
-    open_ = [first.session(seed) for seed in range(SESSIONS)]
-    step = 0
-    while True:
-        actions = RemotePolicy.together(open_, [OBS[step % len(OBS)]] * SESSIONS)
-        assert all(np.isfinite(action).all() for action in actions)
-        step += 1
-        turn, is_over = divmod(step, EPISODE)
-        if is_over == 0:
-            leaving = turn % SESSIONS
-            open_[leaving].close()
-            open_[leaving] = first.session(seed=turn)
-            open_[(turn + 1) % SESSIONS].reset()
-        yield SESSIONS
+    with ExitStack() as stack:
+        first = RemotePolicy(f"ws://127.0.0.1:{port}", timeout_s=TIMEOUT_S)
+        open_ = [first.session(seed) for seed in range(SESSIONS)]
+        stack.callback(lambda: [one.close() for one in (first, *open_)])
+        for step in count(1):
+            actions = RemotePolicy.together(open_, [OBS[step % len(OBS)]] * SESSIONS)
+            assert all(np.isfinite(action).all() for action in actions)
+            turn, is_over = divmod(step, EPISODE)
+            if is_over == 0:
+                leaving = turn % SESSIONS
+                open_[leaving].close()
+                open_[leaving] = first.session(seed=turn)
+                open_[(turn + 1) % SESSIONS].reset()
+            yield SESSIONS
 
 
-def episodes(port: int) -> Iterator[int]:
+def episodes(port: int) -> Generator[int, None, None]:
     """Episodes of vla-eval on one connection; each has one observation that is refused."""
-    connection = Connection(f"ws://127.0.0.1:{port}/vla", headers={}, timeout_s=TIMEOUT_S)
+    opened = Connection(f"ws://127.0.0.1:{port}/vla", headers={}, timeout_s=TIMEOUT_S)
     seq = 0
 
     def tell(kind: str, payload: dict[str, object]) -> None:
         nonlocal seq
         seq += 1
         message = {"type": kind, "payload": payload, "seq": seq, "timestamp": 0.0}
-        connection.send(pack(message, "vla-eval"))
+        opened.send(pack(message, "vla-eval"))
 
-    while True:
-        tell("episode_start", {})
-        for step in range(EPISODE):
-            is_bad = step == EPISODE // 2
-            tell("observation", {"observation": NAN if is_bad else OBS[step % len(OBS)]})
-            reply = unpack(connection.receive(TIMEOUT_S))
-            assert isinstance(reply, dict)
-            assert reply["type"] == ("error" if is_bad else "action"), reply
-            yield 1
-        tell("episode_end", {})
+    with closing(opened):
+        while True:
+            tell("episode_start", {})
+            for step in range(EPISODE):
+                is_bad = step == EPISODE // 2
+                tell("observation", {"observation": NAN if is_bad else OBS[step % len(OBS)]})
+                reply = unpack(opened.receive(TIMEOUT_S))
+                assert isinstance(reply, dict)
+                assert reply["type"] == ("error" if is_bad else "action"), reply
+                yield 1
+            tell("episode_end", {})
 
 
-def sequences(port: int) -> Iterator[int]:
+def sequences(port: int) -> Generator[int, None, None]:
     """Sequences over REST, each followed by a stateless step."""
     connection = HTTPConnection("127.0.0.1", port, timeout=TIMEOUT_S)
 
@@ -103,15 +106,14 @@ def sequences(port: int) -> Iterator[int]:
         text = response.read()
         assert response.status == 200, text
 
-    name = 0
-    while True:
-        name += 1
-        for step in range(EPISODE):
-            infer(step, sequence_id=name, sequence_start=step == 0,
-                  sequence_end=step == EPISODE - 1)  # fmt: skip
+    with closing(connection):
+        for name in count(1):
+            for step in range(EPISODE):
+                is_end = step == EPISODE - 1
+                infer(step, sequence_id=name, sequence_start=step == 0, sequence_end=is_end)
+                yield 1
+            infer(name)
             yield 1
-        infer(name)
-        yield 1
 
 
 def run(requests: int, folder: Path, log: TextIO, minutes: float = math.inf) -> dict[str, object]:
@@ -131,9 +133,10 @@ def run(requests: int, folder: Path, log: TextIO, minutes: float = math.inf) -> 
     """
     server = ServerProcess(write_bundle(folder / "bundle"), folder / "server.log")
     started, asked, samples = time.monotonic(), 0, list[tuple[int, float]]()
-    every = max(1, min(LINE_EVERY, requests // LINES))
+    every, stack = max(1, min(LINE_EVERY, requests // LINES)), ExitStack()
     try:
-        clients = [ask(server.port) for ask in (sessions, episodes, sequences)]
+        clients = [stack.enter_context(closing(ask(server.port)))
+                   for ask in (sessions, episodes, sequences)]  # fmt: skip
         while asked < requests and time.monotonic() - started < 60 * minutes:
             before = asked
             asked += sum(next(client) for client in clients)
@@ -143,8 +146,10 @@ def run(requests: int, folder: Path, log: TextIO, minutes: float = math.inf) -> 
                             "server_mb": round(samples[-1][1], 2)})  # fmt: skip
         answered = server.metric("agentzoo_requests_total")
         grown = growth([mb for at, mb in samples if at >= WARM * requests])
+        stack.close()
         assert server.stop() == 0, "the server did not end in order"
     finally:
+        stack.close()
         server.process.kill()
         server.process.wait(30)
     summary = {"requests": requests, "asked": asked, "counted": int(answered),

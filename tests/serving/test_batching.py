@@ -202,6 +202,25 @@ def test_a_closed_batcher_finishes_what_waits_and_takes_no_more(waiting):
     assert len(one.outcomes(2)) == 2
 
 
+def test_rows_of_several_threads_are_each_delivered_once(waiting):
+    """The batcher falls asleep and is woken while others submit; none is left behind."""
+    one = waiting(max_wait_s=1e-4, max_batch=7)
+
+    def submit(thread):
+        for i in range(300):
+            one.batcher.submit(one.row(1, seed=300 * thread + i))
+
+    threads = [threading.Thread(target=submit, args=(thread,)) for thread in range(3)]
+    for thread in threads:
+        thread.start()
+    answers = one.outcomes(900)
+    for thread in threads:
+        thread.join(30)
+    assert sorted(answer.state.address[0, 0] for answer in answers) == list(range(900))
+    assert sum(one.step.sizes) == 900
+    assert one.batches.empty()
+
+
 def test_states_join_and_part_again():
     policy = Policy(Sum(), SPEC)
     states = [policy.session(seed).start(1) for seed in (3, 4)]

@@ -11,6 +11,7 @@ import pytest
 
 from runtime import load_policy
 from runtime.errors import ServingError
+from runtime.server.names import OPENPI
 from runtime.wire import pack
 from tests.serving.live import serving
 from tests.serving.wires import Openpi, Rest, Vla, Wire, tensor
@@ -166,6 +167,24 @@ def test_a_policy_that_diverges_closes_the_session_until_its_next_episode(start)
         assert client.ask(VECTORS[1]).startswith("diverged: ")
         client.act(VECTORS[1], is_first=True)
         client.act(VECTORS[2])
+
+
+def test_a_policy_that_diverges_is_said_over_every_protocol(start, folder):
+    live = start()
+    with Rest(live.http) as rest, Vla(live.ws) as vla:
+        rest.act(VECTORS[0], 1, sequence_start=True)
+        vla.tell("episode_start", {})
+        vla.act(VECTORS[0])
+        live.step.fault = "diverges"
+        for fault in ("diverges", ""):  # and no further step of the episode, whatever it gives
+            live.step.fault = fault
+            status, body = rest.infer({"observation": VECTORS[1:2]}, sequence_id=1)
+            assert (status, body["reason"]) == (500, "diverged")
+            reply = vla.ask("observation", {"observation": VECTORS[1]})
+            assert "diverged" in reply["payload"]["error"]
+        rest.act(VECTORS[0], 1, sequence_start=True)
+        vla.tell("episode_start", {"seed": 3})
+        assert np.array_equal(vla.act(VECTORS[0]), expected(folder)[0])
 
 
 # -- sessions ------------------------------------------------------------------------------------
@@ -503,6 +522,14 @@ def test_other_messages_are_errors_and_the_connection_stays(live, message):
         assert client.act(VECTORS[0]).shape == (2,)
 
 
+@pytest.mark.parametrize("name", OPENPI)
+def test_every_key_of_openpi_is_read_by_its_name(live, name):
+    with Openpi(live.ws) as client:
+        found = client.ask(VECTORS[0], **{name: {"neither": "a flag nor a number"}})
+    assert found.startswith("malformed: ")
+    assert "the observation has the keys" not in found  # it was not taken for an observation
+
+
 KEYS = [
     {"is_first": 1},
     {"is_first": "yes"},
@@ -576,6 +603,14 @@ def test_metrics_count_by_model_protocol_and_outcome_and_name_no_session(start):
     assert live.metrics()[name] == 12
     assert b"agentzoo_step_seconds_count" in text
     assert b"agentzoo_queue_seconds_count" in text
+    metrics = live.metrics()
+    assert metrics['agentzoo_batch_rows_sum{model="a"}'] == 12
+    assert metrics['agentzoo_queue_seconds_count{model="a"}'] == 12
+    sizes = [metrics[f'agentzoo_bytes_total{{direction="{one}",protocol="openpi"}}']
+             for one in ("received", "sent")]  # fmt: skip
+    message = pack({"observation": VECTORS[0], "session_id": "mine", "is_first": True}, "openpi")
+    assert sizes[0] == 12 * len(message)
+    assert sizes[1] > len(pack(client.metadata, "openpi"))
     assert b'provider="cpu"' in text
     assert b"mine" not in text
 

@@ -17,8 +17,11 @@ from websockets.exceptions import InvalidStatus
 from agentzoo.export import export
 from runtime import RemotePolicy, load_policy
 from runtime.errors import AgentZooError, BundleError, ConfigError, MissingExtraError, ServingError
+from runtime.policy import Policy
 from runtime.server import ModelSettings, Server, ServerSettings, model_settings, read_models
+from runtime.server.names import TAKEN
 from runtime.wire import pack
+from soak.handmade_bundle import write_bundle
 from tests.serving.live import serving
 from tests.serving.toys import BOX, VECTOR, Toy, toy_spec
 from tests.serving.wires import Openpi, Rest, Vla, Wire
@@ -91,6 +94,24 @@ def test_a_key_opens_every_door_and_health_needs_none(folder):
             RemotePolicy(live.ws, api_key="wrong")
 
 
+def test_keys_are_compared_without_telling_how_far_they_agree(folder, monkeypatch):
+    compared = []
+
+    def compare(one, other):
+        compared.append((len(one), len(other)))
+        return one == other
+
+    monkeypatch.setattr("hmac.compare_digest", compare)
+    with serving(folder, api_key="right") as live, Rest(live.http) as rest:
+        guesses = ("r", "righ", "right", "right and more", "r\xe9")
+        found = [
+            rest.call("GET", "/v2", headers={"Authorization": f"Bearer {guess}"})[0]
+            for guess in guesses
+        ]
+    assert found == [401, 401, 200, 401, 401]
+    assert compared == [(32, 32)] * len(guesses)
+
+
 def test_a_web_page_is_not_let_in(folder):
     with serving(folder) as live, Rest(live.http) as rest:
         headers = {"Origin": "https://example.org"}
@@ -145,6 +166,46 @@ def test_it_is_alive_before_it_is_ready(folder):
     loop.call_soon_threadsafe(loop.stop)
     thread.join(30)
     loop.close()
+
+
+@pytest.mark.parametrize(("largest", "sizes"), [(1, [1]), (6, [1, 2, 4, 6]), (8, [1, 2, 4, 8])])
+def test_batches_of_every_size_ran_before_it_is_ready(folder, monkeypatch, largest, sizes):
+    ran, advance = [], Policy.advance
+
+    def recorded(self, obs, is_first, state, deterministic):
+        ran.append(len(is_first))
+        return advance(self, obs, is_first, state, deterministic)
+
+    monkeypatch.setattr(Policy, "advance", recorded)
+    model = ModelSettings(name="a", source=str(folder), provider="cpu", max_batch=largest)
+    with serving(models=[model]) as live, Rest(live.http) as rest:
+        assert rest.get("/v2/health/ready")[0] == 200
+        assert ran == sizes
+
+
+@pytest.mark.parametrize("key", [*sorted(TAKEN), "state_in_00_x", "state_out_"])
+def test_an_observation_called_like_a_key_of_a_protocol_is_refused(tmp_path, key):
+    made = write_bundle(tmp_path / "bundle", key=key)
+    with (
+        pytest.raises(ConfigError, match=f'a reads the observation "{key}", a name that the'),
+        serving(made),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("key", ["Seed", "steps", "observation", "images", "payload"])
+def test_observations_of_other_names_are_served(tmp_path, key):
+    made = write_bundle(tmp_path / "bundle", key=key)
+    obs = np.arange(4) / 4
+    action = load_policy(made, provider="cpu").act(obs)
+    with serving(made) as live, Openpi(live.ws) as openpi, Vla(live.ws) as vla:
+        assert np.array_equal(openpi.ask(**{key: obs})["actions"][0], action)
+        vla.tell("episode_start", {})
+        reply = vla.ask("observation", {key: obs})
+        assert np.array_equal(reply["payload"]["actions"], action)
+        remote = RemotePolicy(live.ws)
+        assert np.array_equal(remote.act(obs), action)
+        remote.close()
 
 
 def spoiled(folder):
