@@ -158,7 +158,7 @@ def main() -> None:
     if given.peer_python:
         sizes = {**{name: getattr(config, name) for name in SIZES}, "action": ACTION_SIZE}
         script = "sheeprl_dreamer_v1.py"
-        sides[PEER] = Peer(script, given.peer_python, sizes, given.threads, given.clock)
+        sides[PEER] = Peer(script, given.peer_python, sizes, given.threads, clock=given.clock)
     images = config.batch_size * config.batch_length
     layers = [timed(*one, images, clock) for one in convolutions(algorithm)]
     times = measure(sides, given.rounds, given.updates, clock)

@@ -7,6 +7,7 @@ product, measured in the same turns.
 
 import argparse
 import json
+import os
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -39,13 +40,15 @@ class About:
 
     Attributes:
         parameters: their numbers, by group: model, actor, value.
-        flops: floating point operations in the matrix products of one update.
+        flops: floating point operations in the products of one update, convolutions included.
         versions: of what it runs on, by package.
+        convolution: how many of the operations are convolutions'.
     """
 
     parameters: dict[str, int]
     flops: int
     versions: dict[str, str]
+    convolution: int = 0
 
 
 class Side(Protocol):
@@ -109,32 +112,54 @@ class Peer:
         sizes: what to set it to.
         threads: of its torch.
         clock: `wall` or `cpu`.
+        environment: variables that only its process has.
+
+    Attributes:
+        ready: seconds from the process's start until two updates are done, compilation included.
     """
 
     def __init__(
-        self, script: str, python: str, sizes: dict[str, int], threads: int, clock: str = "wall"
+        self,
+        script: str,
+        python: str,
+        sizes: dict[str, int],
+        threads: int,
+        *,
+        clock: str = "wall",
+        environment: Mapping[str, str] | None = None,
     ) -> None:
-        command = [python, str(PEERS / script), "--sizes", json.dumps(sizes)]
+        command, start = [python, str(PEERS / script), "--sizes", json.dumps(sizes)], perf_counter()
         self.process = subprocess.Popen(
             [*command, "--threads", str(threads), "--clock", clock],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            env={**os.environ, **(environment or {})},
         )
         self.about = About(**json.loads(self._line()))
+        self.run(1)  # the first one was counted operation by operation
+        self.ready = perf_counter() - start
 
     def run(self, count: int) -> list[float]:
         """Times of that many updates in seconds."""
-        assert self.process.stdin is not None
-        self.process.stdin.write(f"run {count}\n")
-        self.process.stdin.flush()
-        return json.loads(self._line())
+        return self._reply(f"run {count}")
+
+    def spent(self) -> tuple[float, float]:
+        """Its processor time so far in seconds, and its peak resident memory in MB."""
+        processor, peak = self._reply("spent")
+        return processor, peak
 
     def close(self) -> None:
         """End the process."""
         assert self.process.stdin is not None
         self.process.stdin.close()
         self.process.wait()
+
+    def _reply(self, question: str) -> list[float]:
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{question}\n")
+        self.process.stdin.flush()
+        return json.loads(self._line())
 
     def _line(self) -> str:
         assert self.process.stdout is not None

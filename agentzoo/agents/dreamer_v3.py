@@ -332,38 +332,46 @@ class DreamerV3Algorithm(nn.Module):
             from (B, K), and metrics.
         """
         c, B = self.config, len(post.deter)
-        # Imagine trajectories; a score-function gradient needs none through the dynamics
+        # Imagine trajectories; a score-function gradient needs none through the dynamics, so only
+        # what value and actor say of each step is recorded
+        said: list[list[Tensor]] = []
+
+        def policy(feat: Tensor, eps: Tensor) -> Tensor:
+            with torch.enable_grad():
+                said.append(outputs(feat, self.value, self.actor))
+            return self.actor.sample(said[-1][1], eps)
+
         with torch.no_grad():
             start = State(*(x[:, -(c.imag_last or 0) :] for x in post)).flatten()
             N = len(start.deter)
             imagined = imagine(
                 self.rssm,
-                lambda feat, eps: self.actor.sample(self.actor(feat), eps),
+                policy,
                 start,
                 noise.uniform(N, c.horizon, *self.latent.noise_shape),
                 self._action_noise(noise, N, c.horizon, *self.actor.noise_shape),
             )
-            now, last = torch.stack(imagined.feats[:-1], 1), imagined.feats[-1].unsqueeze(1)
-            judged = zip(self._judge(now), self._judge(last), strict=True)
-            reward, discount, slow = (torch.cat(both, 1) for both in judged)
-        # Predict values and actions; of the last state only its value is needed
-        logits, stats = outputs(now, self.value, self.actor)
+            # step by step, which the cache of a CPU holds; of the last only its value is needed
+            judged = zip(*(self._judge(feat) for feat in imagined.feats), strict=True)
+            reward, discount, slow = (torch.stack(steps, 1) for steps in judged)
+            values = [self.value.mean(logits) for logits, _ in said]
+            after = [*values[1:], self.value.mean(self.value(imagined.feats[-1]))]
+        stats = torch.stack([stats for _, stats in said], 1)
         # Estimate returns, weighted by the probability of getting there
         with torch.no_grad():
-            value = self.value.mean(logits)
-            after = torch.cat([value[:, 1:], self.value.mean(self.value(last))], 1)
-            ret = lambda_return(reward[:, 1:], discount[:, 1:], after, c.lam)
+            value = torch.stack(values, 1)
+            ret = lambda_return(reward[:, 1:], discount[:, 1:], torch.stack(after, 1), c.lam)
             weight = discount[:, :-1].cumprod(1)
             self.return_scale.update(ret)
             advantage = (ret - value) / self.return_scale()
         # Update the actor, and the critic towards the returns and towards its own slow copy
         entropy = self.actor.entropy(stats)
         objective = advantage * self.actor.log_prob(stats, imagined.action) + c.entropy * entropy
+        steps = zip(said, ret.unbind(1), slow[:, :-1].unbind(1), strict=True)
+        surprise = torch.stack([self._value_loss(logits, r, v) for (logits, _), r, v in steps], 1)
         losses = {
             "policy": (-weight * objective).mean(1).unflatten(0, (B, -1)),
-            "value": (weight * self._value_loss(logits, ret, slow[:, :-1]))
-            .mean(1)
-            .unflatten(0, (B, -1)),
+            "value": (weight * surprise).mean(1).unflatten(0, (B, -1)),
         }
         metrics = {
             "imag/reward": reward.mean(),
@@ -377,7 +385,7 @@ class DreamerV3Algorithm(nn.Module):
         return losses, ret[:, 0].unflatten(0, (B, -1)), metrics
 
     def _judge(self, feat: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Rewards, discounts and slow values at features (N, H, F): (N, H) each."""
+        """Rewards, discounts and slow values at features (N, F): (N,) each."""
         reward, cont, slow = outputs(feat, self.reward, self.cont, self.slow_value)
         return self.reward.mean(reward), torch.sigmoid(cont), self.slow_value.mean(slow)
 

@@ -17,6 +17,8 @@ from .layers import (
     SharedBlockLinear,
     SplitLinear,
     elu_,
+    merged,
+    sliced,
 )
 
 UPDATE_BIAS = -1.0  # added to the update gate, so that a fresh unit remembers
@@ -242,10 +244,8 @@ class BlockGRUCore(nn.Module):
     def forward(self, deter: Tensor, stoch: Tensor, projected: Tensor) -> Tensor:
         """The next deterministic state (N, D)."""
         shared = torch.cat([self.from_deter(deter), self.from_stoch(stoch)], -1)
-        x = F.silu(self.norm(self.inputs(deter, shared, projected)))
-        # (N, 3D) -> three times (N, G, D / G); float32 under autocast too, as it is remembered
-        gates = self.gates(x).float().unflatten(-1, (self.blocks, 3, -1))
-        reset, candidate, update = gates.unbind(-2)
+        x = self.norm(self.inputs(deter, shared, projected), silu=True)
+        # three times (G, N, D / G); float32 under autocast too, as it is remembered
+        reset, candidate, update = self.gates.by_block(x).float().chunk(3, -1)
         candidate = torch.tanh(torch.sigmoid(reset) * candidate)
-        deter = deter.unflatten(-1, (self.blocks, -1))
-        return torch.lerp(deter, candidate, torch.sigmoid(update - 1)).flatten(-2)
+        return merged(torch.lerp(sliced(deter, self.blocks), candidate, torch.sigmoid(update - 1)))

@@ -46,32 +46,25 @@ def image_shape(obs: Mapping[str, ObsSpec]) -> tuple[int, int, int] | None:
     return h, w, sum(shape[-1] for shape in images.values())
 
 
-class ConvStage(nn.Module):
-    """A convolution of kernel 5, an optional resampling, normalisation over channels, SiLU.
+class PoolStage(nn.Module):
+    """A convolution of kernel 5, 2x2 max-pooling, normalisation over channels, SiLU.
 
     Args:
         inputs: channels of the input.
         outputs: channels of the result.
-        pool: halve the sides after the convolution.
     """
 
-    def __init__(self, inputs: int, outputs: int, *, pool: bool = False) -> None:
+    def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
-        self.conv, self.norm, self.pool = conv5(inputs, outputs), RMSNorm(outputs), pool
+        conv = nn.Conv2d(inputs, outputs, 5, padding=2)
+        self.conv = conv.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        self.norm = RMSNorm(outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, inputs, h, w) -> (N, outputs, h, w), or half the sides."""
-        x = self.conv(x)
-        if self.pool:
-            x = F.max_pool2d(x, 2)
+        """(N, inputs, h, w) -> (N, outputs, h / 2, w / 2)."""
+        x = F.max_pool2d(self.conv(x), 2)
         # to (N, h, w, c) and back: views of channels-last memory
-        return F.silu(self.norm(x.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
-
-
-def conv5(inputs: int, outputs: int) -> nn.Conv2d:
-    """A convolution of kernel 5 that keeps the sides, in channels-last memory."""
-    conv = nn.Conv2d(inputs, outputs, 5, padding=2)
-    return conv.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        return self.norm(x.permute(0, 2, 3, 1), silu=True).permute(0, 3, 1, 2)
 
 
 class PoolEncoder(nn.Module):
@@ -89,7 +82,7 @@ class PoolEncoder(nn.Module):
         h, w, channels = shape
         widths = [channels, *(depth * width for width in WIDTHS)]
         self.size = (h >> len(WIDTHS)) * (w >> len(WIDTHS)) * widths[-1]
-        self.stages = nn.Sequential(*(ConvStage(a, b, pool=True) for a, b in pairwise(widths)))
+        self.stages = nn.Sequential(*(PoolStage(a, b) for a, b in pairwise(widths)))
 
     def forward(self, image: Tensor) -> Tensor:
         """(N, h, w, c) in [-0.5, 0.5] -> (N, E)."""

@@ -131,8 +131,11 @@ class CategoricalLatent:
     def sample(self, stats: Tensor, noise: Tensor) -> Tensor:
         """One-hots by Gumbel-max on uniform noise (..., S, K), with the probabilities' gradient."""
         logs = self.log_probs(stats)
-        hot, probs = onehot_argmax(logs.detach() + gumbel(noise)), logs.exp()
-        return (hot + (probs - probs.detach())).flatten(-2)
+        hot = onehot_argmax(logs.detach() + gumbel(noise))
+        if logs.requires_grad:
+            probs = logs.exp()
+            hot = hot + (probs - probs.detach())
+        return hot.flatten(-2)
 
     def mode(self, stats: Tensor) -> Tensor:
         """The likeliest class of each group as a one-hot (..., S*K)."""

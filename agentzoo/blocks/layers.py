@@ -2,11 +2,15 @@
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+PIECE = 2**17  # numbers on a CPU that several passes are made over at once
 
 Activation = Callable[[Tensor], Tensor]
 Normalization = Callable[[int], nn.Module]  # makes one of the last axis, of a given width
@@ -87,7 +91,12 @@ class BlockLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, inputs) -> (N, outputs)."""
-        return merged(torch.bmm(sliced(x, self.blocks), self.weight)) + self.bias
+        return merged(self.by_block(x))
+
+    def by_block(self, x: Tensor) -> Tensor:
+        """The result as the blocks put it out: (N, inputs) -> (G, N, outputs / G)."""
+        bias = self.bias.view(self.blocks, 1, -1)
+        return torch.baddbmm(bias, sliced(x, self.blocks), self.weight)
 
 
 class SharedBlockLinear(nn.Module):
@@ -120,7 +129,7 @@ class SharedBlockLinear(nn.Module):
 
     def project(self, early: Tensor) -> Tensor:
         """The early half with the bias: (..., early) -> (..., outputs)."""
-        return early @ self.weight[-self.sizes[2] :] + self.bias
+        return F.linear(early, self.weight[-self.sizes[2] :].t(), self.bias)
 
     def forward(self, x: Tensor, late: Tensor, projected: Tensor) -> Tensor:
         """(N, inputs), (N, late) and (N, outputs) -> (N, outputs)."""
@@ -144,9 +153,61 @@ class RMSNorm(nn.Module):
         self.eps = eps
         self.weight = nn.Parameter(torch.ones(size))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., size) -> (..., size), float32."""
-        return F.rms_norm(x.float(), self.weight.shape, self.weight, self.eps)
+    def forward(self, x: Tensor, *, silu: bool = False) -> Tensor:
+        """(..., size) -> (..., size), float32, through SiLU where asked for.
+
+        With it the gradient keeps the input alone; the two by themselves keep several tensors.
+        """
+        x = x.float()
+        if not silu or not torch.is_grad_enabled():
+            normed = F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+            return F.silu(normed, inplace=True) if silu else normed
+        return _NormedSiLU.apply(x, self.weight, self.eps)
+
+
+class _NormedSiLU(torch.autograd.Function):
+    """silu(weight * x / rms(x)), forth and back a piece of rows at a time.
+
+    With u = x / rms(x), z = weight u and d = g silu'(z) for an upstream gradient g:
+    weight: sum of d u over the rows;  x: (weight d - u mean(weight d u)) / rms(x)
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        rows, out = (
+            x.reshape(-1, len(weight)),
+            torch.empty_like(x, memory_format=torch.contiguous_format),
+        )
+        scale = rows.new_empty(len(rows), 1)
+        for part, s, z in _pieces(rows, scale, out.view(rows.shape)):
+            norm = torch.linalg.vector_norm(part, dim=-1, keepdim=True)
+            torch.rsqrt(norm.square_().div_(len(weight)).add_(eps), out=s)
+            F.silu(torch.mul(part, s, out=z).mul_(weight), inplace=True)
+        ctx.save_for_backward(rows, weight, scale)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Any) -> Any:
+        rows, weight, scale = ctx.saved_tensors
+        up = grads[0].reshape(rows.shape)
+        grad, weight_grad = torch.empty_like(rows), torch.zeros_like(weight)
+        for part, s, g, into in _pieces(rows, scale, up, grad):
+            u = part * s
+            delta = torch.ops.aten.silu_backward(g, torch.mul(u, weight, out=into))
+            share = delta * u
+            weight_grad += share.sum(0)
+            mean = torch.mv(share, weight).unsqueeze(-1).div_(-len(weight))
+            torch.addcmul(delta.mul_(weight), u, mean, out=into).mul_(s)
+        return grad.view(grads[0].shape), weight_grad, None
+
+
+def _pieces(rows: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Rows of several tensors, so many at once that the passes over them meet in the cache."""
+    count = max(PIECE // rows.shape[1], 1)
+    if rows.device.type != "cpu" or len(rows) <= count:
+        return iter([(rows, *others)])
+    return zip(*(tensor.split(count) for tensor in (rows, *others)), strict=True)
 
 
 class LayerNorm(nn.LayerNorm):
@@ -228,18 +289,23 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor, *projected: Tensor) -> Tensor:
         """(..., inputs) -> (..., size); takes the projected early input where there is one."""
-        return self._rest(self.act(self.norms[0](self.first(x, *projected))))
+        return self._rest(self._activated(self.norms[0], self.first(x, *projected)))
 
     def rest(self, x: Tensor) -> Tensor:
         """What follows the first layer's product: (..., units) -> (..., size)."""
-        x = self.norms[0](x)
         # a slice of a product that other networks share is not to be overwritten
-        return self._rest(F.elu(x) if self.act is elu_ else self.act(x))
+        own = F.elu(self.norms[0](x)) if self.act is elu_ else self._activated(self.norms[0], x)
+        return self._rest(own)
 
     def _rest(self, x: Tensor) -> Tensor:
         for layer, norm in zip(self.hidden, self.norms[1:], strict=True):
-            x = self.act(norm(layer(x)))
+            x = self._activated(norm, layer(x))
         return x if self.out is None else self.out(x)
+
+    def _activated(self, norm: nn.Module, x: Tensor) -> Tensor:
+        if self.act is F.silu and isinstance(norm, RMSNorm):
+            return norm(x, silu=True)
+        return self.act(norm(x))
 
 
 def first_products(x: Tensor, mlps: Sequence[MLP]) -> list[Tensor]:

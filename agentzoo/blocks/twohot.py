@@ -44,8 +44,8 @@ def twohot_loss(
 ) -> Tensor:
     """Cross-entropy in nats to the two-hot code of a number, or of several at once.
 
-    By log-sum-exp and two gathers a number: the dense target of M numbers is never made, and the
-    gradient is one softmax however many numbers there are.
+    By one log-softmax and two gathers a number: the dense target of M numbers is never made, and
+    the gradient is one softmax however many numbers there are.
 
     Args:
         logits: (..., M).
@@ -69,20 +69,20 @@ def twohot_loss(
 
 
 class _CrossEntropy(torch.autograd.Function):
-    """total * logsumexp(logits) - sum of mass * logits[index], whose gradient is made in place."""
+    """Minus the sum of mass * log-softmax at a few indices, whose gradient is made in place."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, index: Tensor, mass: Tensor, total: float) -> Tensor:
-        norm = torch.logsumexp(logits, -1)
-        ctx.save_for_backward(logits, index, mass, norm)
+        logs = torch.log_softmax(logits, -1)
+        ctx.save_for_backward(logs, index, mass)
         ctx.total = total
-        return total * norm - (logits.gather(-1, index) * mass).sum(-1)
+        return -(logs.gather(-1, index) * mass).sum(-1)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        logits, index, mass, norm = ctx.saved_tensors
+        logs, index, mass = ctx.saved_tensors
         up = grads[0].unsqueeze(-1)
-        grad = (logits - norm.unsqueeze(-1)).exp_().mul_(ctx.total * up)
+        grad = logs.exp().mul_(ctx.total * up)
         return grad.scatter_add_(-1, index, -up * mass), None, None, None
 
 

@@ -1,8 +1,8 @@
-"""What the peers' scripts share: updates of sheeprl's, on request.
+"""What the scripts here share: updates on request, in a process and an environment of their own.
 
-Runs in an environment of its own, where sheeprl is installed, and imports nothing of ours. The
-first line on stdout is a JSON object about the peer; each line `run N` on stdin is then answered
-with a JSON list of the N updates' times in seconds.
+Imports nothing of ours, and of the peers nothing. The first line on stdout is a JSON object about
+the side. Each line `run N` on stdin is then answered with a JSON list of the N updates' times in
+seconds, and each line `spent` with the process's own time in seconds and its peak memory in MB.
 """
 
 import argparse
@@ -12,15 +12,12 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping
-from importlib.metadata import version
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
-import hydra
 import torch
-from lightning.fabric import Fabric
-from sheeprl.utils.utils import dotdict
-from torch.distributions import Distribution
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 BATCHES = 4  # prepared ones, taken in turn
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
@@ -31,39 +28,51 @@ class Updates(Protocol):
 
     Attributes:
         modules: the networks that learn, by group: model, actor, value.
+        versions: of what it runs on, by package.
     """
 
     modules: Mapping[str, torch.nn.Module]
+    versions: Mapping[str, str]
 
     def __call__(self) -> None:
         """One gradient step of model, actor and critic."""
         ...
 
 
-def configuration(*overrides: str) -> dotdict:
-    """Its settings: an experiment, and what is set otherwise."""
-    with hydra.initialize_config_module("sheeprl.configs", version_base="1.3"):
-        composed = hydra.compose("config", overrides=list(overrides))
-    return dotdict(composed)
+class Operations(TorchDispatchMode):
+    """Counts floating point operations; FlopCounterMode also follows modules, and fails.
 
+    Attributes:
+        products: in matrix products.
+        convolution: in convolutions.
+    """
 
-def single_cpu(cfg: dotdict, threads: int) -> Fabric:
-    """Torch set up as its command line does, for one CPU in float32."""
-    torch.set_num_threads(threads)
-    torch.set_float32_matmul_precision(cfg.float32_matmul_precision)
-    Distribution.set_default_validate_args(cfg.distribution.validate_args)
-    return Fabric(accelerator="cpu", devices=1, precision="32-true")
+    def __init__(self) -> None:
+        super().__init__()
+        self.products = self.convolution = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        if count := flop_registry.get(func._overloadpacket):
+            counted = count(*args, **kwargs, out_val=out)
+            if "convolution" in str(func):
+                self.convolution += counted
+            else:
+                self.products += counted
+        return out
 
 
 def about(update: Updates) -> dict[str, object]:
     """Versions, parameters by group, and the operations of one update."""
-    with FlopCounterMode(display=False) as counter:
+    with Operations() as counter:
         update()
     groups = update.modules.items()
     return {
-        "versions": {"sheeprl": version("sheeprl"), "torch": f"(torch {torch.__version__})"},
+        "versions": dict(update.versions),
         "parameters": {k: sum(p.numel() for p in m.parameters()) for k, m in groups},
-        "flops": counter.get_total_flops(),
+        "flops": counter.products + counter.convolution,
+        "convolution": counter.convolution,
     }
 
 
@@ -72,6 +81,13 @@ def seconds(update: Updates, clock: Callable[[], float]) -> float:
     start = clock()
     update()
     return clock() - start
+
+
+def spent() -> list[float]:
+    """Processor time in seconds, and the largest resident memory in MB, as Linux tells it."""
+    status = Path("/proc/self/status").read_text()
+    peak = next(line for line in status.splitlines() if line.startswith("VmHWM"))
+    return [time.process_time(), int(peak.split()[1]) / 1e3]
 
 
 def answer(updates: Callable[[dict[str, int], int], Updates]) -> None:
@@ -87,7 +103,11 @@ def answer(updates: Callable[[dict[str, int], int], Updates]) -> None:
         introduction = about(update)
     print(json.dumps(introduction), flush=True)
     for line in sys.stdin:
-        count = int(line.removeprefix("run "))
         with contextlib.redirect_stdout(sys.stderr):
-            times = [seconds(update, CLOCKS[given.clock]) for _ in range(count)]
-        print(json.dumps(times), flush=True)
+            reply = spent() if line == "spent\n" else times(update, line, CLOCKS[given.clock])
+        print(json.dumps(reply), flush=True)
+
+
+def times(update: Updates, line: str, clock: Callable[[], float]) -> list[float]:
+    """Of as many updates as the line `run N` asks for."""
+    return [seconds(update, clock) for _ in range(int(line.removeprefix("run ")))]

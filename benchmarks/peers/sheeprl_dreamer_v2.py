@@ -8,10 +8,11 @@ updates, which is left out.
 import gymnasium as gym
 import numpy as np
 import torch
-from answers import BATCHES, answer, configuration, single_cpu
+from answers import BATCHES, answer
 from sheeprl.algos.dreamer_v2.dreamer_v2 import build_agent, train
 from sheeprl.algos.dreamer_v2.utils import build_optimizer
 from sheeprl.utils.utils import dotdict
+from sheeprl_settings import VERSIONS, configuration, single_cpu
 
 
 def settings(sizes: dict[str, int], threads: int) -> dotdict:
@@ -53,6 +54,8 @@ def batch(sizes: dict[str, int], seed: int) -> dict[str, torch.Tensor]:
 
 class Updates:
     """Its networks and optimisers, and one call that trains them on the next batch."""
+
+    versions = VERSIONS
 
     def __init__(self, sizes: dict[str, int], threads: int) -> None:
         self.cfg = settings(sizes, threads)

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.testing import assert_close
 
+from agentzoo.blocks import layers
 from agentzoo.blocks.cores import BlockGRUCore
 from agentzoo.blocks.heads import BernoulliHead, outputs
 from agentzoo.blocks.layers import (
@@ -55,6 +56,25 @@ def test_rms_norm_divides_by_the_root_mean_square() -> None:
     x = torch.randn(3, 7) / 10
     assert_close(norm(x), rms(x, norm.weight))  # type: ignore
     assert norm(x.bfloat16()).dtype is torch.float32
+
+
+@pytest.mark.parametrize("piece", [8, 2**17])  # two rows at once, or all
+def test_norm_and_silu_have_their_gradient_in_pieces_too(
+    piece: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(layers, "PIECE", piece)
+    norm = RMSNorm(4)
+    torch.nn.init.normal_(norm.weight)
+    shared = torch.randn(3, 5, 6, requires_grad=True)
+    x = shared[..., 1:5]  # a slice of a product that others share
+    result, expected = norm(x, silu=True), F.silu(norm(x))
+    assert_close(result, expected)
+    up = torch.randn(3, 5, 4).mT.contiguous().mT
+    given = (shared, norm.weight)
+    grads = torch.autograd.grad(result, given, up)
+    assert_close(grads, torch.autograd.grad(expected, given, up), rtol=1e-5, atol=1e-6)
+    with torch.no_grad():
+        assert_close(norm(x, silu=True), expected.detach())
 
 
 def test_the_core_is_the_equations_of_the_paper() -> None:

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
-from agentzoo.blocks.decoders_v3 import SymlogDecoder, UpsampleDecoder
+from agentzoo.blocks.decoders_v3 import SymlogDecoder, UpsampledConv, UpsampleDecoder, joined
 from agentzoo.blocks.distributions import symlog
 from agentzoo.blocks.encoders_v3 import PoolEncoder, SymlogEncoder, image_shape
 from agentzoo.blocks.layers import MLP, RMSNorm
@@ -119,3 +119,17 @@ def test_a_block_of_the_deterministic_state_fills_a_slice_of_the_channels() -> N
     net(feat)
     changed = (seen[1] != seen[0]).any(dim=(0, 1, 2))
     assert changed.nonzero().flatten().tolist() == [3]
+
+
+@pytest.mark.parametrize(("h", "w"), [(1, 1), (4, 6)])
+def test_an_upsampled_convolution_is_upsampling_and_a_convolution(h: int, w: int) -> None:
+    net = UpsampledConv(3, 5).double()
+    image = torch.randn(2, 3, h, w, dtype=torch.double, requires_grad=True)
+    given = (image, net.weight, net.bias)
+    larger = F.interpolate(image, scale_factor=2.0)
+    expected = F.conv2d(larger, net.weight, net.bias, padding=2)
+    result = joined(net(image))
+    assert_close(result, expected)
+    up = torch.randn_like(expected)
+    grads = torch.autograd.grad(result, given, up)  # type: ignore
+    assert_close(grads, torch.autograd.grad(expected, given, up))  # type: ignore

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from agentzoo.blocks.distributions import unimix_log_probs
+from agentzoo.blocks.distributions import softmax, unimix_log_probs
 from agentzoo.blocks.kl import categorical_kl, free_nats_floor
 
 
@@ -63,3 +63,14 @@ def test_below_the_free_nats_a_step_has_no_gradient() -> None:
     assert floored.tolist() == [[1.0, 1.0], [1.5, 3.0]]
     (grad,) = torch.autograd.grad(floored.sum(), kl)
     assert grad.tolist() == [[0, 0], [1, 1]]
+
+
+@pytest.mark.parametrize("shape", [(5,), (3, 4), (2, 3, 7), (2, 3, 8)])
+def test_few_classes_are_worked_through_side_by_side(shape: tuple[int, ...]) -> None:
+    logits = torch.randn(shape, dtype=torch.double, requires_grad=True)
+    result, expected = softmax(logits), torch.softmax(logits, -1)
+    assert_close(result, expected)
+    assert result.is_contiguous()
+    up = torch.randn(shape, dtype=torch.double)
+    (grad,) = torch.autograd.grad(result, logits, up)
+    assert_close(grad, torch.autograd.grad(expected, logits, up)[0])
