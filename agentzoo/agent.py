@@ -693,8 +693,8 @@ def read_settings(folder: Path) -> dict[str, Any]:
         )
     if "training" not in settings:
         raise BundleError(
-            f"{path} does not say how its agent was trained; it was written before agentzoo's first "
-            "release: learn again, or save it with this version"
+            f"{path} does not say how its agent was trained; it was written before agentzoo's "
+            "first release: learn again, or save it with this version"
         )
     return settings
 

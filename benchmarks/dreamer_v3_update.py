@@ -82,7 +82,9 @@ class Convolution:
 def started(world: str, python: str | None, threads: int, *, compiled: bool) -> dict[str, Peer]:
     """The sides, each in its process and ready."""
     set_to, ours = sizes(world), {"PYTHONPATH": str(ROOT)}
-    sides = {OURS: Peer("agentzoo_dreamer_v3.py", sys.executable, set_to, threads, environment=ours)}
+    sides = {
+        OURS: Peer("agentzoo_dreamer_v3.py", sys.executable, set_to, threads, environment=ours)
+    }
     if python:
         sides[PEER] = Peer("sheeprl_dreamer_v3.py", python, set_to, threads)
     if python and compiled:
