@@ -43,6 +43,7 @@ EXTRAS = {
     "dmc": ("dm_control", "mujoco"),
     "atari": ("ale_py",),
     "crafter": ("crafter",),
+    "gym": ("pygame",),
 }
 
 _HOMES = {

@@ -406,7 +406,12 @@ def _act(running: Sequence[_Episode], deterministic: bool | None) -> list[Array]
 def _shoot(film: Film | None, episode: _Episode) -> None:
     if film is None or episode.is_over:
         return
-    frame: object = episode.env.render()
+    try:
+        frame: object = episode.env.render()
+    except gym.error.DependencyNotInstalled as error:
+        raise EpisodeError(
+            f"the environment cannot be drawn: {error}; or leave video out"
+        ) from error
     if not isinstance(frame, np.ndarray):
         raise EpisodeError(
             f"the environment drew {type(frame).__name__}, expected an array (h, w, 3); make it "

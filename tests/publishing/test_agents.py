@@ -31,7 +31,7 @@ from tests.publishing.bundles import rename_env, replace
 from tests.publishing.standin import StandIn
 
 ENV = "gym:CartPole-v1"
-WITHOUT = ["replay.mp4"]  # CartPole draws with pygame, which no extra brings
+WITHOUT = ["replay.mp4"]  # filming takes longer than the rest
 
 
 @pytest.fixture(scope="module")

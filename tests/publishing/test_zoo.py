@@ -77,7 +77,7 @@ def zoo(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_recipe_makes_a_bundle_that_loads_by_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A recipe of seconds; CartPole draws with pygame alone, which no extra brings."""
+    """A recipe of seconds, film and all."""
     recipe = ZOO["Recipe"](
         agent="Dreamer",
         env="gym:CartPole-v1",
@@ -87,7 +87,9 @@ def test_a_recipe_makes_a_bundle_that_loads_by_its_name(
         set={"horizon": 4},
     )
     out, run = tmp_path / "zoo" / NAME, tmp_path / "run"
-    ZOO["build"](NAME, recipe, out, run, episodes=1, without=["replay.mp4"])
+    ZOO["build"](NAME, recipe, out, run, episodes=1)
+    assert (out / "replay.mp4").read_bytes()[4:8] == b"ftyp"
+    assert {"replay.mp4", "learning_curve.png"} < {*read_package(out).files}
     monkeypatch.setattr(download, "ZOO_FOLDERS", (tmp_path / "zoo",))
     agent, policy = agentzoo.load(f"zoo:{NAME}", device="cpu"), load_policy(f"zoo:{NAME}")
     assert type(agent).__name__ == policy.spec.agent == "Dreamer"

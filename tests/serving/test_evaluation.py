@@ -2,6 +2,8 @@
 
 import json
 import subprocess
+import sys
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
@@ -190,6 +192,16 @@ def test_film_of_the_first_episode(policy, tmp_path):
     evaluate(policy, Diary(), episodes=2, seed=0, video=path)
     frames, _ = imageio_ffmpeg.count_frames_and_secs(str(path))
     assert frames == 3  # seed 0 lives for 3 decisions; the second episode is not filmed
+
+
+def test_what_cannot_be_drawn_here_says_what_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pygame", None)
+    with pytest.raises(
+        EpisodeError, match=r"cannot be drawn: pygame is not .*; or leave video out"
+    ):
+        evaluate_random("gym:CartPole-v1", episodes=1, video=tmp_path / "replay.mp4")
 
 
 def test_film_pads_odd_sizes_and_keeps_the_frames(tmp_path):
