@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .bundle import TOLERANCE, load_policy
-from .errors import ConfigError, ObservationError, ProviderError
+from .errors import BundleError, ConfigError, ObservationError, ProviderError
 from .graphs import Buffer, Graph, OnnxStep, Provider, graph_specs
 from .manifest import read_checked, read_manifest
 from .noise import draw, drawn
@@ -206,7 +206,12 @@ def _captured(folder: Path, plain: Graph, threads: int) -> Graph:
     manifest = read_manifest(folder)
     content = read_checked(folder, POLICY, manifest.files[POLICY])
     spec = graph_specs(manifest.policy)[POLICY]
-    return Graph(POLICY, content, spec, provider="cuda", threads=threads, cuda_graph=True)
+    try:
+        return Graph(POLICY, content, spec, provider="cuda", threads=threads, cuda_graph=True)
+    except BundleError as error:  # the graph is sound: it is open without capturing
+        raise ProviderError(
+            f"this policy cannot be captured as a CUDA graph here ({error}); leave cuda_graph out"
+        ) from error
 
 
 def prove(step: DeviceStep, plain: OnnxStep, spec: PolicySpec) -> None:
