@@ -1,14 +1,26 @@
 """Agents learn: far above random on a small task, within a step budget."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
+import gymnasium as gym
 import pytest
+import torch
 
-from agentzoo import Dreamer, DreamerV2
+from agentzoo import Dreamer, DreamerV2, PlaNet
 from runtime.evaluation import evaluate_random
 from tests.agents.worlds import Catch, Steer
 
 pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """A seed is one run on one thread; on several, sums may be rounded otherwise."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("actions", ["box", "discrete"])
@@ -36,3 +48,18 @@ def test_dreamer_v2_catches_what_it_sees(tmp_path: Path):
     # chance catches one ball in four and scores -2.5, a perfect policy 5
     assert ours.interval[0] > random.interval[1] + 1
     assert ours.mean > 1
+
+
+def test_planet_steers_by_what_it_sees(tmp_path: Path):
+    env = gym.wrappers.FilterObservation(Steer(image=True), ["image"])
+    agent = PlaNet(env, preset="cpu_pixels", device="cpu", seed=0, total_steps=1_200, prefill=400,
+                   updates=20, depth=4, batch_length=8, horizon=6, candidates=60, elites=8,
+                   iterations=3)  # fmt: skip
+    agent.learn(run=tmp_path, progress=False)
+    ours = agent.evaluate(env, episodes=10, seed=100)
+    random = evaluate_random(env, episodes=10, seed=100)
+    assert ours.interval[0] > random.interval[1] + 5
+    # a mark is 0.5 away from the middle on average: who does not see it scores 20 at the very most,
+    # and a perfect policy about 38
+    assert ours.interval[0] > 20
+    assert ours.mean > 24
