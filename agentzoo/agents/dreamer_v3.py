@@ -484,7 +484,7 @@ _CPU: dict[str, object] = {
     "batch_size": 32,
     "batch_length": 17,
     "imag_last": 4,
-    "train_ratio": 64.0,
+    "train_ratio": 256.0,
     "lr": 1e-3,
     "warmup": 200,
     "replay_rows": 200_000,
@@ -541,7 +541,7 @@ class DreamerV3(Agent):
         "pixels": {"size": "12m"},
         "state": {"size": "1m"},
         "cpu": _CPU,
-        "cpu_pixels": {**_CPU, "batch_size": 16},
+        "cpu_pixels": {**_CPU, "batch_size": 16, "train_ratio": 64.0},
         "debug": _DEBUG,
         "debug_pixels": _DEBUG,
     }
