@@ -171,7 +171,7 @@ class Batcher:
             return [self._waiting.popleft() for _ in range(count)]
 
     def _wait_for(self, wanted: int, timeout_s: float = -1) -> None:
-        """Sleep until so many rows wait, at most for a time; a Condition takes thrice as long."""
+        """Sleep until so many rows wait, at most for a time."""
         with self._lock:
             if self._is_closed or len(self._waiting) >= wanted:
                 return

@@ -310,7 +310,7 @@ async def _computed(version: Version, row: Row) -> Answer:
     loop = asyncio.get_running_loop()
     reply: Reply = loop.create_future()
     row.reply = reply
-    # a timer of its own costs a third of asyncio.timeout
+    # not asyncio.timeout, which would make a context to enter and leave for each step
     timer = loop.call_later(row.deadline - time.monotonic(), _give_up, reply)
     try:
         version.batcher.submit(row)
