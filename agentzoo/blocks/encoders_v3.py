@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Mapping
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from runtime.errors import ConfigError
 from runtime.spec import ObsSpec
@@ -62,9 +64,37 @@ class PoolStage(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, inputs, h, w) -> (N, outputs, h / 2, w / 2)."""
-        x = F.max_pool2d(self.conv(x), 2)
+        x = halved(self.conv(x))
         # to (N, h, w, c) and back: views of channels-last memory
         return self.norm(x.permute(0, 2, 3, 1), silu=True).permute(0, 3, 1, 2)
+
+
+def halved(x: Tensor) -> Tensor:
+    """2x2 max-pooling: (N, c, h, w) -> (N, c, h / 2, w / 2).
+
+    Equal to PyTorch's, gradient and ties included. The gradient keeps 32 bits for each result where
+    PyTorch's keeps 64 and the input: at size12m, 1,024 images, 0.7 GB less.
+    """
+    if torch.is_grad_enabled():
+        return _MaxPool.apply(x)
+    return F.max_pool2d(x, 2)
+
+
+class _MaxPool(torch.autograd.Function):
+    """Keeps where the maxima are; of what they are taken from, the gradient needs the shape."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        pooled, place = F.max_pool2d(x, 2, return_indices=True)
+        ctx.save_for_backward(place.int())
+        ctx.sides = x.shape[-2:]
+        return pooled
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Any) -> Any:
+        (place,) = ctx.saved_tensors
+        return F.max_unpool2d(grads[0], place.long(), 2, output_size=ctx.sides)
 
 
 class PoolEncoder(nn.Module):

@@ -9,7 +9,7 @@ from torch.testing import assert_close
 
 from agentzoo.blocks.decoders_v3 import SymlogDecoder, UpsampledConv, UpsampleDecoder, joined
 from agentzoo.blocks.distributions import symlog
-from agentzoo.blocks.encoders_v3 import PoolEncoder, SymlogEncoder, image_shape
+from agentzoo.blocks.encoders_v3 import PoolEncoder, SymlogEncoder, halved, image_shape
 from agentzoo.blocks.layers import MLP, RMSNorm
 from runtime.errors import ConfigError
 from runtime.spec import ObsSpec
@@ -133,3 +133,17 @@ def test_an_upsampled_convolution_is_upsampling_and_a_convolution(h: int, w: int
     up = torch.randn_like(expected)
     grads = torch.autograd.grad(result, given, up)  # type: ignore
     assert_close(grads, torch.autograd.grad(expected, given, up))  # type: ignore
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_pooling_has_pytorchs_gradient_where_pixels_tie_too(layout: torch.memory_format) -> None:
+    torch.manual_seed(0)
+    # three values in 2x2 pixels: most maxima are reached more than once
+    image = torch.randint(3, (5, 4, 6, 8)).float().to(memory_format=layout).requires_grad_()
+    result, expected = halved(image), F.max_pool2d(image, 2)
+    assert torch.equal(result, expected)
+    up = torch.randn_like(expected)
+    (grad,) = torch.autograd.grad(result, image, up)
+    assert torch.equal(grad, torch.autograd.grad(expected, image, up)[0])
+    with torch.no_grad():
+        assert torch.equal(halved(image), expected)
