@@ -92,9 +92,9 @@ class _MaxPool(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Any) -> Any:
+    def backward(ctx: Any, *grads: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         (place,) = ctx.saved_tensors
-        return F.max_unpool2d(grads[0], place.long(), 2, output_size=ctx.sides)
+        return F.max_unpool2d(grads[0], place.long(), [2, 2], output_size=ctx.sides)
 
 
 class PoolEncoder(nn.Module):

@@ -188,7 +188,7 @@ class _NormedSiLU(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Any) -> Any:
+    def backward(ctx: Any, *grads: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         rows, weight, scale = ctx.saved_tensors
         up = grads[0].reshape(rows.shape)
         grad, weight_grad = torch.empty_like(rows), torch.zeros_like(weight)
