@@ -146,6 +146,9 @@ def _once(
 def main() -> None:
     parser = arguments("How long one Dreamer update from pixels takes.", 4, 1)
     parser.add_argument("--bf16", action="store_true", help="ours in bf16 as well")
+    parser.add_argument(
+        "--clock", choices=CLOCKS, default="wall", help="cpu, with --threads 1, on a busy machine"
+    )
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     clock = CLOCKS[given.clock]

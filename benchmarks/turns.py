@@ -241,7 +241,4 @@ def arguments(description: str, rounds: int, updates: int) -> argparse.ArgumentP
     parser.add_argument("--rounds", type=int, default=rounds)
     parser.add_argument("--updates", type=int, default=updates, help="in a turn")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument(
-        "--clock", choices=CLOCKS, default="wall", help="cpu, with --threads 1, on a busy machine"
-    )
     return parser
