@@ -17,6 +17,7 @@ from agentzoo.training import Training
 from runtime import evaluate, load_policy, verify
 from runtime.envs import make_env
 from tests.agents.contract import CASES
+from tests.agents.toys import TOYS
 
 STEPS = 1200
 KILL_AT = 1000  # after the checkpoint that is due at 800
@@ -69,7 +70,11 @@ def assert_same_run(a: Keep, b: Keep) -> None:
     assert a.training.counters == b.training.counters
 
 
-@pytest.fixture(scope="module", params=list(CASES))
+# the toys are of use to who changes the contract; agents people train are in the fast tests
+PARAMS = [pytest.param(n, marks=[pytest.mark.slow] if n in TOYS else []) for n in CASES]
+
+
+@pytest.fixture(scope="module", params=PARAMS)
 def learned(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory):
     """An agent after an uninterrupted run, and what its run held."""
     name, keep = request.param, Keep()

@@ -924,6 +924,7 @@ class StopAt(Callback):
         training.stop = training.counters.updates == self.update
 
 
+@pytest.mark.slow
 def test_what_is_owed_survives_a_resume(tmp_path: Path) -> None:
     """7.3 updates a decision: a stop within a burst owes whole ones, and fractions besides."""
     owing, paid = Keep(), Keep()

@@ -505,8 +505,11 @@ def test_constructs_acts_and_learns(
 
 @pytest.mark.parametrize(
     ("obs", "dynamics"),
-    [(BOTH, "rssm"), (STATE, "stochastic"), (STATE, "deterministic")],
-    ids=["pixels", "stochastic", "deterministic"],
+    [
+        pytest.param(BOTH, "rssm", id="pixels", marks=pytest.mark.slow),
+        pytest.param(STATE, "stochastic", id="stochastic", marks=pytest.mark.slow),
+        pytest.param(STATE, "deterministic", id="deterministic"),
+    ],
 )
 def test_exported_policy_plans_as_torch_does(
     obs: Mapping[str, ObsSpec], dynamics: str, tmp_path: Path
