@@ -15,8 +15,8 @@ import pytest
 import hub as publishing
 from hub import HubError, OfflineError, RepoNotFoundError, load_policy, locate, pull, push
 from hub.errors import AddressError, OfflineWarning
-from runtime import RemotePolicy, manifest, verify
 from runtime import load_policy as open_folder
+from runtime import manifest, verify
 from runtime.errors import BundleError, ConfigError
 from tests.publishing.standin import StandIn
 
@@ -157,38 +157,6 @@ def test_the_offline_switch_uses_the_cache_without_a_word(published: str, tmp_pa
     assert folder == str(found)
     assert "me/nothing@main is not wholly in the cache" in missing
     assert "HF_HUB_OFFLINE is set" in refused
-
-
-@pytest.mark.parametrize("pinned", [True, False])
-def test_a_server_starts_from_a_warm_cache_without_a_network(
-    published: str, folder: Path, tmp_path: Path, pinned: bool
-) -> None:
-    load_policy(REPO)  # what a server needs, and no more
-    code = (
-        "import sys; sys.modules['torch'] = None\nfrom agentzoo.cli import main; main(sys.argv[1:])"
-    )
-    command = [sys.executable, "-c", code, "serve", f"walker={published if pinned else REPO}",
-               "--port", "0", "--drain", "0", "--provider", "cpu"]  # fmt: skip
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(tmp_path / "cache"),
-                   "HF_ENDPOINT": "http://127.0.0.1:9"}  # fmt: skip
-    with subprocess.Popen(
-        command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
-    ) as process:
-        try:
-            assert process.stderr is not None
-            said = []
-            for line in process.stderr:
-                said.append(line)
-                if line.startswith("ready on "):
-                    break
-            assert said[-1].startswith("ready on "), said
-            policy = RemotePolicy(f"ws://{said[-1].rsplit('/', 1)[1].strip()}")
-            assert policy.digest == open_folder(folder, provider="cpu").digest
-            policy.close()
-            process.terminate()
-            assert process.wait(30) == 0
-        finally:
-            process.kill()
 
 
 def test_an_endpoint_set_after_the_import_counts(
