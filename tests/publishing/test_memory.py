@@ -15,7 +15,8 @@ from tests.publishing.bundles import linear, replace
 from tests.publishing.standin import StandIn
 
 MB = 1 << 20
-SMALL, LARGE = 24 * MB, 72 * MB  # both beyond the client's own buffers, 10 MB a file
+# both beyond the client's own buffers, 10 MB a file; its threads and libraries swing by 30 MB
+SMALL, LARGE = 24 * MB, 160 * MB
 CODE = """
 import sys
 from pathlib import Path
@@ -56,4 +57,4 @@ def test_memory_does_not_grow_with_the_bundle(hub: StandIn, tmp_path: Path) -> N
     small = peak(heavy(tmp_path / "small", SMALL), tmp_path)
     large = peak(heavy(tmp_path / "large", LARGE), tmp_path)
     assert len(hub.files("me/large")["policy.onnx"]) > LARGE
-    assert large - small < (LARGE - SMALL) / 2, f"{small / MB:.0f} MB, then {large / MB:.0f} MB"
+    assert large - small < (LARGE - SMALL) / 3, f"{small / MB:.0f} MB, then {large / MB:.0f} MB"
