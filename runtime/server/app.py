@@ -1,6 +1,5 @@
 """One port: which path speaks which protocol, and who may ask."""
 
-import asyncio
 import hashlib
 import hmac
 import secrets
@@ -15,6 +14,7 @@ from ..errors import ServingError
 from . import inference_v2 as v2
 from . import openpi, vla_eval
 from .access_log import REQUEST_ID, record
+from .body import read_body
 from .refusals import REFUSALS, RETRY_AFTER_S, refusal_of
 from .service import Service
 
@@ -148,7 +148,8 @@ async def _model_ready(request: web.Request) -> web.Response:
 
 async def _infer(request: web.Request) -> web.Response:
     service, name = request.app[SERVICE], request.match_info["model"]
-    body = await _body(request, service.message_limit(service.current(name)))
+    limit = service.message_limit(service.current(name))
+    body = await read_body(request, limit, service.settings.deadline_s)
     asked = v2.read_request(body, request.headers.get(v2.HEADER_LENGTH))
     wanted = request.match_info.get("version", "")
     content, length, version = await v2.infer(service, name, wanted, asked)
@@ -162,25 +163,6 @@ async def _infer(request: web.Request) -> web.Response:
         content_type="application/octet-stream",
         headers={v2.HEADER_LENGTH: str(length)},
     )
-
-
-async def _body(request: web.Request, limit: int) -> bytes:
-    """A body of at most `limit` bytes, unpacked if it came compressed."""
-    too_large = ServingError(f"the body is larger than {limit} bytes", "too_large")
-    if (request.content_length or 0) > limit:
-        raise too_large
-    parts = bytearray()
-    try:
-        async with asyncio.timeout(request.app[SERVICE].settings.deadline_s):
-            async for part in request.content.iter_chunked(1 << 16):
-                parts += part
-                if len(parts) > limit:
-                    raise too_large
-    except TimeoutError as error:
-        raise ServingError("the body did not come in time", "deadline") from error
-    except (web.RequestPayloadError, OSError, ValueError) as error:
-        raise ServingError("the body cannot be read", "malformed") from error
-    return bytes(parts)
 
 
 async def _index(request: web.Request) -> web.Response:

@@ -72,7 +72,11 @@ class Server:
         self._listener = _bind(self.settings.host, self.settings.port)
         self.port = self._listener.getsockname()[1]
         self._runner = web.AppRunner(
-            application(self.service), access_log=None, shutdown_timeout=1.0, logger=http_log
+            application(self.service),
+            access_log=None,
+            shutdown_timeout=1.0,
+            logger=http_log,
+            auto_decompress=False,  # see body.py
         )
         await self._runner.setup()
         await web.SockSite(self._runner, self._listener).start()

@@ -1,0 +1,82 @@
+"""Bodies of requests: read within limits and time, and unpacked no further than allowed."""
+
+import asyncio
+import zlib
+
+from aiohttp import web
+
+from ..errors import ServingError
+
+PART = 1 << 16  # bytes read at once
+GZIP, ZLIB, RAW = 31, 15, -15  # zlib's window bits for each container
+ZLIB_METHOD = (
+    8  # low half of the first byte (RFC 1950); "deflate" without that container is sent, too
+)
+
+
+async def read_body(request: web.Request, limit: int, limit_s: float) -> bytes:
+    """A body, unpacked if it came compressed.
+
+    The server does not let aiohttp unpack: a body that ends too early keeps that waiting for more.
+
+    Args:
+        request: whose body it is.
+        limit: bytes, compressed and unpacked.
+        limit_s: how long it may take to arrive.
+
+    Raises:
+        ServingError: "too_large", "deadline" or "malformed".
+    """
+    if (request.content_length or 0) > limit:
+        raise _too_large(limit)
+    parts = bytearray()
+    try:
+        async with asyncio.timeout(limit_s):
+            async for part in request.content.iter_chunked(PART):
+                parts += part
+                if len(parts) > limit:
+                    raise _too_large(limit)
+    except TimeoutError as error:
+        raise ServingError("the body did not come in time", "deadline") from error
+    except (web.RequestPayloadError, OSError, ValueError) as error:
+        raise ServingError("the body cannot be read", "malformed") from error
+    return unpacked(bytes(parts), request.headers.get("Content-Encoding", ""), limit)
+
+
+def unpacked(content: bytes, encoding: str, limit: int) -> bytes:
+    """A body as it was before it was compressed.
+
+    Args:
+        content: as it came.
+        encoding: the header Content-Encoding; gzip, deflate, or nothing.
+        limit: bytes of the result.
+
+    Raises:
+        ServingError: "too_large", or "malformed" if it is not what the header says.
+    """
+    match encoding.strip().lower():
+        case "" | "identity":
+            return content
+        case "gzip":
+            bits = GZIP
+        case "deflate":
+            bits = ZLIB if content[:1] and content[0] & 15 == ZLIB_METHOD else RAW
+        case _:
+            raise ServingError(
+                f'the body\'s encoding is "{encoding[:20]}"; send it as gzip, deflate or plain',
+                "malformed",
+            )
+    unpacking = zlib.decompressobj(bits)
+    try:
+        result = unpacking.decompress(content, limit + 1)
+    except zlib.error as error:
+        raise ServingError(f"the body is not {encoding.strip()}", "malformed") from error
+    if len(result) > limit:
+        raise _too_large(limit)
+    if not unpacking.eof or unpacking.unused_data:
+        raise ServingError(f"the body is not one whole {encoding.strip()} stream", "malformed")
+    return result
+
+
+def _too_large(limit: int) -> ServingError:
+    return ServingError(f"the body is larger than {limit} bytes", "too_large")
