@@ -121,6 +121,10 @@ class Channel:
             await self.close(code, error.reason)
         return code is not None
 
+    def forget_ended(self) -> None:
+        """Drop the keys of sessions that have expired; a connection may outlive many of them."""
+        self.keys = {key for key in self.keys if self.service.sessions.has(key)}
+
     def end(self, request: web.Request) -> None:
         """Free its sessions and write its line of the access log."""
         self.service.channels.discard(self)

@@ -227,6 +227,8 @@ class Service:
     def expire(self) -> None:
         """Free what was idle for too long; called every now and then."""
         self.metrics.expired.inc(self.sessions.expire())
+        for channel in self.channels:
+            channel.forget_ended()
         for model in self.models.values():
             model.forget_ended()
 

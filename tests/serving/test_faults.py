@@ -217,6 +217,24 @@ def test_idle_sessions_end_and_say_so(start):
     assert live.metrics()["agentzoo_sessions_expired_total"] >= 2
 
 
+def test_a_connection_forgets_the_sessions_it_outlives(start):
+    live = start(session_ttl_s=0.05)
+    with Openpi(live.ws) as client:
+        for name in ("a", "b", "c"):
+            client.act(VECTORS[0], session_id=name, is_first=True)
+        (channel,) = live.service.channels
+        while len(live.service.sessions):
+            threading.Event().wait(0.01)
+
+        async def swept() -> None:
+            live.service.expire()
+
+        live.call(swept())
+        assert not channel.keys
+        client.act(VECTORS[0], session_id="d", is_first=True)
+        assert {name for _, name in channel.keys} == {"d"}
+
+
 def test_there_are_as_many_sessions_as_allowed(start):
     live = start(max_sessions=2)
     with Rest(live.http) as rest:
