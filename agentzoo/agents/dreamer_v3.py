@@ -24,6 +24,7 @@ from ..blocks.actors import BoundedNormalActor, ScoreActor, UnimixActor
 from ..blocks.cores import BlockGRUCore
 from ..blocks.decoders_v3 import SymlogDecoder, UpsampleDecoder
 from ..blocks.encoders_v3 import PoolEncoder, SymlogEncoder
+from ..blocks.filtering import filtered
 from ..blocks.heads import BernoulliHead, outputs
 from ..blocks.imagination import imagine
 from ..blocks.kl import free_nats_floor
@@ -300,7 +301,7 @@ class DreamerV3Algorithm(nn.Module):
         # Infer states
         eps = noise.uniform(B, T, *self.latent.noise_shape)
         embeds = self.encoder(rows)
-        post = self.rssm.observe(prev, rows["prev_action"], embeds, rows["is_first"], eps)
+        post = filtered(self.rssm, prev, rows["prev_action"], embeds, rows["is_first"], eps)
         prior, feat = self.rssm.prior(post), self.rssm.feat(post)
         # Predict observations, rewards and continuation
         losses = {f"rec_{key}": loss for key, loss in self.decoder.losses(feat, rows).items()}

@@ -559,7 +559,7 @@ def test_prior_and_posterior_learn_from_one_side_each(loss: str, own: str, other
     sides = [logits[own], logits[other]]
     mine, theirs = torch.autograd.grad(losses[loss].sum(), sides, allow_unused=True)
     assert mine.abs().sum() > 0
-    assert theirs is None
+    assert theirs is None or not theirs.any()
 
 
 def test_the_policy_learns_from_constants_only() -> None:

@@ -7,7 +7,7 @@ import gymnasium as gym
 import pytest
 import torch
 
-from agentzoo import Dreamer, DreamerV2, PlaNet
+from agentzoo import Dreamer, DreamerV2, DreamerV3, PlaNet
 from runtime.evaluation import evaluate_random
 from tests.agents.worlds import Catch, Steer
 
@@ -48,6 +48,20 @@ def test_dreamer_v2_catches_what_it_sees(tmp_path: Path):
     # chance catches one ball in four and scores -2.5, a perfect policy 5
     assert ours.interval[0] > random.interval[1] + 1
     assert ours.mean > 1
+
+
+def test_dreamer_v3_catches_what_it_sees(tmp_path: Path):
+    env = Catch(rows=4)
+    agent = DreamerV3(env, preset="cpu_pixels", device="cpu", seed=0, total_steps=1_600,
+                      depth=2, batch_length=9, train_ratio=40, imag_last=8, horizon=6,
+                      lr=3e-3, warmup=20, entropy=0.1)  # fmt: skip
+    agent.learn(run=tmp_path, progress=False)
+    ours = agent.evaluate(env, episodes=20, seed=100)
+    random = evaluate_random(env, episodes=20, seed=100)
+    # of ten balls who does not look catches one in four and scores -5, a perfect policy 10
+    assert ours.interval[0] > random.interval[1] + 5
+    assert ours.interval[0] > 0
+    assert ours.mean > 5
 
 
 def test_planet_steers_by_what_it_sees(tmp_path: Path):
