@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
@@ -158,6 +159,41 @@ def test_pixels(render: str) -> None:
     np.testing.assert_array_equal(image, kept)
     np.testing.assert_array_equal(env.reset(seed=0)[0]["image"], kept)
     env.close()
+
+
+CARTPOLE = "dmc:cartpole-swingup?render=fast&repeat=4"
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Grows with every picture that dm_control draws."""
+    from dm_control import mujoco
+
+    found, render = [], mujoco.Camera.render
+    monkeypatch.setattr(mujoco.Camera, "render", lambda camera: found.append(1) or render(camera))
+    return found
+
+
+@draws
+def test_a_decision_is_drawn_once(drawn: list[int]) -> None:
+    env = make_env(CARTPOLE)
+    env.reset(seed=0)
+    assert len(drawn) == 1
+    for _ in range(3):
+        env.step(env.action_space.sample())
+    assert len(drawn) == 1 + 3
+    env.close()
+
+
+@draws
+@pytest.mark.slow  # for the video of the end
+def test_learning_draws_a_decision_once(drawn: list[int], tmp_path: Path) -> None:
+    from agentzoo import Dreamer
+
+    agent = Dreamer(CARTPOLE, preset="debug_pixels", device="cpu", prefill=1_300, eval_every=0)
+    agent.learn(1_200, run=tmp_path, progress=False)
+    assert agent.env_steps == 1_200
+    assert len(drawn) == (1 + 250) + (1 + 50)  # each episode begins with a picture
 
 
 @draws
