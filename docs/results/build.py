@@ -25,6 +25,7 @@ EPISODES, FIRST_SEED = 20, 1_000_000  # training draws its own seeds from the ru
 # table 1
 PUBLISHED = {
     ("dreamer", "cartpole-swingup"): ("Dreamer, pixels, 5M steps", 833.66),
+    ("dreamer", "cartpole-balance"): ("Dreamer, pixels, 5M steps", 979.56),
     ("dreamer", "cheetah-run"): ("Dreamer, pixels, 5M steps", 894.56),
     ("dreamer", "walker-walk"): ("Dreamer, pixels, 5M steps", 961.67),
     ("planet", "cartpole-swingup"): ("PlaNet, pixels, 1M steps", 821.0),
