@@ -37,7 +37,6 @@ from .collection import noise_for_step
 from .config import AgentConfig, configure, parse_setting, setting, to_json
 from .logger import Logger, ProgressBar
 from .memory import keep_freed_memory
-from .threads import threads_beside
 from .training import Training, require_environment
 
 FORMAT = 1
@@ -282,14 +281,7 @@ class Agent:
             capacity=config.replay_rows,
         )
         bar = ProgressBar(total, start=counters.env_step, enabled=progress)
-        # with `parallel` off as well, so that sums are rounded the same
-        beside = config.envs if config.envs > 1 or config.overlap else 0
-        with (
-            threads_beside(beside if self.device.type == "cpu" else 0),
-            self._adapter() as adapter,
-            Logger(folder, resume_step=resume) as logger,
-            bar,
-        ):
+        with self._adapter() as adapter, Logger(folder, resume_step=resume) as logger, bar:
             training = Training(
                 self, folder, adapter, replay, counters, logger, bar, [*ready, *callbacks]
             )
