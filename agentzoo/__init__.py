@@ -39,7 +39,7 @@ EXTRAS = {
     "onnx": ("onnxruntime",),
     "train": ("torch", "safetensors", "onnx", "onnxscript", "tensorboard", "matplotlib"),
     "video": ("imageio_ffmpeg",),
-    "serve": ("aiohttp", "websockets", "msgpack", "prometheus_client"),
+    "serve": ("aiohttp", "websockets", "msgpack", "prometheus_client", "uvloop"),
     "dmc": ("dm_control", "mujoco"),
     "atari": ("ale_py",),
     "crafter": ("crafter",),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.server import ModelSettings, Server, ServerSettings
+from runtime.server.lifecycle import new_event_loop
 
 
 class Live:
@@ -43,7 +44,7 @@ def serving(
         ModelSettings(name=chr(ord("a") + i), source=str(folder), provider="cpu")
         for i, folder in enumerate(folders)
     ]
-    loop = asyncio.new_event_loop()
+    loop = new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="server")
     thread.start()
 
