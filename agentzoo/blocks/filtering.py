@@ -154,7 +154,7 @@ def _rows(x: Tensor) -> Tensor:
 
 
 class _Tape:
-    """What a sweep forth leaves for the sweep back; a list of views by step beside each tensor."""
+    """What a sweep forth leaves for the sweep back."""
 
     def __init__(self, eps: float, unimix: float, lead: tuple[int, int], w: _Weights) -> None:
         (T, N), new = lead, w.deter.new_empty
@@ -275,22 +275,22 @@ class _Back:
         self.tape, self.w, G = tape, w, tape.blocks
         up_deter, up_stoch, up_stats = grads
         self.deter, self.stoch = torch.zeros_like(up_deter[0]), torch.zeros_like(up_stoch[0])
-        self.probs = torch.stack(tape.probs)
+        probs = torch.stack(tape.probs)
         self.dstats = torch.empty_like(up_stats)
-        slope = (1 - tape.unimix) * self.probs
-        by_class = self.probs.shape
+        slope = (1 - tape.unimix) * probs
+        by_class = probs.shape
         self.latents = list(zip(
-            up_stoch, up_stats.view(by_class), self.probs, slope, self.dstats,
+            up_stoch, up_stats.view(by_class), probs, slope, self.dstats,
             self.dstats.view(by_class), strict=True,
         ))  # fmt: skip
         for normed in (tape.inputs, tape.unit, tape.posterior):
             normed.turn()
-        keep, self.moved = self._gate_slopes()
-        self.dgates = torch.empty_like(self.moved)
+        keep, moved = self._gate_slopes()
+        self.dgates = torch.empty_like(moved)
         unit, T = tape.unit, len(is_first)
         self.dinputs = tape.inputs.up.view(T, -1, w.shared.shape[0])
         self.steps = list(zip(
-            is_first, up_deter, keep, self.moved, self.dgates, self.dgates.flatten(3),
+            is_first, up_deter, keep, moved, self.dgates, self.dgates.flatten(3),
             _blocks(unit.up, G), _blocks(unit.grad, G), self.dinputs,
             *tape.inputs.grad.unbind(2), strict=True,
         ))  # fmt: skip

@@ -40,7 +40,11 @@ async def read_body(request: web.Request, limit: int, limit_s: float) -> bytes:
         raise ServingError("the body did not come in time", "deadline") from error
     except (web.RequestPayloadError, OSError, ValueError) as error:
         raise ServingError("the body cannot be read", "malformed") from error
-    return unpacked(bytes(parts), request.headers.get("Content-Encoding", ""), limit)
+    content, encoding = bytes(parts), request.headers.get("Content-Encoding", "")
+    if not encoding:
+        return content
+    # a few bytes may be a thousand times as many, which the loop is not held up for
+    return await asyncio.to_thread(unpacked, content, encoding, limit)
 
 
 def unpacked(content: bytes, encoding: str, limit: int) -> bytes:
