@@ -128,6 +128,14 @@ class Annotating(Protocol):
         ...
 
 
+class Measuring(Protocol):
+    """Algorithms that keep statistics of the rows they collect, in buffers."""
+
+    def measure(self, rows: Rows, *, learning: bool) -> None:
+        """Take in the rows of one decision; `learning` says that updates have begun."""
+        ...
+
+
 class PlanningAlgorithm(Algorithm, Protocol):
     """Acts by planning: `step` is `observe`, then the cross-entropy planner over `score`."""
 

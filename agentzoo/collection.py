@@ -12,7 +12,7 @@ from runtime.envs import Adapter, episode_seed
 from runtime.noise import derive, draw, drawn
 from runtime.spec import ActionSpec, NoiseSpec, PlanSpec
 
-from .algorithm import Algorithm, Carry, Noise, Obs, PlanningAlgorithm, Rows
+from .algorithm import Algorithm, Carry, Measuring, Noise, Obs, PlanningAlgorithm, Rows
 from .blocks.actions import to_env
 from .blocks.replay import ReplayBuffer, record
 from .checkpoint import Counters
@@ -121,6 +121,9 @@ class Collector:
         self._carry, self._actions = self._act()
         rows = {**self.rows, "action": self._carry["prev_action"].cpu().numpy()}
         rows = self._annotated(rows)
+        if hasattr(self.algorithm, "measure"):
+            measuring = cast("Measuring", self.algorithm)
+            measuring.measure(rows, learning=self.counters.updates > 0)
         last = rows["is_last"]
         rows["action"] = np.where(last[:, None], np.float32(0), rows["action"])  # unused
         finished = []

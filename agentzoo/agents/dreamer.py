@@ -15,7 +15,7 @@ from runtime.errors import ConfigError
 from runtime.spec import ActionSpec, ColumnSpec, NoiseSpec, ObsSpec, TensorSpec
 
 from ..agent import Agent
-from ..algorithm import Batch, Carry, Metrics, Noise, NoiseSource, Obs, WriteBack
+from ..algorithm import Batch, Carry, Metrics, Noise, NoiseSource, Obs, Rows, WriteBack
 from ..blocks.actions import to_env
 from ..blocks.cores import GRUCore
 from ..blocks.decoders import ConvDecoder, Decoder
@@ -30,6 +30,7 @@ from ..blocks.optim import Adam
 from ..blocks.replay import EpisodeWindows
 from ..blocks.returns import lambda_return
 from ..blocks.rssm import RSSM, State
+from ..blocks.standardize import FORMS
 from ..config import AgentConfig, one_of
 
 GROUPS = {
@@ -55,7 +56,8 @@ class DreamerConfig(AgentConfig):
     cont_layers: int = 3
     value_layers: int = 3
     actor_layers: int = 4
-    state_std: float = 1.0  # deviation of the vector likelihood, in the observations' units; ours
+    state_std: float = 1.0  # deviation of the vector likelihood, in units of what it sees; ours
+    standardize: str = "none"  # none|prefill|running, vector observations; ours
     reward_scale: float = 1.0  # of the reward's likelihood
     free_nats: float = 3.0  # nats, on the mean KL
     kl_scale: float = 1.0  # 0.1 for discrete actions
@@ -70,7 +72,7 @@ class DreamerConfig(AgentConfig):
     actor_mean_scale: float = 5.0  # largest mean before tanh
     actor_min_std: float = 1e-4
     actor_entropy: float = 0.0  # weight of the action's entropy in the actor's objective; ours
-    mode_samples: int = 100  # candidates of a deterministic continuous action
+    mode_samples: int = 100  # candidates of a deterministic continuous action; 0 is the exact mode
     expl_amount: float = 0.3  # added deviation; discrete: probability of a random action
     expl_decay: float = 0.0  # environment steps in which it halves; 0 is never
     expl_min: float = 0.0  # floor of the decay
@@ -87,11 +89,16 @@ class DreamerConfig(AgentConfig):
             ConfigError: naming the field, its value and what it has to be.
         """
         super().__post_init__()
+        one_of("standardize", self.standardize, FORMS)
         one_of("clip_rewards", self.clip_rewards, ("none", "tanh"))
         if self.horizon < 2:
             raise ConfigError(
                 f"horizon={self.horizon} has to be at least 2: the last imagined state has no "
                 "return of its own"
+            )
+        if self.mode_samples < 0:
+            raise ConfigError(
+                f"mode_samples={self.mode_samples} has to be 0 or more; 0 is the exact mode"
             )
         if self.imagine_starts is not None and self.imagine_starts < 1:
             raise ConfigError(
@@ -125,6 +132,7 @@ class DreamerAlgorithm(nn.Module):
             obs,
             image=lambda channels: ConvEncoder(channels, c.depth),
             vector=lambda size: MLP(size, c.units, c.state_layers),
+            standardize=c.standardize,
         )
         latent = GaussianLatent(c.stoch, c.min_std)
         self.rssm = RSSM(
@@ -139,6 +147,7 @@ class DreamerAlgorithm(nn.Module):
             image=lambda channels: ConvDecoder(feat, channels, c.depth),
             vector=lambda size: MLP(feat, c.units, c.state_layers, size),
             vector_std=c.state_std,
+            standardizer=self.encoder.standardizer,
         )
         self.reward = NormalHead(feat, c.units, c.reward_layers)
         self.cont = BernoulliHead(feat, c.units, c.cont_layers) if c.cont else None
@@ -208,6 +217,10 @@ class DreamerAlgorithm(nn.Module):
         )
         state = self.rssm.obs_step(prev, carry["prev_action"], embed, first, noise["latent"])
         return state, self.actor(self.rssm.feat(state))
+
+    def measure(self, rows: Rows, *, learning: bool) -> None:
+        """Take vector observations into their statistics, where they are standardised."""
+        self.encoder.measure(rows, learning=learning)
 
     # -- learning --------------------------------------------------------------------------------
 
@@ -340,7 +353,7 @@ class DreamerAlgorithm(nn.Module):
 
     @torch.no_grad()
     def _entropy(self, feat: Tensor, noise: NoiseSource) -> Tensor:
-        eps = self._action_noise(noise, len(feat), *self.actor.noise_shape)
+        eps = self._action_noise(noise, len(feat), *self.actor.entropy_shape)
         return self.actor.entropy(self.actor(feat), eps).mean()
 
     def _group(self, name: str) -> dict[str, nn.Parameter]:
@@ -430,6 +443,8 @@ _CPU: dict[str, object] = {
     "actor_mean_scale": 2.0,
     "actor_min_std": 0.1,
     "actor_entropy": 0.1,
+    "mode_samples": 0,
+    "standardize": "prefill",
     "state_std": 0.3,
     "reward_scale": 10.0,
     "free_nats": 0.5,
@@ -479,8 +494,8 @@ class Dreamer(Agent):
     algorithm_class = DreamerAlgorithm
     paper: ClassVar[str] = "Hafner et al. 2020, arXiv:1912.01603"
     presets: ClassVar[Mapping[str, Mapping[str, object]]] = {
-        "dmc_vision": {},
-        "dmc_state": {"replay_rows": 2_000_000},
+        "dmc_vision": {"mode_samples": 0},
+        "dmc_state": {"mode_samples": 0, "standardize": "prefill", "replay_rows": 2_000_000},
         "atari": {"protocol": "dreamer", "repeat": 4, "clip_rewards": "tanh"},
         "cpu": _CPU,
         "cpu_pixels": {**_CPU, "depth": 8, "batch_length": 24},

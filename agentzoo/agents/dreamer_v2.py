@@ -18,7 +18,7 @@ from runtime.errors import ConfigError
 from runtime.spec import ActionSpec, ColumnSpec, NoiseSpec, ObsSpec, TensorSpec
 
 from ..agent import Agent
-from ..algorithm import Batch, Carry, Metrics, Noise, NoiseSource, Obs, WriteBack
+from ..algorithm import Batch, Carry, Metrics, Noise, NoiseSource, Obs, Rows, WriteBack
 from ..blocks.actions import to_env
 from ..blocks.cores import LayerNormGRUCore
 from ..blocks.decoders import ConvDecoder, Decoder
@@ -39,6 +39,7 @@ from ..blocks.optim import Adam
 from ..blocks.replay import EpisodeWindows
 from ..blocks.returns import lambda_return
 from ..blocks.rssm import RSSM, State
+from ..blocks.standardize import FORMS
 from ..blocks.target import copy_if, slow_copy
 from ..config import AgentConfig, one_of
 
@@ -61,7 +62,8 @@ class DreamerV2Config(AgentConfig):
     units: int = 400  # width of all heads, and of the networks for vector observations
     layers: int = 4  # of them
     norm: str = "none"  # none|layer, before every activation outside the recurrent unit
-    state_std: float = 1.0  # deviation of the vector likelihood, in the observations' units; ours
+    state_std: float = 1.0  # deviation of the vector likelihood, in units of what it sees; ours
+    standardize: str = "none"  # none|prefill|running, vector observations; ours
     reward_scale: float = 1.0  # of the reward's likelihood
     kl_scale: float = 1.0  # beta
     kl_balance: float = 0.8  # alpha, the prior's share of the KL
@@ -105,6 +107,7 @@ class DreamerV2Config(AgentConfig):
             ConfigError: naming the field, its value and what it has to be.
         """
         super().__post_init__()
+        one_of("standardize", self.standardize, FORMS)
         one_of("norm", self.norm, ("none", "layer"))
         one_of("clip_rewards", self.clip_rewards, ("none", "tanh"))
         for name, least, why in (
@@ -149,6 +152,7 @@ class DreamerV2Algorithm(nn.Module):
             obs,
             image=lambda channels: ConvEncoder(channels, c.depth, act=F.elu, norm=norm),
             vector=lambda size: mlp(size, c.units, c.layers),
+            standardize=c.standardize,
         )
         latent = CategoricalLatent(c.stoch, c.classes)
         self.rssm = RSSM(
@@ -163,6 +167,7 @@ class DreamerV2Algorithm(nn.Module):
             image=lambda channels: ConvDecoder(feat, channels, c.depth, act=F.elu, norm=norm),
             vector=lambda size: mlp(feat, c.units, c.layers, size),
             vector_std=c.state_std,
+            standardizer=self.encoder.standardizer,
         )
         self.reward = NormalHead(feat, c.units, c.layers, norm=norm)
         self.cont = BernoulliHead(feat, c.units, c.layers, norm=norm) if c.cont else None
@@ -228,6 +233,10 @@ class DreamerV2Algorithm(nn.Module):
         )
         state = self.rssm.obs_step(prev, carry["prev_action"], embed, first, noise["latent"])
         return state, self.actor(self.rssm.feat(state))
+
+    def measure(self, rows: Rows, *, learning: bool) -> None:
+        """Take vector observations into their statistics, where they are standardised."""
+        self.encoder.measure(rows, learning=learning)
 
     # -- learning --------------------------------------------------------------------------------
 
@@ -456,6 +465,7 @@ _CPU: dict[str, object] = {
     "hidden": 64,
     "units": 64,
     "layers": 3,
+    "standardize": "prefill",
     "state_std": 0.3,
     "reward_scale": 10.0,
     "clip_rewards": "none",

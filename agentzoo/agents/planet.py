@@ -18,7 +18,7 @@ from runtime.planner import check, check_draws, check_plan
 from runtime.spec import ActionSpec, ColumnSpec, NoiseSpec, ObsSpec, PlanSpec, TensorSpec
 
 from ..agent import Agent
-from ..algorithm import Batch, Carry, Metrics, Noise, NoiseSource, Obs, WriteBack
+from ..algorithm import Batch, Carry, Metrics, Noise, NoiseSource, Obs, Rows, WriteBack
 from ..blocks.actions import to_env
 from ..blocks.cores import ResetBeforeGRUCore, StochasticCore
 from ..blocks.decoders import ConvDecoder, Decoder
@@ -31,6 +31,7 @@ from ..blocks.optim import Adam
 from ..blocks.overshooting import overshoot
 from ..blocks.replay import EpisodeWindows, Windows
 from ..blocks.rssm import RSSM, State
+from ..blocks.standardize import FORMS
 from ..config import AgentConfig, one_of
 from ..planning import plan_step
 
@@ -56,7 +57,8 @@ class PlaNetConfig(AgentConfig):
     units: int = 300  # of the reward head, and of the networks for vectors; the text has 200
     reward_layers: int = 3  # the paper's text has 2
     state_layers: int = 2  # dense layers of the networks for vector observations; ours
-    state_std: float = 1.0  # deviation of the vector likelihood, in the observations' units; ours
+    state_std: float = 1.0  # deviation of the vector likelihood, in units of what it sees; ours
+    standardize: str = "none"  # none|prefill|running, vector observations; ours
     reward_scale: float = 10.0  # not in the paper
     kl_scale: float = 1.0
     free_nats: float = 3.0  # nats, taken off each step's KL
@@ -78,6 +80,7 @@ class PlaNetConfig(AgentConfig):
             ConfigError: naming the field, its value and what it has to be.
         """
         super().__post_init__()
+        one_of("standardize", self.standardize, FORMS)
         one_of("dynamics", self.dynamics, DYNAMICS)
         check_plan(self.plan)
         if not 1 <= self.image_bits <= 8:
@@ -127,6 +130,7 @@ class PlaNetAlgorithm(nn.Module):
             obs,
             image=lambda channels: ConvEncoder(channels, c.depth),
             vector=lambda size: MLP(size, c.units, c.state_layers, act=F.relu),
+            standardize=c.standardize,
         )
         self.rssm = build_dynamics(self.encoder.size, action.size, config)
         feat = self.rssm.feat_size
@@ -135,6 +139,7 @@ class PlaNetAlgorithm(nn.Module):
             image=lambda channels: ConvDecoder(feat, channels, c.depth),
             vector=lambda size: MLP(feat, c.units, c.state_layers, size, act=F.relu),
             vector_std=c.state_std,
+            standardizer=self.encoder.standardizer,
         )
         self.reward = NormalHead(feat, c.units, c.reward_layers, act=F.relu)
         self.apply(keras_init)
@@ -195,6 +200,10 @@ class PlaNetAlgorithm(nn.Module):
         pairs = zip(self.encoder.images, parts, strict=True)
         images = {key: dequantise(obs[key], part, self.config.image_bits) for key, part in pairs}
         return {**obs, **images}
+
+    def measure(self, rows: Rows, *, learning: bool) -> None:
+        """Take vector observations into their statistics, where they are standardised."""
+        self.encoder.measure(rows, learning=learning)
 
     # -- learning --------------------------------------------------------------------------------
 
@@ -343,7 +352,7 @@ def build_dynamics(embed: int, action: int, config: PlaNetConfig) -> RSSM:
 
 
 # a few numbers a step hold about one nat of surprise: with three free the prior is never trained
-_STATE: dict[str, object] = {"free_nats": 0.5, "state_std": 0.3}
+_STATE: dict[str, object] = {"free_nats": 0.5, "state_std": 0.3, "standardize": "prefill"}
 _CPU: dict[str, object] = {
     **_STATE,
     "total_steps": 100_000,

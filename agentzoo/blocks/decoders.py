@@ -11,6 +11,7 @@ from runtime.spec import ObsSpec
 from .distributions import normal_nll
 from .encoders import image_keys, join_images, join_vectors, vector_keys
 from .layers import MLP, Activation, Normalization, channel_norms
+from .standardize import Standardizer
 
 
 class OnePixelConvTranspose2d(nn.ConvTranspose2d):
@@ -75,7 +76,9 @@ class Decoder(nn.Module):
         obs: the observations.
         image: makes the image network from the number of channels.
         vector: makes the vector network from the length of the joined vectors.
-        vector_std: standard deviation of the vectors' likelihood, in the observations' own units.
+        vector_std: standard deviation of the vectors' likelihood, in the observations' own units,
+            or in scaled ones where they are standardised.
+        standardizer: the encoder's, or None.
     """
 
     def __init__(
@@ -85,6 +88,7 @@ class Decoder(nn.Module):
         image: Callable[[int], ConvDecoder],
         vector: Callable[[int], MLP],
         vector_std: float = 1.0,
+        standardizer: Standardizer | None = None,
     ) -> None:
         super().__init__()
         self.images, self.vectors = image_keys(obs), vector_keys(obs)
@@ -93,6 +97,7 @@ class Decoder(nn.Module):
         self.image = image(sum(self.channels)) if self.images else None
         self.vector = vector(sum(self.lengths)) if self.vectors else None
         self.vector_std = vector_std
+        self._shared = (standardizer,)  # a tuple hides it: the encoder saves it, and once is enough
 
     def losses(self, feat: Tensor, obs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Negative log-likelihood in nats, constants included, summed over each observation.
@@ -109,19 +114,21 @@ class Decoder(nn.Module):
             target = join_images(obs, self.images)
             losses["image"] = normal_nll(target, self._image(feat)).flatten(2).sum(-1)
         if self.vector is not None:
-            target = join_vectors(obs, self.vectors)
+            target, (standardizer,) = join_vectors(obs, self.vectors), self._shared
+            target = target if standardizer is None else standardizer(target)
             nll = normal_nll(target, self.vector(feat).float(), self.vector_std)
             losses["vector"] = nll.sum(-1)
         return losses
 
     def forward(self, feat: Tensor) -> dict[str, Tensor]:
-        """Predicted observations by key from (B, T, F): images in [0, 1], vectors as they are."""
+        """Predicted observations by key from (B, T, F): images in [0, 1], vectors in raw units."""
         predicted: dict[str, Tensor] = {}
         if self.image is not None:
             image = (self._image(feat) + 0.5).clamp(0, 1)
             predicted |= zip(self.images, image.split(self.channels, -1), strict=True)
         if self.vector is not None:
-            vector = self.vector(feat).float()
+            vector, (standardizer,) = self.vector(feat).float(), self._shared
+            vector = vector if standardizer is None else standardizer.inverse(vector)
             predicted |= zip(self.vectors, vector.split(self.lengths, -1), strict=True)
         return predicted
 

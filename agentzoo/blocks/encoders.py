@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from itertools import pairwise
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from runtime.errors import ConfigError
 from runtime.spec import ObsSpec
 
 from .layers import MLP, Activation, Normalization, channel_norms
+from .standardize import Standardizer
 
 IMAGE_SIZE = 64  # height and width in pixels that the convolutions of these papers are made for
 
@@ -122,6 +124,10 @@ class Encoder(nn.Module):
         obs: the observations.
         image: makes the image network from the number of channels; it has a `size`.
         vector: makes the vector network from the length of the joined vectors; it has a `size`.
+        standardize: none|prefill|running, how the vectors are standardised; see `Standardizer`.
+
+    Attributes:
+        standardizer: of the joined vectors, or None; the decoder shares it.
 
     Raises:
         ConfigError: if the images' sizes do not fit.
@@ -133,6 +139,7 @@ class Encoder(nn.Module):
         *,
         image: Callable[[int], ConvEncoder],
         vector: Callable[[int], MLP],
+        standardize: str = "none",
     ) -> None:
         super().__init__()
         self.images, self.vectors = image_keys(obs), vector_keys(obs)
@@ -141,6 +148,22 @@ class Encoder(nn.Module):
         self.image = image(channels) if self.images else None
         self.vector = vector(length) if self.vectors else None
         self.size = sum(net.size for net in (self.image, self.vector) if net is not None)
+        self.standardizer = self._standardizer(obs, standardize)
+
+    def _standardizer(self, obs: Mapping[str, ObsSpec], form: str) -> Standardizer | None:
+        # one-hots are scaled already
+        each = [obs[key].kind == "vector" for key in self.vectors for _ in range(*obs[key].shape)]
+        if form == "none" or not any(each):
+            return None
+        return Standardizer(each, running=form == "running")
+
+    def measure(self, rows: Mapping[str, np.ndarray], *, learning: bool) -> None:
+        """Take the vectors of rows (B, ...) into their statistics, if they are standardised."""
+        if self.standardizer is None:
+            return
+        device = self.standardizer.mean.device
+        vectors = {key: torch.from_numpy(rows[key]).to(device) for key in self.vectors}
+        self.standardizer.measure(join_vectors(vectors, self.vectors), learning=learning)
 
     def forward(self, obs: Mapping[str, Tensor]) -> Tensor:
         """Raw observations (..., *shape) -> (..., E); the image part comes first."""
@@ -151,5 +174,7 @@ class Encoder(nn.Module):
             embed = self.image(image.flatten(0, -4))
             embeds.append(embed.unflatten(0, image.shape[:-3]))
         if self.vector is not None:
-            embeds.append(self.vector(join_vectors(obs, self.vectors)))
+            vector = join_vectors(obs, self.vectors)
+            scaled = vector if self.standardizer is None else self.standardizer(vector)
+            embeds.append(self.vector(scaled))
         return torch.cat(embeds, -1) if len(embeds) > 1 else embeds[0]

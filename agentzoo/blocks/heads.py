@@ -19,6 +19,9 @@ from .distributions import (
 )
 from .layers import MLP, Activation, Normalization, elu_, first_products
 
+ENTROPY_SAMPLES = 100  # of a tanh-normal whose mode takes none
+NEWTON_STEPS = 20  # a thousandth of the action where they are slowest
+
 
 class Head(Protocol):
     """A network on features and what its output means: an nn.Module.
@@ -128,12 +131,14 @@ class Actor(Protocol):
     """A policy on features: an nn.Module from features to the stats of an action distribution.
 
     Attributes:
-        noise_shape: noise per state that `mode`, `entropy` and `margin` take; `sample` takes one
-            row of it where it has two axes, all of it where it has one.
+        noise_shape: noise per state that `act` and `margin` take; `sample` takes one row of it
+            where it has two axes, all of it where it has one.
+        entropy_shape: noise per state that `entropy` takes.
         noise_kind: distribution of that noise.
     """
 
     noise_shape: tuple[int, ...]
+    entropy_shape: tuple[int, ...]
     noise_kind: Literal["normal", "uniform"]
 
     def __call__(self, feat: Tensor) -> Tensor:
@@ -165,8 +170,9 @@ class TanhNormalActor(nn.Module):
     """A Normal distribution squashed by tanh, with a bounded mean.
 
     mean = scale * tanh(m / scale), std = softplus(s + softplus^-1(init_std)) + min_std, where m is
-    the first and s the second half of the network's output. There is no closed form of the mode: it
-    is the likeliest of `samples` samples, chosen row by row.
+    the first and s the second half of the network's output. The mode has no closed form. Without
+    samples it is the density's maximum, found dimension by dimension (`tanh_normal_mode`); with
+    them the likeliest of so many samples, chosen row by row.
 
     Args:
         inputs: F, size of the features.
@@ -176,7 +182,7 @@ class TanhNormalActor(nn.Module):
         init_std: standard deviation before tanh where the network puts out zero.
         mean_scale: largest absolute mean before tanh.
         min_std: smallest standard deviation before tanh.
-        samples: candidates for the mode.
+        samples: candidates for the mode; 0 is the exact one.
         act: activation.
 
     Source: danijar/dreamer models.py:ActionDecoder and tools.py:SampleDist. Two changes: that code
@@ -200,7 +206,9 @@ class TanhNormalActor(nn.Module):
         act: Activation = elu_,
     ) -> None:
         super().__init__()
-        self.noise_shape = (samples, action)
+        self.samples = samples
+        self.noise_shape = (max(samples, 1), action)
+        self.entropy_shape = (samples or ENTROPY_SAMPLES, action)
         self.raw_init_std = math.log(math.expm1(init_std))
         self.mean_scale = mean_scale
         self.min_std = min_std
@@ -222,14 +230,18 @@ class TanhNormalActor(nn.Module):
         return torch.tanh(mean + std * noise)
 
     def act(self, stats: Tensor, noise: Tensor, deterministic: Tensor) -> Tensor:
-        """The likeliest of all samples where `deterministic` (B,), else the first: (B, A)."""
+        """The mode where `deterministic` (B,), else the first sample: (B, A)."""
+        if not self.samples:
+            mean, std = self.parameters_of(stats)
+            mode = tanh_normal_mode(mean, std)
+            return torch.tanh(torch.where(deterministic[:, None], mode, mean + std * noise[:, 0]))
         u, log_prob = self._candidates(stats, noise)
         best = torch.where(deterministic, log_prob.argmax(-1), 0)
         index = best[:, None, None].expand(-1, 1, u.shape[-1])
         return torch.tanh(u.gather(1, index)).squeeze(1)
 
     def entropy(self, stats: Tensor, noise: Tensor) -> Tensor:
-        """Monte-Carlo estimate from noise (B, samples, A): (B,) nats."""
+        """Monte-Carlo estimate from noise (B, n, A) of any n: (B,) nats."""
         return -self._candidates(stats, noise)[1].mean(-1)
 
     def sample_entropy(self, stats: Tensor, noise: Tensor) -> Tensor:
@@ -238,7 +250,15 @@ class TanhNormalActor(nn.Module):
         return -tanh_normal_log_prob(mean + std * noise, noise, std)
 
     def margin(self, stats: Tensor, noise: Tensor, deterministic: Tensor) -> Tensor:
-        """Log-density of the best candidate over the second; inf for a sample: (B,)."""
+        """By how much the mode was chosen; inf for a sample: (B,).
+
+        Among samples it is the log-density of the best over the second. The exact mode chooses
+        between two maxima where 2 std^2 > 1, by the side of the mean: its smallest distance to 0.
+        """
+        if not self.samples:
+            mean, std = self.parameters_of(stats)
+            sides = torch.where(2 * std.square() > 1, mean.abs(), torch.inf).amin(-1)
+            return torch.where(deterministic, sides, torch.inf)
         _, log_prob = self._candidates(stats, noise)
         return torch.where(deterministic, top2_margin(log_prob), torch.inf)
 
@@ -246,6 +266,24 @@ class TanhNormalActor(nn.Module):
         mean, std = (x.unsqueeze(1) for x in self.parameters_of(stats))
         u = mean + std * noise
         return u, tanh_normal_log_prob(u, noise, std)
+
+
+def tanh_normal_mode(mean: Tensor, std: Tensor) -> Tensor:
+    """Where tanh(u) is likeliest under u ~ Normal(mean, std), before tanh: (...).
+
+    A maximum of the density of tanh(u) solves u = mean + 2 std^2 tanh(u); the highest one has the
+    mean's sign (plus for 0). Newton's steps from mean +- 2 std^2, which is beyond it, fall onto it
+    from one side, since what they solve is convex there. Where the derivative nears 0, as it does
+    round 2 std^2 = 1 and a mean of 0, a step gains only a third.
+    """
+    side = torch.where(mean < 0, -1.0, 1.0)
+    mean, twice = mean.abs(), 2 * std.square()
+    u = mean + twice
+    for _ in range(NEWTON_STEPS):
+        t = torch.tanh(u)
+        slope = (1 - twice * (1 - t.square())).clamp(min=1e-6)  # rounding may make it negative
+        u = u - (u - mean - twice * t) / slope
+    return side * u
 
 
 class TruncatedNormalActor(nn.Module):
@@ -350,7 +388,7 @@ class OneHotActor(nn.Module):
     ) -> None:
         super().__init__()
         self.nvec = list(nvec)
-        self.noise_shape = (sum(nvec),)
+        self.noise_shape = self.entropy_shape = (sum(nvec),)
         self.net = MLP(inputs, units, layers, sum(nvec), act=act, norm=norm)
 
     def forward(self, feat: Tensor) -> Tensor:

@@ -28,7 +28,9 @@ CASES = {
     "Planner": Case(TOYS["Planner"], PENDULUM, {}),
     "LateRewards": Case(TOYS["LateRewards"], PENDULUM, {}),
     "Dreamer": Case(Dreamer, PENDULUM, {"repeat": 2}),
-    "Dreamer-discrete": Case(Dreamer, CARTPOLE, {"repeat": 1, "cont": True}),
+    "Dreamer-discrete": Case(
+        Dreamer, CARTPOLE, {"repeat": 1, "cont": True, "standardize": "running"}
+    ),
     "DreamerV2": Case(DreamerV2, PENDULUM, {"repeat": 2}),
     "DreamerV2-discrete": Case(DreamerV2, CARTPOLE, {"envs": 4}),
     "DreamerV3": Case(DreamerV3, PENDULUM, {"repeat": 2, "envs": 4}),

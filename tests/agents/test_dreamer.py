@@ -627,6 +627,20 @@ def test_presets_are_settings(preset: str) -> None:
     assert config.horizon >= 2
 
 
+def test_ours_standardise_vectors_and_the_papers_do_not() -> None:
+    forms = {name: configure(DreamerConfig, p).standardize for name, p in Dreamer.presets.items()}
+    assert {name for name, form in forms.items() if form == "none"} == {"dmc_vision", "atari"}
+    assert DreamerConfig().standardize == "none"
+
+
+def test_continuous_presets_take_the_exact_mode_and_old_configurations_a_hundred_samples() -> None:
+    samples = {
+        name: configure(DreamerConfig, p).mode_samples for name, p in Dreamer.presets.items()
+    }
+    assert {name for name, count in samples.items() if count} == {"atari"}  # has no tanh-normal
+    assert DreamerConfig().mode_samples == 100
+
+
 def test_default_preset_follows_the_observations() -> None:
     assert Dreamer.default_preset("dmc", IMAGE) == "dmc_vision"
     assert Dreamer.default_preset("dmc", STATE) == "dmc_state"
@@ -637,6 +651,8 @@ def test_default_preset_follows_the_observations() -> None:
     ("fields", "message"),
     [
         ({"clip_rewards": "tan"}, r"clip_rewards='tan'.*tanh"),
+        ({"standardize": "prefil"}, r"standardize='prefil'.*prefill"),
+        ({"mode_samples": -1}, "mode_samples=-1 has to be 0 or more"),
         ({"horizon": 1}, "horizon=1 has to be at least 2"),
         ({"imagine_starts": 0}, "imagine_starts=0 has to be at least 1, or None"),
         ({"cont": True, "batch_length": 1}, "batch_length=1 leaves nothing to imagine from"),

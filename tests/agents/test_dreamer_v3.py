@@ -962,6 +962,7 @@ def test_an_image_that_does_not_halve_is_refused() -> None:
         ("crafter", "200m", 1, 1, 512, 1_100_000, None),
         ("atari", "200m", 16, 4, 32, 4 * 51_000_000, "dreamerv3"),
         ("atari100k", "200m", 1, 4, 256, 4 * 110_000, "atari100k"),
+        ("dmc_proprio_paper", "1m", 1, 2, 512, 510_000, None),
     ],
 )
 def test_presets_are_the_published_settings(

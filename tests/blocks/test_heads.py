@@ -13,6 +13,7 @@ from agentzoo.blocks.heads import (
     TanhNormalActor,
     TruncatedNormalActor,
     outputs,
+    tanh_normal_mode,
 )
 from agentzoo.blocks.layers import LayerNorm
 
@@ -100,6 +101,59 @@ def test_mode_of_a_fresh_wide_actor_has_no_ties() -> None:
     noise = torch.randn(64, *actor.noise_shape)
     margin = actor.margin(stats, noise, torch.ones(64, dtype=torch.bool))
     assert (margin > 0).float().mean() > 0.95
+
+
+def test_exact_mode_is_what_a_grid_search_finds() -> None:
+    mean = torch.tensor([-5.0, -2.0, -0.7, -0.1, -1e-3, 1e-3, 0.05, 0.3, 1.0, 3.0, 5.0])
+    std = torch.tensor([1e-4, 0.1, 0.5, 0.69, 0.7071, 0.72, 0.8, 1.0, 2.0, 5.0])
+    grid = torch.arange(-60_000, 60_001, dtype=torch.float64) / 1000
+    far = grid.abs() > 15  # where tanh is 1 in float64: log(4) - 2 |u|
+    log_det = torch.where(far, math.log(4) - 2 * grid.abs(), torch.log(1 - torch.tanh(grid) ** 2))
+    for m, s in torch.cartesian_prod(mean, std).tolist():
+        density = -0.5 * ((grid - m) / s) ** 2 - log_det
+        found = tanh_normal_mode(torch.tensor(m), torch.tensor(s))
+        expected = torch.tanh(grid[density.argmax()])
+        assert torch.tanh(found).item() == pytest.approx(expected.item(), abs=1e-3), (m, s)
+
+
+def test_exact_mode_points_where_the_mean_does_however_wide() -> None:
+    mean = torch.linspace(-5, 5, 101)[:, None].expand(-1, 50)
+    mode = tanh_normal_mode(mean, torch.logspace(-4, 1, 50).expand_as(mean))
+    assert torch.isfinite(mode).all()
+    assert ((mode > 0) == (mean >= 0))[mean != 0].all()
+    assert (mode.abs() >= mean.abs() - 1e-5).all()
+
+
+def test_exact_mode_of_a_mean_of_zero_is_a_maximum() -> None:
+    """Between two maxima as high as each other the upper one is taken, never the valley."""
+    assert tanh_normal_mode(torch.tensor(0.0), torch.tensor(5.0)).item() == pytest.approx(50.0)
+    assert tanh_normal_mode(torch.tensor(0.0), torch.tensor(0.5)).item() == pytest.approx(0.0)
+
+
+def test_exact_mode_acts_without_noise_and_samples_with_it() -> None:
+    actor, stats = tanh_actor(0), torch.randn(4, 2 * A)
+    assert actor.noise_shape == (1, A)
+    noise, chosen = torch.randn(4, 1, A), torch.tensor([True, False, True, False])
+    action = actor.act(stats, noise, chosen)
+    mode = torch.tanh(tanh_normal_mode(*actor.parameters_of(stats)))
+    assert torch.equal(action[chosen], mode[chosen])
+    assert torch.equal(action[~chosen], actor.sample(stats, noise[:, 0])[~chosen])
+    entropy = actor.entropy(stats, torch.randn(4, *actor.entropy_shape))
+    assert entropy.shape == (4,)
+
+
+def test_margin_of_the_exact_mode_is_the_distance_to_the_other_side() -> None:
+    actor = tanh_actor(0)
+    wide, narrow = actor.raw_init_std, -9.0  # std of about 10 and of 1e-3
+    stats = torch.tensor(
+        [[0.3, -0.2, wide, wide], [0.3, -0.2, wide, narrow], [0.3, -0.2, narrow, narrow]] * 2
+    )
+    modes = torch.tensor([True] * 3 + [False] * 3)
+    margin = actor.margin(stats, torch.randn(6, 1, A), modes)
+    mean = actor.parameters_of(stats)[0].abs()
+    assert margin[0].item() == mean[0, 1].item()
+    assert margin[1].item() == mean[1, 0].item()
+    assert margin[2:].tolist() == [torch.inf] * 4
 
 
 def test_sampling_takes_the_first_row_of_noise() -> None:

@@ -1,0 +1,80 @@
+"""Standardised vectors in real runs: what is measured, what is saved, what old runs keep."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from agentzoo import Dreamer, DreamerV2, PlaNet
+from agentzoo.agent import Agent
+from agentzoo.callbacks import Callback
+from agentzoo.training import Training
+
+PENDULUM = "gym:Pendulum-v1"
+AGENTS = [Dreamer, DreamerV2, PlaNet]
+
+
+class Rows(Callback):
+    """The observations so far, at the first update and at the end."""
+
+    def __init__(self) -> None:
+        self.at_first_update: torch.Tensor | None = None
+        self.at_end = torch.empty(0)
+
+    def on_update(self, training: Training, metrics: object) -> None:
+        if self.at_first_update is None:
+            self.at_first_update = stored(training)
+
+    def on_end(self, training: Training) -> None:
+        self.at_end = stored(training)
+
+
+def stored(training: Training) -> torch.Tensor:
+    """Every observation in replay, in float64."""
+    (stream,), (key,) = training.replay.streams, training.agent.spec.obs
+    rows = [chunk.rows[key] for chunk in stream.chunks]
+    return torch.cat([torch.from_numpy(part.copy()) for part in rows])[: stream.rows].double()
+
+
+def learn(kind: type[Agent], run: Path, form: str) -> tuple[Agent, Rows]:
+    agent, rows = kind(PENDULUM, preset="debug", device="cpu", seed=1, standardize=form), Rows()
+    agent.learn(800, run=run, callbacks=[rows], progress=False)
+    return agent, rows
+
+
+def weights(agent: Agent) -> dict[str, torch.Tensor]:
+    assert isinstance(agent.algorithm, torch.nn.Module)
+    return agent.algorithm.state_dict()
+
+
+@pytest.mark.parametrize("kind", AGENTS)
+def test_the_statistics_are_of_the_prefill(kind: type[Agent], tmp_path: Path) -> None:
+    agent, rows = learn(kind, tmp_path / "run", "prefill")
+    assert rows.at_first_update is not None
+    assert len(rows.at_end) > len(rows.at_first_update)
+    assert_statistics(agent, rows.at_first_update)
+
+
+def test_running_statistics_are_of_every_row(tmp_path: Path) -> None:
+    agent, rows = learn(Dreamer, tmp_path / "run", "running")
+    assert_statistics(agent, rows.at_end)
+
+
+def assert_statistics(agent: Agent, rows: torch.Tensor) -> None:
+    saved = weights(agent)
+    assert saved["encoder.standardizer.count"] == len(rows)
+    assert_close(saved["encoder.standardizer.mean"].double(), rows.mean(0), rtol=1e-4, atol=1e-5)
+    deviation = 1 / saved["encoder.standardizer.scale"].double()
+    assert_close(deviation, rows.std(0, unbiased=False), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", AGENTS)
+def test_without_it_the_weights_are_those_of_earlier_versions(kind: type[Agent]) -> None:
+    plain = kind(PENDULUM, preset="debug", device="cpu", seed=1, standardize="none")
+    scaled = kind(PENDULUM, preset="debug", device="cpu", seed=1)
+    assert not any("standardizer" in name for name in weights(plain))
+    more = {name for name in weights(scaled) if "standardizer" in name}
+    assert set(weights(scaled)) == set(weights(plain)) | more
+    for name, tensor in weights(plain).items():
+        assert torch.equal(tensor, weights(scaled)[name]), name
