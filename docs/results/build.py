@@ -1,43 +1,64 @@
 """Score finished runs over fresh episodes, keep their logs here, and draw and tabulate them.
 
-python docs/results/build.py RUN ...     # new runs; without any: draw again what is here
+python docs/results/build.py RUN ...     # new runs; without any: write again what is here
 
-A run becomes AGENT/TASK/seedK/ with its metrics.jsonl and the exported policy's results.json;
-AGENT/TASK/ gets random.json (the random policy, same seeds) and curve.png. The tables in
-docs/results.md are what this prints.
+A run becomes AGENT/TASK/seedK/ with its metrics.jsonl, its command and the exported policy's
+results.json; AGENT/TASK/ gets random.json (the random policy, same seeds) and curve.png. A task's
+folder is called after its variant where it has one: TASK@dmc_proprio_paper. The comparison in
+docs/results.md, curves.png and the tables in seeds.md are made of what is kept here.
 """
 
 import argparse
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+import numpy as np
 
 import agentzoo
+from agentzoo.logger import Record, read_metrics
 from agentzoo.report import learning_curve
 from runtime import Evaluation, evaluate, evaluate_random, load_policy
 
 ROOT = Path(__file__).parent
+PAGE, SEEDS = ROOT.with_suffix(".md"), ROOT / "seeds.md"
+MARKERS = "<!-- made by build.py -->\n", "<!-- end -->\n"
 EPISODES, FIRST_SEED = 20, 1_000_000  # training draws its own seeds from the run's
-# mean return after so many environment steps, from images unless the name says otherwise. Sources:
-# Hafner et al. 2020 (arXiv:1912.01603v3), appendix table; Hafner et al. 2019 (arXiv:1811.04551v5),
-# table 1
-PUBLISHED = {
-    ("dreamer", "cartpole-swingup"): ("Dreamer, pixels, 5M steps", 833.66),
-    ("dreamer", "cartpole-balance"): ("Dreamer, pixels, 5M steps", 979.56),
-    ("dreamer", "cheetah-run"): ("Dreamer, pixels, 5M steps", 894.56),
-    ("dreamer", "walker-walk"): ("Dreamer, pixels, 5M steps", 961.67),
-    ("planet", "cartpole-swingup"): ("PlaNet, pixels, 1M steps", 821.0),
-    ("planet", "cheetah-run"): ("PlaNet, pixels, 1M steps", 662.0),
+BIN = 10_000  # environment steps; a bin labelled s holds the episodes that end in (s - BIN, s]
+PUBLISHED: dict[str, Any] = json.loads((ROOT / "published.json").read_text(encoding="utf-8"))
+NAMES = {
+    "dreamer": "Dreamer",
+    "dreamerv2": "DreamerV2",
+    "dreamerv3": "DreamerV3",
+    "planet": "PlaNet",
 }
+# what a variant's name stands for, beside presets
+VARIANTS = {"": "cpu", "raw": "cpu, raw vectors", "ratio64": "cpu, ratio 64"}
+
+
+class Curve(NamedTuple):
+    """Mean training returns in bins, with the lowest and the highest seed."""
+
+    steps: np.ndarray
+    mean: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+# -- keeping -------------------------------------------------------------------------------------
 
 
 def keep(run: Path) -> Path:
     """Export and score a run; return the folder of its agent and task."""
     agent = agentzoo.load(run, device="cpu")
+    settings = json.loads((run / "config.json").read_text(encoding="utf-8"))
     task = agent.env.partition(":")[2].partition("?")[0]
-    folder = ROOT / type(agent).__name__.lower() / task
+    preset = settings["training"]["preset"]
+    variant = "" if preset == "cpu" else f"@{preset}"
+    folder = ROOT / type(agent).__name__.lower() / f"{task}{variant}"
     seed = folder / f"seed{agent.seed}"
     seed.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory() as bundle:
@@ -46,10 +67,20 @@ def keep(run: Path) -> Path:
         score = evaluate(policy, episodes=EPISODES, seed=FIRST_SEED, progress=True)
     write(score, seed / "results.json")
     shutil.copy(run / "metrics.jsonl", seed / "metrics.jsonl")
+    (seed / "command.txt").write_text(command(settings, agent.env_steps) + "\n", encoding="utf-8")
     if not (folder / "random.json").is_file():
         random = evaluate_random(agent.env, episodes=EPISODES, seed=FIRST_SEED)
         write(random, folder / "random.json")
     return folder
+
+
+def command(settings: Mapping[str, Any], steps: int) -> str:
+    """The line that makes a run again."""
+    training = settings["training"]
+    parts = [settings["agent"].lower(), f"'{settings['env']}'", f"--preset {training['preset']}"]
+    parts += [f"--set {one}" for one in training["overrides"]]
+    return " ".join(["OMP_NUM_THREADS=1 agentzoo learn", *parts, f"--steps {steps}",
+                     f"--seed {settings['seed']} --run RUN"])  # fmt: skip
 
 
 def write(score: Evaluation, path: Path) -> None:
@@ -67,25 +98,90 @@ def seeds(folder: Path) -> list[Path]:
     return sorted(folder.glob("seed*"), key=lambda path: int(path.name.removeprefix("seed")))
 
 
-def draw(folder: Path) -> None:
-    """Evaluation and collection of all seeds, beside random and what was published."""
-    baselines = {"random": read(folder / "random.json").mean}
-    published = PUBLISHED.get((folder.parent.name, folder.name))
-    if published is not None:
-        baselines[published[0]] = published[1]
-    title = f"{read(seeds(folder)[0] / 'results.json').agent} in {folder.name}, preset cpu"
-    learning_curve(seeds(folder), folder / "curve.png", baselines=baselines, title=title)
+def folders() -> list[Path]:
+    """Every agent's every task that has runs here."""
+    return sorted({path.parents[1] for path in ROOT.glob("*/*/seed*/results.json")})
+
+
+# -- training returns in bins --------------------------------------------------------------------
+
+
+def binned(lines: Sequence[Record]) -> dict[int, float]:
+    """Mean return of the training episodes of each whole bin; the first lines are the prefill's.
+
+    A line holds the mean of the episodes that ended since the line before.
+    """
+    sums: dict[int, list[float]] = {}
+    before = 0.0
+    for line in lines:
+        if "rollout/ep_rew_mean" not in line:
+            continue
+        count, before = line["time/episodes"] - before, line["time/episodes"]
+        label = -(-int(line["env_step"]) // BIN) * BIN
+        total = sums.setdefault(label, [0.0, 0.0])
+        total[0] += count * line["rollout/ep_rew_mean"]
+        total[1] += count
+    last = int(lines[-1]["env_step"])
+    return {label: total / count for label, (total, count) in sums.items() if label <= last}
+
+
+def ours(folder: Path) -> Curve | None:
+    """The training returns of all seeds of an agent's task, as far as all of them go."""
+    runs = [binned(read_metrics(path)) for path in seeds(folder)]
+    steps = sorted(set.intersection(*(set(run) for run in runs)))
+    if not steps:
+        return None
+    values = np.array([[run[step] for step in steps] for run in runs])
+    return Curve(np.array(steps), values.mean(0), values.min(0), values.max(0))
+
+
+def theirs(folder: Path) -> Curve | None:
+    """The authors' training returns in the same bins, where they published them."""
+    if folder.parent.name != "dreamerv3":
+        return None
+    kind = "dmc_vision" if "pixels" in folder.name else "dmc_proprio"
+    found = PUBLISHED["curves"][kind].get(task_of(folder))
+    return found and Curve(*(np.array(found[name]) for name in Curve._fields))
+
+
+def final(folder: Path) -> str:
+    """The published score at the end of training, and after how many steps."""
+    agent, task = folder.parent.name, task_of(folder)
+    if agent == "dreamerv3":
+        kind = "dmc_vision" if "pixels" in folder.name else "dmc_proprio"
+        found = PUBLISHED["curves"][kind].get(task)
+        return f"{found['final']['mean']:.0f} at {found['final']['steps']:,}" if found else ""
+    score = PUBLISHED["finals"].get(agent, {}).get(task)
+    return f"{score:.0f} at {PUBLISHED['finals'][agent]['steps']:,}, pixels" if score else ""
+
+
+def task_of(folder: Path) -> str:
+    """The task, without the variant."""
+    return folder.name.partition("@")[0]
+
+
+def variant_of(folder: Path) -> str:
+    """What the runs were made with."""
+    name = folder.name.partition("@")[2]
+    return VARIANTS.get(name, name)
+
+
+# -- tables --------------------------------------------------------------------------------------
 
 
 def table(folder: Path) -> list[str]:
     """Rows of one agent and task: each seed's score, steps and minutes, then random's."""
-    rows = ["| seed | steps | minutes | score | interval |", "|---:|---:|---:|---:|---|"]
+    rows = ["| seed | steps | minutes | score | interval | far above random |"]
+    rows += ["|---:|---:|---:|---:|---|---|"]
+    random = read(folder / "random.json")
     for path in seeds(folder):
-        last = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
-        minutes = max(record.get("time/wall_s", 0.0) for record in last) / 60
-        before = f"| {path.name.removeprefix('seed')} | {last[-1]['env_step']:,} | {minutes:.0f}"
-        rows.append(f"{before} | {scored(read(path / 'results.json'))} |")
-    rows.append(f"| random | | | {scored(read(folder / 'random.json'))} |")
+        lines = read_metrics(path)
+        minutes = max(record.get("time/wall_s", 0.0) for record in lines) / 60
+        score = read(path / "results.json")
+        before = f"| {path.name.removeprefix('seed')} | {lines[-1]['env_step']:,.0f}"
+        far = "yes" if far_above(score, random) else "no"
+        rows.append(f"{before} | {minutes:.0f} | {scored(score)} | {far} |")
+    rows.append(f"| random | | | {scored(random)} | |")
     return rows
 
 
@@ -95,17 +191,133 @@ def scored(score: Evaluation) -> str:
     return f"{score.mean:.1f} | {low:.1f} to {high:.1f}"
 
 
-def folders() -> list[Path]:
-    """Every agent's every task that has runs here."""
-    return sorted({path.parents[1] for path in ROOT.glob("*/*/seed*/results.json")})
+def far_above(score: Evaluation, random: Evaluation) -> bool:
+    """The lower end of the 95 % interval is above twice the upper end of random's."""
+    return score.interval[0] > 2 * random.interval[1]
+
+
+def row(folder: Path) -> str:
+    """One line of the comparison."""
+    random, runs = read(folder / "random.json"), [read(p / "results.json") for p in seeds(folder)]
+    means, mine, published = [run.mean for run in runs], ours(folder), theirs(folder)
+    far = sum(far_above(run, random) for run in runs)
+    steps = min(read_metrics(path)[-1]["env_step"] for path in seeds(folder))
+    cells = [NAMES[folder.parent.name], task_of(folder), variant_of(folder), f"{steps:,.0f}"]
+    cells += [spread(means), f"{far} of {len(runs)}", f"{random.mean:.0f}"]
+    if mine is None:
+        cells += ["", "", "", ""]
+    else:
+        cells += [bounded(mine.mean[-1], mine.low[-1], mine.high[-1])]
+        cells += [f"{mine.mean.mean():.0f}", *at_equal_steps(mine, published)]
+    return f"| {' | '.join([*cells, final(folder)])} |"
+
+
+def at_equal_steps(mine: Curve, published: Curve | None) -> list[str]:
+    """What was published at the same steps: the last bin, and the mean of all bins so far."""
+    if published is None:
+        return ["", ""]
+    here = np.isin(published.steps, mine.steps)
+    last = [curve[here][-1] for curve in (published.mean, published.low, published.high)]
+    return [bounded(*last), f"{published.mean[here].mean():.0f}"]
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean of the seeds, lowest and highest."""
+    return bounded(float(np.mean(values)), min(values), max(values))
+
+
+def bounded(mean: float, low: float, high: float) -> str:
+    """A mean with its bounds, where there are several seeds."""
+    return f"{mean:.0f}" if low == high else f"{mean:.0f} ({low:.0f} to {high:.0f})"
+
+
+HEAD = [
+    "| agent | task | preset | steps | policy | far above random | random | ours, last bin "
+    "| ours, area | published, last bin | published, area | published, end |",
+    "|---|---|---|---:|---|---|---:|---|---:|---|---:|---|",
+]
+
+
+def comparison() -> str:
+    """The table of agent x task."""
+    return "\n".join([*HEAD, *map(row, folders())]) + "\n"
+
+
+def details() -> str:
+    """The page of all seeds."""
+    made = "Made by `python docs/results/build.py`; [results](../results.md) say how to read it."
+    parts = ["# Every seed", "", made, ""]
+    for folder in folders():
+        name = "/".join(folder.parts[-2:])
+        parts += [f"## {NAMES[folder.parent.name]}, {task_of(folder)}: {variant_of(folder)}", ""]
+        parts += [*table(folder), "", *commands(folder), f"![{name}]({name}/curve.png)", ""]
+    return "\n".join(parts)
+
+
+def commands(folder: Path) -> list[str]:
+    """The kept commands of an agent's task."""
+    found = [path / "command.txt" for path in seeds(folder) if (path / "command.txt").is_file()]
+    lines = [path.read_text(encoding="utf-8").strip() for path in found]
+    return ["```", *lines, "```", ""] if lines else []
+
+
+# -- pictures ------------------------------------------------------------------------------------
+
+
+def draw(folder: Path) -> None:
+    """Evaluation and collection of all seeds, beside random and what was published."""
+    baselines = {"random": read(folder / "random.json").mean}
+    agent, task = folder.parent.name, task_of(folder)
+    score = PUBLISHED["finals"].get(agent, {}).get(task)
+    if score is not None:
+        baselines[f"paper, pixels, {PUBLISHED['finals'][agent]['steps'] / 1e6:g}M steps"] = score
+    title = f"{NAMES[agent]} in {task}, {variant_of(folder)}"
+    learning_curve(seeds(folder), folder / "curve.png", baselines=baselines, title=title)
+
+
+def draw_all() -> None:
+    """Every agent and task in one picture: ours and, where there is one, the authors' curve."""
+    from matplotlib.figure import Figure
+
+    shown = [(folder, curve) for folder in folders() if (curve := ours(folder)) is not None]
+    columns = 4
+    lines = -(-len(shown) // columns)
+    figure = Figure(figsize=(3.4 * columns, 2.5 * lines), layout="constrained")
+    panels = np.atleast_1d(figure.subplots(lines, columns)).ravel()
+    for panel, (folder, curve) in zip(panels, shown, strict=False):
+        published = theirs(folder)
+        if published is not None:
+            here = published.steps <= curve.steps[-1]
+            band(panel, Curve(*(part[here] for part in published)), "0.35", "authors'")
+        band(panel, curve, "#1f5fa8", "ours")
+        panel.axhline(read(folder / "random.json").mean, color="#e08a1e", ls=":", label="random")
+        panel.set_title(f"{NAMES[folder.parent.name]}, {folder.name}", fontsize="small")
+        panel.xaxis.set_major_formatter(lambda step, _: f"{step / 1000:g}k")
+        panel.set_ylim(bottom=0)
+        panel.grid(alpha=0.25)
+        panel.legend(fontsize="x-small", frameon=False)
+    for panel in panels[len(shown) :]:
+        panel.set_visible(False)
+    figure.savefig(ROOT / "curves.png", dpi=110)
+
+
+def band(panel: Any, curve: Curve, color: str, label: str) -> None:
+    """A mean within its lowest and highest seed."""
+    panel.fill_between(curve.steps, curve.low, curve.high, color=color, alpha=0.2, lw=0)
+    panel.plot(curve.steps, curve.mean, color=color, marker=".", label=label)
 
 
 def main(runs: Sequence[str]) -> None:
-    """Keep the runs, then draw and print what they belong to; all of it, where none is given."""
+    """Keep the runs, draw what they belong to (all, where none is given), write both pages."""
     for folder in sorted({keep(Path(run)) for run in runs}) or folders():
         draw(folder)
-        print(f"\n{folder.relative_to(ROOT)}\n")
-        print("\n".join(table(folder)))
+    draw_all()
+    SEEDS.write_text(details(), encoding="utf-8")
+    before, _, rest = PAGE.read_text(encoding="utf-8").partition(MARKERS[0])
+    _, _, after = rest.partition(MARKERS[1])
+    page = "".join([before, MARKERS[0], comparison(), MARKERS[1], after])
+    PAGE.write_text(page, encoding="utf-8")
+    print(comparison())
 
 
 if __name__ == "__main__":

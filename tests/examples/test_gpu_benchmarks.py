@@ -1,6 +1,7 @@
 """The GPU's benchmarks run to their end on a CPU, at debug sizes."""
 
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -64,3 +65,21 @@ def test_learn_leaves_runs_that_go_on_and_scores_beside_the_published_ones(tmp_p
     again = table("learn", *given, "--frames", "2100")
     assert [row[:2] for row in again] == [["walker-walk", "2,000"]]
     assert int(again[0][3]) == 2
+
+
+def test_a_point_is_the_mean_of_the_evaluations_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The authors' bins are labelled by their ends, and hold no score from beyond."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks" / "gpu"))
+    learn = runpy.run_path(str(ROOT / "benchmarks" / "gpu" / "learn.py"))
+    lines = [
+        f'{{"env_step": {step}, "eval/mean_reward": {step / 1000}}}\n'
+        for step in range(5_000, 130_000, 10_000)
+    ]
+    (tmp_path / "metrics.jsonl").write_text("".join(lines))
+    points = learn["points"](tmp_path)
+    assert list(points) == [105_000, 125_000]
+    assert points[105_000] == [15, 25, 35, 45, 55, 65, 75, 85, 95, 105]
+    assert points[125_000] == [35, 45, 55, 65, 75, 85, 95, 105, 115, 125]
+    assert learn["row"]("walker-walk", 105_000, points[105_000]).count("137 ± 58") == 1
