@@ -1,12 +1,15 @@
 """Train, score, film and package the zoo's agents; what is finished is left alone.
 
-python zoo/build.py [NAME ...] [--again]
+python zoo/build.py [NAME ...] [--again | --page]
+
+Afterwards docs/zoo.md is written again, with a still of each agent's film.
 """
 
 import argparse
 import tomllib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 import agentzoo
@@ -14,7 +17,7 @@ from agentzoo.publishing import package
 from agentzoo.quickstart import require_whole
 from hub.card import write_card
 from hub.naming import parse
-from hub.package import CARD, read_package
+from hub.package import CARD, VIDEO, read_package
 from runtime import verify
 from runtime.errors import ConfigError, nearest
 
@@ -22,7 +25,10 @@ ROOT = Path(__file__).parent
 SHIPPED = ROOT.parent / "hub" / "zoo"  # what is in here is in the wheel
 RUNS = ROOT.parent / "runs" / "zoo"
 EPISODES = 20
-SHIPPED_LIMIT, LIMIT = 2_000_000, 20_000_000  # bytes of one that ships, and of all together
+PAGE = ROOT.parent / "docs" / "zoo.md"
+STILLS = PAGE.with_suffix("")
+SHIPPED_LIMIT, LIMIT = 2_000_000, 60_000_000  # bytes of one that ships, and of all together
+STILL_S = 3.0  # seconds into the film
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,20 +99,88 @@ def size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
+HEAD = """# The zoo
+
+Made by `make zoo`. Each agent is a folder of `zoo/` (the one that ships comes with the package),
+with its weights, ONNX graphs, card, learning curve, film, and its score over {episodes} fresh
+episodes by ONNX Runtime, with the 95 % bootstrap interval. `zoo/recipes.toml` says how each was
+trained: `make zoo ARGS=NAME` does it again, `agentzoo evaluate zoo:NAME --check` plays the scored
+episodes again. There are {count}.
+
+| | name | agent | task | sees | steps | preset | score | interval |
+|---|---|---|---|---|---:|---|---:|---|
+"""
+
+
+def standing() -> list[tuple[str, Recipe, Path]]:
+    """The agents that are there, with their recipes and folders."""
+    each = [(name, recipe, home(name, recipe)) for name, recipe in recipes().items()]
+    return sorted(one for one in each if (one[2] / CARD).is_file())
+
+
+def page() -> str:
+    """docs/zoo.md: what stands in the zoo, as a table with pictures."""
+    found = standing()
+    rows = [line(*one) for one in found]
+    return HEAD.format(episodes=EPISODES, count=len(found)) + "\n".join(rows) + "\n"
+
+
+def line(name: str, recipe: Recipe, folder: Path) -> str:
+    """One row of the page."""
+    results = read_package(folder).results
+    task, _, keys = recipe.env.partition("?")
+    images = task.startswith("dmc:") and "obs=state" not in keys
+    fields = "".join(f", `{key}={value}`" for key, value in recipe.set.items())
+    low, high = results.interval
+    cells = [f"![{name}](zoo/{name}.png)", f"`zoo:{name}`", recipe.agent, f"`{task}`"]
+    cells += ["images" if images else "state", f"{recipe.steps:,}", f"`{recipe.preset}`{fields}"]
+    cells += [f"{results.mean:.1f}", f"{low:.1f} to {high:.1f}"]
+    return f"| {' | '.join(cells)} |"
+
+
+def draw_still(name: str, folder: Path) -> None:
+    """A picture from the agent's film, at most 96 pixels wide."""
+    import numpy as np
+    from imageio_ffmpeg import read_frames
+    from matplotlib.image import imsave
+
+    frames = read_frames(str(folder / VIDEO))
+    about = next(frames)
+    width, height = about["size"]
+    at = int(min(STILL_S, about["duration"] / 2) * about["fps"])
+    frame = next(islice(frames, at, None))
+    frames.close()
+    thin = -(-width // 96)
+    picture = np.frombuffer(frame, np.uint8).reshape(height, width, 3)[::thin, ::thin]
+    STILLS.mkdir(exist_ok=True)
+    imsave(STILLS / f"{name}.png", np.ascontiguousarray(picture))
+
+
+def write_page() -> None:
+    """Write docs/zoo.md, and the stills that it lacks."""
+    for name, _, folder in standing():
+        if not (STILLS / f"{name}.png").is_file():
+            draw_still(name, folder)
+    PAGE.write_text(page(), encoding="utf-8")
+
+
 def main() -> None:
     """Build what was named, or all that is missing, then look at the sizes."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", help="entries of recipes.toml; none is all")
     parser.add_argument("--again", action="store_true", help="package those that stand, too")
+    parser.add_argument("--page", action="store_true", help="only write docs/zoo.md again")
     asked = parser.parse_args()
     known = recipes()
-    for name in asked.names or known:
+    for name in [] if asked.page else asked.names or known:
         if name not in known:
             raise ConfigError(f'recipes.toml has no "{name}"; {nearest(name, known)}')
         out = home(name, known[name])
         if asked.again or not (out / CARD).is_file():
             build(name, known[name], out, RUNS / name)
+            draw_still(name, out)
     check_sizes()
+    write_page()
 
 
 def check_sizes() -> None:

@@ -23,7 +23,7 @@ from agentzoo.training import Training
 # Source: danijar/dreamer scores/dreamer.json, mean and deviation over five seeds; its author says
 # they come of earlier settings of the same code (danijar/dreamer#55). A step is the end of its bin
 # (plotting.py:binning): 105,000 stands for the ten tests in (5,000, 105,000]
-STEPS = (105_000, 505_000, 1_005_000, 2_005_000, 3_205_000, 4_905_000)
+STEPS: tuple[int, ...] = (105_000, 505_000, 1_005_000, 2_005_000, 3_205_000, 4_905_000)
 PUBLISHED = {
     "walker-walk": ((137, 58), (886, 28), (956, 12), (969, 4), (957, 13), (956, 33)),
     "ball_in_cup-catch": ((73, 91), (962, 5), (967, 6), (943, 29), (970, 5), (961, 7)),
