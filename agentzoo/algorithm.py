@@ -136,6 +136,19 @@ class Measuring(Protocol):
         ...
 
 
+class Choosing(Protocol):
+    """Algorithms that make discrete choices in a step: a class, the best of n samples."""
+
+    def margin(self, carry: Carry, obs: Obs, noise: Noise, deterministic: Tensor) -> Tensor:
+        """By how much the step's closest choice was made, relative to its scores: (B,).
+
+        Two implementations of one step agree to a tolerance relative to max(1, |number|), so they
+        may choose otherwise where (best - second) / max(1, |best|, |second|) is below it; that is
+        the unit. inf where the step makes no choice. `blocks.distributions.top2_margin` is it.
+        """
+        ...
+
+
 class PlanningAlgorithm(Algorithm, Protocol):
     """Acts by planning: `step` is `observe`, then the cross-entropy planner over `score`."""
 

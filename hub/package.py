@@ -169,7 +169,7 @@ def check_content(folder: Path, manifest: Manifest) -> Settings:
         EnvironmentStringError: if the environment string is not that of a registered suite.
     """
     for name in manifest.graphs:
-        _check_graph(folder / name)
+        _check_graph(folder / name, manifest.opset)
     if (folder / WEIGHTS).is_file():
         check_safetensors(folder / WEIGHTS)
     settings = read_settings(folder)
@@ -194,12 +194,12 @@ def read_results(folder: Path) -> Evaluation:
     return Evaluation.from_json(read_json(folder / RESULTS))
 
 
-def _check_graph(path: Path) -> None:
+def _check_graph(path: Path, opset: int) -> None:
     if path.stat().st_size == 0:
         raise BundleError(f"{path} is empty; export the policy again")
     with path.open("rb") as file:  # mapped: a look at it takes no memory of its size
         content = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-    check_onnx(content, path.name)
+    check_onnx(content, path.name, opset)
 
 
 def check_safetensors(path: Path) -> None:

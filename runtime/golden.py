@@ -4,10 +4,14 @@ Every row is one step on its own, with the carry that torch had before it. The r
 teacher-forced: categorical latents flip where two logits tie, and closed loops diverge from there.
 """
 
+import re
+import struct
 import zipfile
-from collections.abc import Mapping
+import zlib
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from io import BytesIO
+from math import prod
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +25,23 @@ from .spec import Array, Arrays, PlanSpec, PolicySpec
 SCORED = 10  # rows whose proposals are scored: a whole planner's decision costs 1,000 rollouts
 BYTES = 2 << 30  # of the unpacked trace
 ROWS = 100_000
+BATCHES = (1, 7)  # rows in one call: each alone, then together, since a graph may mix rows
+EXCUSABLE = 0.1  # largest share of a trace's rows that may differ with an excuse
+HEADER = re.compile(  # of an array as numpy writes it; what else may stand there is not parsed
+    rb"\x93NUMPY\x01\x00(?s:..)"
+    rb"\{'descr': '([<>|][a-zA-Z]\d+)', 'fortran_order': (True|False), "
+    rb"'shape': \(([\d, ]*)\), \} *\n"
+)
+HEADER_BYTES = 1 << 10
+DAMAGED = (  # what zipfile and zlib raise for an archive that lies about itself
+    ValueError,
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    EOFError,
+    OSError,
+    RuntimeError,  # encrypted, or (NotImplementedError) of a zip version that is not read
+)
 
 
 class Replay(NamedTuple):
@@ -28,7 +49,8 @@ class Replay(NamedTuple):
 
     Attributes:
         error: (T,) largest difference in each row, relative where numbers exceed 1.
-        margin: (T,) how far each row's closest discrete choice was from falling otherwise.
+        margin: (T,) how far each row's closest discrete choice was from falling otherwise,
+            relative to the scores it separates; inf where nothing was chosen.
     """
 
     error: Array
@@ -36,7 +58,8 @@ class Replay(NamedTuple):
 
     def excused(self, tolerance: float) -> Array:
         """(T,) bool: rows that differ in a discrete choice too close to call."""
-        return ~(self.error <= tolerance) & (self.margin < tolerance)
+        differs = np.isfinite(self.error) & ~(self.error <= tolerance)
+        return differs & (self.margin < tolerance)
 
     def failed(self, tolerance: float) -> Array:
         """(T,) bool: rows that differ without an excuse; NaN is a difference."""
@@ -46,9 +69,11 @@ class Replay(NamedTuple):
 def golden_ports(spec: PolicySpec) -> Ports:
     """What a trace holds, each (T, *shape): inputs and outputs of the acting graph, and two more.
 
-    `address` is each row's noise address, `margin` the smallest top-2 margin of its discrete
-    choices, inf where it has none. A planning agent's trace also holds `returns` of the first
-    proposals of the first 10 rows, each a whole rollout of imagined steps.
+    `address` is each row's noise address. `margin` is the smallest top-2 margin of its discrete
+    choices, inf where nothing is chosen: the difference of the two best scores over max(1, the
+    larger magnitude of the two), so that it has the unit of `difference`. A planning agent's trace
+    also holds `returns` of the first proposals of the first 10 rows, each a whole rollout of
+    imagined steps.
     """
     graph = next(iter(graph_specs(spec).values()))
     return {
@@ -68,38 +93,93 @@ def read_golden(content: bytes, spec: PolicySpec) -> Arrays:
     """A trace from `golden.npz`, checked against the policy's spec.
 
     Raises:
-        BundleError: if it is no such file, too large, or an array is missing or ill-shaped.
+        BundleError: if it is no such file, too large, an array is missing or ill-shaped, or a
+            margin is none.
     """
+    ports = golden_ports(spec)
     try:
         with zipfile.ZipFile(BytesIO(content)) as archive:
-            unpacked = sum(entry.file_size for entry in archive.infolist())
-        if unpacked > BYTES:
-            raise BundleError(
-                f"golden.npz unpacks to {unpacked:,} bytes, expected at most {BYTES:,}"
-            )
-        with np.load(BytesIO(content), allow_pickle=False) as file:
-            arrays: Arrays = {name: file[name] for name in file.files}
-    except (ValueError, zipfile.BadZipFile, EOFError) as error:
+            _check_members(archive.infolist(), ports)
+            arrays = _arrays(archive, ports)
+    except BundleError:
+        raise
+    except DAMAGED as error:
         raise BundleError(
             f"golden.npz cannot be read ({error}); export the policy again"
         ) from error
-    _check(arrays, golden_ports(spec))
+    margin = arrays["margin"]
+    if not (margin >= 0).all():  # written so that NaN counts too
+        raise BundleError(
+            f"golden.npz holds the margin {margin[~(margin >= 0)][0]}, expected numbers of at "
+            "least 0, and inf where a step makes no discrete choice; export the policy again"
+        )
     return arrays
 
 
-def _check(arrays: Arrays, ports: Mapping[str, Port]) -> None:
-    if arrays.keys() != ports.keys():
-        differing = ", ".join(sorted(arrays.keys() ^ ports.keys()))
-        raise BundleError(f"golden.npz lacks or adds {differing}; export the policy again")
-    rows = len(arrays["margin"].reshape(-1))
-    for name, port in ports.items():
-        count = min(rows, SCORED) if name == "returns" else rows
-        found = (arrays[name].shape, str(arrays[name].dtype))
-        if found != ((count, *port.shape), port.dtype) or not 0 < rows <= ROWS:
-            raise BundleError(
-                f"golden.npz holds {name} of shape {found[0]} and type {found[1]}, expected "
-                f"{(count, *port.shape)} and {port.dtype}; export the policy again"
-            )
+def _check_members(members: Sequence[zipfile.ZipInfo], ports: Mapping[str, Port]) -> None:
+    found = sorted(one.filename.removesuffix(".npy") for one in members)
+    if found != sorted(ports):
+        differing = ", ".join(sorted({*found} ^ ports.keys())) or "some arrays twice"
+        raise BundleError(f"golden.npz lacks or adds {differing:.200}; export the policy again")
+    packed = {one.compress_type for one in members}
+    if not packed <= {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
+        raise BundleError(
+            "golden.npz is packed otherwise than numpy packs arrays; export the policy again"
+        )
+    unpacked = sum(one.file_size for one in members)
+    if unpacked > BYTES:
+        raise BundleError(f"golden.npz unpacks to {unpacked:,} bytes, expected at most {BYTES:,}")
+
+
+class _Header(NamedTuple):
+    """What a member of the archive says of itself, and where its numbers begin."""
+
+    dtype: str
+    is_fortran: bool
+    shape: tuple[int, ...]
+    start: int
+
+
+def _header(archive: zipfile.ZipFile, name: str) -> _Header:
+    with archive.open(f"{name}.npy") as file:
+        found = HEADER.match(file.read(HEADER_BYTES))
+    if found is None:
+        raise BundleError(
+            f"golden.npz cannot be read: {name} is not a plain array; export the policy again"
+        )
+    dtype, order, shape = (text.decode() for text in found.groups())
+    sizes = tuple(int(size) for size in shape.replace(" ", "").split(",") if size)
+    return _Header(dtype, order == "True", sizes, found.end())
+
+
+def _arrays(archive: zipfile.ZipFile, ports: Mapping[str, Port]) -> Arrays:
+    rows = (*_header(archive, "margin").shape, 0)[0]
+    if not 0 < rows <= ROWS:
+        raise BundleError(
+            f"golden.npz records {rows:,} steps, expected 1 to {ROWS:,}; export the policy again"
+        )
+    counts = {"returns": min(rows, SCORED)}
+    return {
+        name: _array(archive, name, port, counts.get(name, rows)) for name, port in ports.items()
+    }
+
+
+def _array(archive: zipfile.ZipFile, name: str, port: Port, rows: int) -> Array:
+    """An array of the trace; nothing is unpacked before its header is what it has to be."""
+    header, expected = _header(archive, name), (rows, *port.shape)
+    dtype = np.dtype(port.dtype).newbyteorder("<")
+    if (header.shape, header.dtype) != (expected, dtype.str):
+        raise BundleError(
+            f"golden.npz holds {name} of shape {header.shape} and type {header.dtype}, expected "
+            f"{expected} and {dtype.str} ({port.dtype}); export the policy again"
+        )
+    size = prod(expected) * dtype.itemsize
+    if archive.getinfo(f"{name}.npy").file_size != header.start + size:
+        raise BundleError(
+            f"golden.npz holds more or less of {name} than it says; export the policy again"
+        )
+    numbers = archive.read(f"{name}.npy")[header.start :]
+    return np.frombuffer(numbers, dtype).reshape(expected, order="F" if header.is_fortran else "C")
 
 
 def replay(graphs: Mapping[str, Graph], spec: PolicySpec, golden: Arrays, batch: int = 1) -> Replay:
@@ -113,6 +193,9 @@ def replay(graphs: Mapping[str, Graph], spec: PolicySpec, golden: Arrays, batch:
 
     Returns:
         Each row's largest difference from the recording, and its margin.
+
+    Raises:
+        BundleError: if a graph cannot run the rows.
     """
     graph = next(iter(graphs.values()))
     rows = len(golden["margin"])

@@ -1,8 +1,10 @@
 """ONNX graphs as acting steps: the names of their tensors, and the device they run on."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -29,7 +31,7 @@ NUMPY_TYPES = {
     "tensor(int64)": "int64",
     "tensor(bool)": "bool",
 }
-REFUSALS = (  # what onnxruntime raises for a graph it cannot open; all derive from Exception alone
+REFUSALS = (  # what onnxruntime raises for a graph it cannot open or run; all are Exceptions only
     "EPFail",
     "Fail",
     "InvalidArgument",
@@ -76,6 +78,9 @@ def graph_specs(spec: PolicySpec) -> dict[str, GraphSpec]:
 
     Returns:
         `policy.onnx`, or for planning agents `observe.onnx` and `score.onnx`.
+
+    Raises:
+        BundleError: if the policy has more than 100 tensors of a kind.
     """
     state_in = _numbered("state_in", "carry", spec.carry)
     state_out = _numbered("state_out", "carry", spec.carry)
@@ -134,7 +139,11 @@ def _imagined(state: Ports) -> Ports:
 
 def _numbered(prefix: str, role: Role, tensors: Mapping[str, Shaped]) -> Ports:
     # two digits: Triton Inference Server pairs states by the order of their sorted names
-    assert len(tensors) <= 100, len(tensors)
+    if len(tensors) > 100:
+        raise BundleError(
+            f"the policy has {len(tensors)} tensors of the kind {role}, and a graph's names count "
+            "100 of a kind; join some"
+        )
     return {
         f"{prefix}_{k:02d}_{slug(key)}": Port(
             role=role, key=key, shape=tuple(one.shape), dtype=one.dtype
@@ -199,6 +208,7 @@ class Graph:
     """One open graph whose tensors are called by role and key.
 
     Attributes:
+        file: its name.
         spec: its inputs and outputs.
         provider: what it runs on, "cpu" or "cuda".
     """
@@ -228,19 +238,43 @@ class Graph:
             ProviderError: if CUDA was asked for and is not there.
             BundleError: if onnxruntime refuses the graph, or its tensors are not the spec's.
         """
-        self.spec = spec
+        self.file, self.spec = file, spec
         self._session = _open(file, content, provider, threads, cuda_graph)
         self.provider = "cuda" if CUDA in self._session.get_providers() else "cpu"
         _compare(file, "input", self._session.get_inputs(), spec.inputs)
         _compare(file, "output", self._session.get_outputs(), spec.outputs)
         self._inputs = [(name, port.role, port.key) for name, port in spec.inputs.items()]
         self._outputs = list(spec.outputs)
+        self._shapes = [port.shape for port in spec.outputs.values()]
         self._keys = [(port.role, port.key) for port in spec.outputs.values()]
 
     def run(self, values: Mapping[str, Arrays]) -> dict[tuple[str, str], Array]:
-        """Outputs by (role, key) from inputs by role and key."""
+        """Outputs by (role, key) from inputs by role and key.
+
+        Raises:
+            BundleError: if onnxruntime cannot run the graph on them, or an output has another shape
+                than the spec says.
+        """
         feeds = {name: values[role][key] for name, role, key in self._inputs}
-        return dict(zip(self._keys, self._session.run(self._outputs, feeds), strict=True))
+        with self._said_plainly():
+            outputs = self._session.run(self._outputs, feeds)
+        rows = (len(next(iter(feeds.values()))),)
+        for name, array, shape in zip(self._outputs, outputs, self._shapes, strict=True):
+            if array.shape != rows + shape:
+                raise BundleError(
+                    f"{self.file} gave {name} of shape {array.shape} for {rows[0]} rows, expected "
+                    f"{rows + shape}; its rows are not independent: export the policy again"
+                )
+        return dict(zip(self._keys, outputs, strict=True))
+
+    @contextmanager
+    def _said_plainly(self) -> Generator[None]:
+        try:
+            yield
+        except _refusals() as error:
+            raise BundleError(
+                f"onnxruntime cannot run {self.file}: {_first_line(error)}; export the policy again"
+            ) from error
 
     def buffer(self, port: Port, rows: int) -> Buffer:
         """Memory for a tensor of `rows` rows where the graph runs; zeros."""
@@ -272,8 +306,13 @@ class Graph:
         return Bound(binding, options)
 
     def run_bound(self, bound: Bound) -> None:
-        """Read the bound inputs, write the bound outputs."""
-        self._session.run_with_iobinding(bound.binding, bound.options)
+        """Read the bound inputs, write the bound outputs.
+
+        Raises:
+            BundleError: if onnxruntime cannot run the graph on them.
+        """
+        with self._said_plainly():
+            self._session.run_with_iobinding(bound.binding, bound.options)
 
 
 def _open(
@@ -287,11 +326,15 @@ def _open(
     options.inter_op_num_threads = 1
     # idle threads that spin starve whoever shares the machine: environments, an event loop
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # else content that begins like onnxruntime's own format is opened as that, past all checks
+    options.add_session_config_entry("session.load_model_format", "ONNX")
     options.log_severity_level = 3  # errors
     try:
         session: _Session = ort.InferenceSession(content, options, providers=wanted)
     except _refusals() as error:
-        raise BundleError(f"onnxruntime cannot open {file}: {error}; export it again") from error
+        raise BundleError(
+            f"onnxruntime cannot open {file}: {_first_line(error)}; export the policy again"
+        ) from error
     if provider == "cuda" and CUDA not in session.get_providers():
         raise ProviderError(  # onnxruntime itself only logs this and takes the CPU
             "cuda was asked for, but onnxruntime could not start it and offers "
@@ -335,6 +378,12 @@ def _is_installed(distribution: str) -> bool:
     return True
 
 
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__
+
+
+@cache
 def _refusals() -> tuple[type[Exception], ...]:
     state = import_module("onnxruntime.capi.onnxruntime_pybind11_state")
     return tuple(getattr(state, name) for name in REFUSALS if hasattr(state, name))

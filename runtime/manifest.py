@@ -2,15 +2,14 @@
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from .errors import BundleError
 from .graphs import GraphSpec, graph_specs
-from .noise import drawn
-from .spec import PolicySpec, TensorSpec
+from .spec import PolicySpec
+from .spec_check import check_spec
 from .strict_json import read_fields, read_object
 
 FORMAT = 1
@@ -18,8 +17,6 @@ OPSET = 20
 MANIFEST, GOLDEN, RESULTS = "manifest.json", "golden.npz", "results.json"
 OWNED = ("config.json", "model.safetensors")  # the agent's; a serving machine may do without
 JSON_LIMIT = 4 << 20  # bytes of a JSON file
-TENSOR_LIMIT = 1 << 28  # numbers in one row of one tensor
-DTYPES = ("bool", "float16", "float32", "float64", "uint8", "int8", "int16", "int32", "int64")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +66,7 @@ def read_manifest(folder: Path, digests: Mapping[str, str] | None = None) -> Man
     value = read_object(read_json(folder / MANIFEST), MANIFEST)
     _check_format(value.get("format"), folder)
     manifest = read_fields(Manifest, value, MANIFEST)
-    _check_policy(manifest.policy)
+    check_spec(manifest.policy)
     specs = graph_specs(manifest.policy)
     if manifest.graphs != specs:
         raise BundleError(
@@ -110,9 +107,12 @@ def read_json(path: Path) -> object:
     if path.stat().st_size > JSON_LIMIT:
         raise BundleError(f"{path} is larger than {JSON_LIMIT:,} bytes, which no manifest is")
     try:
-        return json.loads(path.read_bytes())
+        value = json.loads(path.read_bytes())
+        # a lone surrogate, which JSON can spell, could be neither shown, sent nor stored
+        json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise BundleError(f"{path} is not JSON ({error}); fetch or export it again") from error
+    return value
 
 
 def _check_format(found: object, folder: Path) -> None:
@@ -123,19 +123,6 @@ def _check_format(found: object, folder: Path) -> None:
             f"{folder} has format {found}, this version reads up to {FORMAT}; "
             "run: pip install --upgrade agentzoo"
         )
-
-
-def _check_policy(spec: PolicySpec) -> None:
-    tensors = [*spec.obs.values(), *spec.carry.values()]
-    shapes = [one.shape for one in (*tensors, *drawn(spec.noise, spec.plan).values())]
-    for shape in (*shapes, spec.action.shape):
-        if min(shape, default=0) < 0 or math.prod(shape) > TENSOR_LIMIT:
-            raise BundleError(f"the manifest holds the shape {shape}, which no policy has")
-    for dtype in (*(one.dtype for one in tensors), spec.action.dtype):
-        if dtype not in DTYPES:
-            raise BundleError(f'the manifest holds the dtype "{dtype}", which no policy has')
-    if spec.carry.get("prev_action") != TensorSpec(shape=(spec.action.size,)):
-        raise BundleError("the manifest's carry lacks prev_action in model units; export it again")
 
 
 def _check_files(

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from .errors import BundleError
 
 DOMAINS = ("", "ai.onnx")  # two names of the default operator set
+ORT = b"ORTM"  # at byte 4 of a file in ONNX Runtime's own format; it is sniffed out by that
 DEPTH = 32  # of messages in messages; a graph of ours has 6
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5  # wire types; 3 and 4 are groups, which ONNX lacks
 
@@ -28,24 +29,44 @@ class Message(NamedTuple):
     checks: dict[int, Check]  # number -> refuses bad values
 
 
-def check_onnx(content: bytes | memoryview, file: str) -> None:
+def check_onnx(content: bytes | memoryview, file: str, opset: int | None = None) -> None:
     """Refuse a graph that reaches outside of itself or tells where it was made.
 
     Args:
         content: the ONNX file; a view of a mapped one is read without loading it.
         file: its name, for messages.
+        opset: the default operator set's version that it has to import; None takes any.
 
     Raises:
-        BundleError: if it is malformed, keeps tensors in other files, uses operators beyond the
+        BundleError: if it is malformed or in ONNX Runtime's own format, imports another operator
+            set, keeps tensors in other files, uses operators beyond the
             default domain, defines functions, trains, or carries doc strings or metadata (exporters
             leave local paths there).
     """
     if not content:
         raise BundleError(f"{file} is empty; export the policy again")
+    data = memoryview(content)
+    if bytes(data[4:8]) == ORT:  # can be laid out so that it reads as harmless protobuf as well
+        raise BundleError(
+            f"{file} is in ONNX Runtime's own format, which is not looked into; export the policy "
+            "again"
+        )
     try:
-        _walk(memoryview(content), "Model", DEPTH)
+        _walk(data, "Model", DEPTH)
+        if opset is not None:
+            _check_opset(data, opset)
     except BundleError as error:
         raise BundleError(f"{file} {error}") from None
+
+
+def _check_opset(data: memoryview, opset: int) -> None:
+    imports = [dict(_fields(_bytes(value))) for number, value in _fields(data) if number == 8]
+    found = sorted({str(one.get(2, 0)) for one in imports})
+    if found != [str(opset)]:
+        raise BundleError(
+            f"imports the operator set {', '.join(found) or 'none'}, the manifest says {opset}; "
+            "export the policy again"
+        )
 
 
 def _walk(data: memoryview, kind: str, depth: int) -> None:

@@ -70,12 +70,19 @@ def _read(kind: object, value: object, where: str) -> object:
 
 def _scalar(kind: type, value: object, where: str) -> object:
     if kind is float and type(value) is int:
-        return float(value)
+        return _as_float(value, where)
     if type(value) is not kind:  # exactly: isinstance takes a bool for an int
         raise BundleError(f'"{where}" is {value!r:.80}, expected {kind.__name__}')
     if isinstance(value, float) and not isfinite(value):
         raise BundleError(f'"{where}" is {value!r}, expected a finite number')
     return value
+
+
+def _as_float(value: int, where: str) -> float:
+    try:
+        return float(value)
+    except OverflowError as error:
+        raise BundleError(f'"{where}" is a number beyond a float, expected a float') from error
 
 
 def _one_of(choices: tuple[object, ...], value: object, where: str) -> object:

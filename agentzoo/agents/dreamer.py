@@ -202,9 +202,10 @@ class DreamerAlgorithm(nn.Module):
         return {**carry, "prev_action": action}, to_env(action, self.action)
 
     def margin(self, carry: Carry, obs: Obs, noise: Noise, deterministic: Tensor) -> Tensor:
-        """By how many nats the chosen action beat the runner-up, (B,); inf where none was chosen.
+        """By how much the chosen action beat the runner-up, (B,); inf where none was chosen.
 
-        Two implementations of the same step may differ where this is below their numerical error.
+        Relative to the scores (`top2_margin`): where this is below their tolerance, two
+        implementations of the same step may differ.
         """
         _, stats = self._perceive(carry, obs, noise)
         return self.actor.margin(stats, noise["action"], deterministic)

@@ -230,9 +230,10 @@ class DreamerV3Algorithm(nn.Module):
         return carry, to_env(carry["prev_action"], self.action)
 
     def margin(self, carry: Carry, obs: Obs, noise: Noise, deterministic: Tensor) -> Tensor:
-        """By how many nats the closest choice was made, of a latent or of the action: (B,).
+        """By how much the closest choice was made, of a latent or of the action: (B,).
 
-        Two implementations of the same step may differ where this is below their numerical error.
+        Relative to the scores (`top2_margin`): where this is below their tolerance, two
+        implementations of the same step may differ.
         """
         state, stats = self._perceive(carry, obs, noise)
         latent = self.latent.margin(state.stats, noise["latent"])

@@ -50,7 +50,7 @@ class ScoreActor(Protocol):
         ...
 
     def margin(self, stats: Tensor, noise: Tensor, deterministic: Tensor) -> Tensor:
-        """By how many nats the chosen alternative beat the second: (B,); inf if none was chosen."""
+        """By how much the chosen alternative beat the second (`top2_margin`): (B,); inf if none."""
         ...
 
     def scale_output(self, factor: float) -> None:

@@ -114,8 +114,12 @@ def symexp(x: Tensor) -> Tensor:
 
 
 def top2_margin(scores: Tensor) -> Tensor:
-    """Largest minus second largest score of the last axis: (..., K) -> (...); inf where K is 1."""
+    """By how much the largest score of the last axis won: (..., K) -> (...); inf where K is 1.
+
+    The two best scores' difference over max(1, the larger magnitude of the two): the unit that
+    replays of recorded steps are compared in.
+    """
     if scores.shape[-1] == 1:
         return torch.full_like(scores[..., 0], torch.inf)
     best = scores.topk(2, -1).values
-    return best[..., 0] - best[..., 1]
+    return (best[..., 0] - best[..., 1]) / best.abs().amax(-1).clamp(min=1.0)

@@ -162,7 +162,7 @@ class Actor(Protocol):
         ...
 
     def margin(self, stats: Tensor, noise: Tensor, deterministic: Tensor) -> Tensor:
-        """By how many nats the chosen alternative beat the second: (B,); inf if none was chosen."""
+        """By how much the chosen alternative beat the second (`top2_margin`): (B,); inf if none."""
         ...
 
 

@@ -79,8 +79,10 @@ def test_the_mode_of_groups_and_the_margin_of_the_choice() -> None:
     stats = torch.log_softmax(torch.tensor([[0.0, 2.0, 1.5], [0.0, 2.0, 1.5]]), -1)
     noise = torch.tensor([[0.999, 0.01, 0.01], [0.999, 0.01, 0.01]])
     assert actor.act(stats, noise, NO).tolist() == [[1, 0, 0], [0, 1, 0]]
-    assert actor.margin(stats, noise, YES).tolist() == pytest.approx([0.5, 0.5])
-    assert actor.margin(stats, noise, NO)[0] > 1
+    second = stats[0, 2].item()
+    assert second < -1
+    assert actor.margin(stats, noise, YES).tolist() == pytest.approx([0.5 / -second] * 2)
+    assert actor.margin(stats, noise, NO)[0] > 0.5
 
 
 def test_one_class_is_always_chosen() -> None:

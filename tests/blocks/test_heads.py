@@ -199,8 +199,9 @@ def test_onehot_mode_and_margin() -> None:
     margin = actor.margin(logits, uniform, yes)
     assert margin[0].item() == 0.5
     scores = logits[1] - torch.log(-torch.log(uniform[1]))
-    top = [group.topk(2).values for group in scores.split([3, 2])]
-    assert margin[1].item() == pytest.approx(min((t[0] - t[1]).item() for t in top), rel=1e-4)
+    top = [group.topk(2).values.tolist() for group in scores.split([3, 2])]
+    expected = min((one - two) / max(1, abs(one), abs(two)) for one, two in top)
+    assert margin[1].item() == pytest.approx(expected, rel=1e-4)
 
 
 def test_onehot_entropy() -> None:

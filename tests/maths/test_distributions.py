@@ -80,5 +80,7 @@ def test_straight_through_has_the_value_of_the_onehot_and_the_gradient_of_softma
 
 
 def test_top2_margin() -> None:
-    assert top2_margin(torch.tensor([[1.0, 4.0, 3.5], [2.0, 2.0, 0.0]])).tolist() == [0.5, 0.0]
+    scores = torch.tensor([[1.0, 4.0, 3.5], [2.0, 2.0, 0.0], [0.5, 0.25, 0.0], [-8.0, -7.0, -9.0]])
+    assert top2_margin(scores).tolist() == [0.125, 0.0, 0.25, 0.125]  # relative beyond 1
+    assert top2_margin(100 * scores[:1]).tolist() == [0.125]
     assert top2_margin(torch.zeros(2, 1)).tolist() == [torch.inf, torch.inf]
