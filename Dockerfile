@@ -5,8 +5,6 @@ FROM python:3.12-slim AS build
 WORKDIR /src
 COPY pyproject.toml constraints.txt README.md LICENSE CHANGELOG.md ./
 COPY agentzoo agentzoo
-COPY hub hub
-COPY runtime runtime
 RUN python -m venv /opt/agentzoo \
  && /opt/agentzoo/bin/pip install --no-cache-dir -c constraints.txt ".[onnx,serve]"
 

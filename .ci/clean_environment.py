@@ -5,10 +5,9 @@ from importlib import util
 from pathlib import Path
 
 import agentzoo
-import hub
-import runtime
-from runtime.errors import MissingExtraError
-from runtime.server import serve
+from agentzoo import hub, runtime
+from agentzoo.runtime.errors import MissingExtraError
+from agentzoo.runtime.server import serve
 
 CHECKOUT = Path(__file__).parents[1]
 
@@ -23,7 +22,7 @@ def main() -> None:
     assert callable(agentzoo.evaluate)
     assert (Path(str(hub.__file__)).parent / "templates" / "card.md").is_file()
     shipped = hub.search(hub="zoo:")
-    names = sorted(path.name for path in (CHECKOUT / "hub" / "zoo").glob("*/"))
+    names = sorted(path.name for path in (CHECKOUT / "agentzoo" / "hub" / "zoo").glob("*/"))
     assert [found.address for found in shipped] == [f"zoo:{name}" for name in names], shipped
     for found in shipped:
         print(found.address, hub.load_policy(found.address))
@@ -31,7 +30,7 @@ def main() -> None:
     assert callable(runtime.RemotePolicy)
     assert callable(serve)
     for name in ("Dreamer", "Agent", "load"):
-        assert 'pip install "agentzoo[train]"' in refusal(name)
+        assert 'pip install "agentzoo-rl[train]"' in refusal(name)
     print(f"agentzoo {agentzoo.__version__}: the wheel imports, and serves without torch")
 
 

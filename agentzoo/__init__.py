@@ -5,20 +5,16 @@ package is missing raises one sentence with the pip line that mends it.
 """
 
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING
 
-import hub
-import runtime
-
 if TYPE_CHECKING:
-    from runtime import evaluate, make_env
-
+    from . import hub, runtime
     from .agent import Agent, load
     from .agents.dreamer import Dreamer
     from .agents.dreamer_v2 import DreamerV2
     from .agents.dreamer_v3 import DreamerV3
     from .agents.planet import PlaNet
+    from .runtime import evaluate, make_env
 
 __version__ = "0.1.0"
 
@@ -30,8 +26,10 @@ __all__ = [
     "PlaNet",
     "__version__",
     "evaluate",
+    "hub",
     "load",
     "make_env",
+    "runtime",
 ]
 
 # extra -> the modules it brings, by import name
@@ -47,38 +45,28 @@ EXTRAS = {
 }
 
 _HOMES = {
-    "Agent": "agentzoo.agent",
-    "load": "agentzoo.agent",
-    "Dreamer": "agentzoo.agents.dreamer",
-    "DreamerV2": "agentzoo.agents.dreamer_v2",
-    "DreamerV3": "agentzoo.agents.dreamer_v3",
-    "PlaNet": "agentzoo.agents.planet",
-    "evaluate": "runtime",
-    "make_env": "runtime",
+    "Agent": ".agent",
+    "load": ".agent",
+    "Dreamer": ".agents.dreamer",
+    "DreamerV2": ".agents.dreamer_v2",
+    "DreamerV3": ".agents.dreamer_v3",
+    "PlaNet": ".agents.planet",
+    "evaluate": ".runtime",
+    "make_env": ".runtime",
 }
-
-
-def _require_own(sibling: ModuleType) -> None:
-    """Refuse a package of another project that comes first on the path under a sibling's name."""
-    if getattr(sibling, "__distribution__", None) != "agentzoo":
-        raise ImportError(
-            f'agentzoo needs its own package "{sibling.__name__}", but Python found another one: '
-            f"{sibling.__file__}; rename or move it, or start Python where it is not on the path"
-        )
-
-
-_require_own(runtime)
-_require_own(hub)
+_PACKAGES = ("hub", "runtime")
 
 
 def __getattr__(name: str) -> object:
     """Import what `name` needs, now that it is asked for."""
-    from runtime.errors import MissingExtraError, nearest
+    if name in _PACKAGES:
+        return import_module(f".{name}", __name__)
+    from .runtime.errors import MissingExtraError, nearest
 
     if name not in _HOMES:
         raise AttributeError(f'agentzoo has no "{name}"; {nearest(name, __all__, "public names")}')
     try:
-        value: object = getattr(import_module(_HOMES[name]), name)
+        value: object = getattr(import_module(_HOMES[name], __name__), name)
     except ModuleNotFoundError as error:
         package = (error.name or "").split(".")[0]
         extras = [extra for extra, modules in EXTRAS.items() if package in modules]

@@ -18,26 +18,26 @@ import numpy as np
 import torch
 from torch import nn
 
-import hub
-from runtime import envs
-from runtime.errors import BundleError, ConfigError, ProviderError, RunError, nearest
-from runtime.evaluation import Evaluation, evaluate
-from runtime.noise import derive
-from runtime.policy import Policy
-from runtime.spaces import action_spec, observation_specs
-from runtime.spec import ActionSpec, Array, ObsSpec, PolicySpec
+from agentzoo import hub
+from agentzoo.runtime import envs
+from agentzoo.runtime.errors import BundleError, ConfigError, ProviderError, RunError, nearest
+from agentzoo.runtime.evaluation.rollout import Evaluation, evaluate
+from agentzoo.runtime.policy.noise import derive_seed
+from agentzoo.runtime.policy.policy import Policy
+from agentzoo.runtime.policy.spaces import action_spec, observation_specs
+from agentzoo.runtime.spec import ActionSpec, Array, ObsSpec, PolicySpec
 
-from . import checkpoint
 from .algorithm import Algorithm
-from .blocks.replay import ReplayBuffer, write_durably
-from .callbacks import Callback, Evaluate, Report
-from .capture import require_capture
-from .checkpoint import Counters, read_tensors, write_tensors
-from .collection import noise_for_step
 from .config import AgentConfig, configure, parse_setting, setting, to_json
-from .logger import Logger, ProgressBar
-from .memory import keep_freed_memory
-from .training import Training, require_environment
+from .replay.buffer import ReplayBuffer, write_durably
+from .train import checkpoint
+from .train.allocator import keep_freed_memory
+from .train.callbacks import Callback, Evaluate, Report
+from .train.checkpoint import Counters, read_tensors, write_tensors
+from .train.collector import noise_for_step
+from .train.cuda_graph import require_capture
+from .train.logger import Logger, ProgressBar
+from .train.loop import Training, require_environment
 
 FORMAT = 1
 AGENTS = {
@@ -46,7 +46,7 @@ AGENTS = {
     "DreamerV3": ".agents.dreamer_v3",
     "PlaNet": ".agents.planet",
 }  # what a saved folder may name
-BOOKKEEPING = {  # what may differ where a run is resumed
+RESUMABLE = {  # what may differ where a run is resumed
     "total_steps",
     "checkpoint_every",
     "log_every",
@@ -104,7 +104,7 @@ class Agent:
         self.seed = secrets.randbits(31) if seed is None else seed
         self._seed_given = seed is not None
         self.run: Path | None = None
-        self.learned_in: Path | None = None  # the run that tells how, not always to be gone on in
+        self.run_dir: Path | None = None  # the run that tells how, not always to be gone on in
         self.env_steps = 0  # learned for so far, repeat included
         self.env = ""  # resolved string, or "" for an environment object
         self._source: EnvLike | None = None
@@ -157,7 +157,7 @@ class Agent:
         Raises:
             ConfigError: if it is given a vector environment, or learned on an object.
         """
-        with self._built().world(env) as where:
+        with self._built().evaluation_env(env) as where:
             return evaluate(
                 self.policy,
                 where,
@@ -169,8 +169,10 @@ class Agent:
             )
 
     @contextmanager
-    def world(self, env: EnvLike | None = None) -> Iterator[str | gym.Env[Any, Any] | None]:
-        """What `runtime.evaluate` takes for an environment, or for the agent's own.
+    def evaluation_env(
+        self, env: EnvLike | None = None
+    ) -> Iterator[str | gym.Env[Any, Any] | None]:
+        """What `agentzoo.runtime.evaluate` takes for an environment, or for the agent's own.
 
         What a function has made is closed again at the block's end.
 
@@ -241,7 +243,7 @@ class Agent:
     def _open_run(self, run: Path | None) -> tuple[Path, Counters, Path | None]:
         """The run's folder, where it stands, and the checkpoint to go on from."""
         folder = run or self.run or new_run_folder(type(self).__name__, self.env)
-        self.learned_in = folder
+        self.run_dir = folder
         newest = checkpoint.newest(folder / "checkpoints")
         if newest is None:
             folder.mkdir(parents=True, exist_ok=True)
@@ -320,7 +322,7 @@ class Agent:
 
         Raises:
             BundleError: if the folder holds no agent, another class of agent, or a newer format.
-            HubError: if the published agent cannot be had; see `hub.pull`.
+            HubError: if the published agent cannot be had; see `agentzoo.hub.pull`.
         """
         given, folder = folder, hub.locate(folder)
         newest = checkpoint.newest(folder / "checkpoints")
@@ -337,7 +339,7 @@ class Agent:
         preset = training["preset"]
         agent = cls(device=device, seed=settings["seed"], preset=preset, **overrides)
         agent.env_steps = training["env_steps"]
-        agent.learned_in = run
+        agent.run_dir = run
         agent.env = settings["env"]
         agent._source = agent.env or None
         agent.config = configure(cls.config_class, settings["config"], name=cls.__name__)
@@ -390,7 +392,7 @@ class Agent:
             HubError: if the Hub refuses or fails.
             RunError: if there is no run to draw the learning curve of.
         """
-        from .publishing import publish
+        from .publish import publish
 
         return publish(
             self,
@@ -411,7 +413,7 @@ class Agent:
         raise NotImplementedError(f"{cls.__name__} names no presets")
 
     @classmethod
-    def for_world(
+    def env_overrides(
         cls, config: Any, suite: str, obs: Mapping[str, ObsSpec], action: ActionSpec
     ) -> Mapping[str, object]:
         """Fields that the world decides, between the preset's (`config`) and the user's own."""
@@ -460,7 +462,7 @@ class Agent:
         suite = task.partition(":")[0]
         name, fields = type(self).__name__, self.presets[preset]
         before = configure(self.config_class, fields, name=name)
-        world = {**self.for_world(before, suite, obs, action), **self.tasks.get(task, {})}
+        world = {**self.env_overrides(before, suite, obs, action), **self.tasks.get(task, {})}
         return configure(self.config_class, fields, world, overrides, name=name)
 
     def _require_device(self) -> None:
@@ -481,7 +483,7 @@ class Agent:
             tf32 = self.config.precision == "tf32"
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
         with torch.random.fork_rng():
-            torch.manual_seed(derive(self.seed, "weights"))
+            torch.manual_seed(derive_seed(self.seed, "weights"))
             network = self.algorithm_class(obs, action, self.config).to(self.device)
         assert isinstance(network, Algorithm), f"{self.algorithm_class} lacks a part of Algorithm"
         self.algorithm = network
@@ -547,7 +549,7 @@ class Agent:
             "differs": {
                 name: [setting(theirs[name]), setting(one)]
                 for name, one in ours.items()
-                if name not in BOOKKEEPING and not same(theirs[name], one)
+                if name not in RESUMABLE and not same(theirs[name], one)
             },
         }
 
@@ -583,7 +585,7 @@ class Agent:
         names = ("agent", "env", "seed") if self._seed_given else ("agent", "env")
         pairs = {name: (theirs[name], ours[name]) for name in names}
         for name, mine in ours["config"].items():
-            if name not in BOOKKEEPING:
+            if name not in RESUMABLE:
                 pairs[name] = (theirs["config"].get(name, defaults[name]), mine)
         differing = [f"{n} was {a!r}, is {b!r}" for n, (a, b) in pairs.items() if not same(a, b)]
         if differing:

@@ -24,10 +24,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from runtime.spec import ActionSpec, ColumnSpec, NoiseSpec, PlanSpec, TensorSpec
+from agentzoo.runtime.spec import ActionSpec, ColumnSpec, NoiseSpec, PlanSpec, TensorSpec
 
 if TYPE_CHECKING:
-    from .blocks.replay import Windows
+    from .replay.buffer import Sampler
 
 Carry = dict[str, Tensor]  # always holds "prev_action" (B, A) in model units
 Obs = dict[str, Tensor]  # raw observations (B, ...) and "is_first" (B,) bool
@@ -35,10 +35,10 @@ Noise = Mapping[str, Tensor]  # name -> (B, *shape)
 Batch = dict[str, Tensor]  # replay columns (B, T, ...), with "prev_action" shifted in
 Metrics = dict[str, Tensor]  # scalars, left on the device
 WriteBack = dict[str, Tensor]  # mutable replay columns (B, T, ...) of the batch's rows; often empty
-Rows = dict[str, np.ndarray]  # replay columns (B, ...) of one decision of B environments
+Transitions = dict[str, np.ndarray]  # replay columns (B, ...) of one decision of B environments
 
 
-class Late(NamedTuple):
+class DelayedValue(NamedTuple):
     """A value that arrives after its row was stored: `back` rows before the newest one of `env`."""
 
     env: int  # the environment's index
@@ -84,7 +84,7 @@ class Algorithm(Protocol):
     noise_spec: Mapping[str, NoiseSpec]  # what step and explore draw, by name
     carry_spec: Mapping[str, TensorSpec]
     columns: Mapping[str, ColumnSpec]  # replay columns beyond the standard ones; often empty
-    windows: "Windows"  # which windows of replay a batch is made of
+    sampler: "Sampler"  # which windows of replay a batch is made of
 
     def initial(self, batch: int) -> Carry:
         """The carry before the first observation; zeros or learned."""
@@ -117,8 +117,8 @@ class Annotating(Protocol):
     """Algorithms that add columns to the rows they collect (latents, late rewards)."""
 
     def annotate(
-        self, rows: Rows, envs: Sequence[int], carry: Carry, state: object
-    ) -> tuple[Rows, Sequence[Late], object]:
+        self, rows: Transitions, envs: Sequence[int], carry: Carry, state: object
+    ) -> tuple[Transitions, Sequence[DelayedValue], object]:
         """Derived columns for the rows of this decision, values for earlier rows, own state.
 
         Row i belongs to environment `envs[i]`; `carry` is what the step left for the rows, latents
@@ -131,7 +131,7 @@ class Annotating(Protocol):
 class Measuring(Protocol):
     """Algorithms that keep statistics of the rows they collect, in buffers."""
 
-    def measure(self, rows: Rows, *, learning: bool) -> None:
+    def measure(self, rows: Transitions, *, learning: bool) -> None:
         """Take in the rows of one decision; `learning` says that updates have begun."""
         ...
 
@@ -162,7 +162,8 @@ class PlanningAlgorithm(Algorithm, Protocol):
     def imagine(self, carry: Carry, action: Tensor, noise: Noise) -> tuple[Carry, Tensor]:
         """One imagined step, exported as score.onnx: the next carry and the reward (N,).
 
-        Rows are candidates. Reads no `prev_action`; `noise` holds the tensors of the role `score`.
+        The batch holds candidates. Reads no `prev_action`; `noise` holds the tensors of the role
+        `score`.
         """
         ...
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from runtime.errors import ConfigError, nearest
+from agentzoo.runtime.errors import ConfigError, nearest
 
 
 @dataclass(frozen=True, kw_only=True)

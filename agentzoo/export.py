@@ -14,14 +14,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from runtime.bundle import judge, open_graphs
-from runtime.errors import BundleError, ConfigError
-from runtime.golden import SCORED, by_role, score_first, trace_noise
-from runtime.graphs import GraphSpec, Port, graph_specs
-from runtime.manifest import GOLDEN, MANIFEST, OPSET, write_manifest
-from runtime.planner import first_proposals
-from runtime.spec import Array, Arrays, ObsSpec, PolicySpec
+from agentzoo.runtime.bundle.golden_trace import SCORED, by_role, score_first, trace_noise
+from agentzoo.runtime.bundle.load import judge, open_graphs
+from agentzoo.runtime.bundle.manifest import GOLDEN, MANIFEST, OPSET, write_manifest
+from agentzoo.runtime.errors import BundleError, ConfigError
+from agentzoo.runtime.policy.onnx_session import GraphSpec, Port, graph_specs
+from agentzoo.runtime.policy.planners import first_proposals
+from agentzoo.runtime.spec import Array, Arrays, ObsSpec, PolicySpec
 
+from . import __version__
 from .algorithm import Algorithm, PlanningAlgorithm
 
 if TYPE_CHECKING:
@@ -29,11 +30,11 @@ if TYPE_CHECKING:
 
 EXAMPLE_BATCH = 3  # a batch of 1 is taken for a constant
 RESET_EVERY = 17  # steps of the golden trace between resets
-PACKAGES = ("agentzoo", "torch", "onnx", "onnxscript", "onnxruntime", "numpy")  # the provenance
+PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy")  # the provenance, beside ours
 
 
 class TorchStep:
-    """An algorithm's `step` in numpy, so that `runtime.policy.Policy` can wrap it.
+    """An algorithm's `step` in numpy, so that the runtime's `Policy` can wrap it.
 
     Runs under no_grad and not inference_mode: what it gives may feed replay, and tensors made under
     inference_mode raise in a later update.
@@ -47,7 +48,7 @@ class TorchStep:
     def __call__(
         self, carry: Arrays, obs: Arrays, noise: Arrays, deterministic: Array, /
     ) -> tuple[Arrays, Array]:
-        """One acting step; see `runtime.policy.Step`."""
+        """One acting step; see the runtime's `Step`."""
         mode = tensor(deterministic, self.device)
         with torch.no_grad():
             carried, action = self.algorithm.step(
@@ -67,7 +68,7 @@ class TorchImagine:
         self.algorithm = algorithm
 
     def __call__(self, carry: Arrays, action: Array, noise: Arrays, /) -> tuple[Arrays, Array]:
-        """The next carry and the reward (N,); see `runtime.planner.Imagine`."""
+        """The next carry and the reward (N,); see `agentzoo.runtime.policy.planners.Imagine`."""
         with torch.no_grad():
             carried, reward = self.algorithm.imagine(tensors(carry), tensor(action), tensors(noise))
         return arrays(carried), reward.numpy(force=True)
@@ -161,11 +162,11 @@ def _check_parity(contents: Mapping[str, bytes], spec: PolicySpec, golden: Array
 
 
 def _provenance() -> dict[str, str]:
-    found = {"date": datetime.now(UTC).date().isoformat()}
+    found = {"date": datetime.now(UTC).date().isoformat(), "agentzoo": __version__}
     for package in PACKAGES:
         try:
             found[package] = version(package)
-        except PackageNotFoundError:  # a checkout that is not installed
+        except PackageNotFoundError:  # built from its sources, say
             continue
     return found
 

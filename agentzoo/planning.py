@@ -4,8 +4,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from runtime.planner import plan
-from runtime.spec import Arrays
+from agentzoo.runtime.policy.planners import plan
+from agentzoo.runtime.spec import Arrays
 
 from .algorithm import Carry, Noise, Obs, PlanningAlgorithm
 from .blocks.actions import to_env
@@ -16,7 +16,7 @@ def plan_step(
 ) -> tuple[Carry, Tensor]:
     """Observe, plan over the imagined rewards, and leave the plan's first action in the carry.
 
-    The loop is the one that serves, `runtime.planner.plan`, with torch's rollouts as its `score`.
+    The loop is the one that serves, the runtime's `plan`, with torch's rollouts as its `score`.
     """
     roles = {name: spec.role for name, spec in algorithm.noise_spec.items()}
     carry = algorithm.observe(carry, obs, noise)
@@ -41,7 +41,7 @@ def plan_step(
 def rollout_returns(
     algorithm: PlanningAlgorithm, carry: Carry, actions: Tensor, noise: Noise
 ) -> Tensor:
-    """Returns of action sequences: `runtime.planner.Rollouts` on the algorithm's own device.
+    """Returns of action sequences: the runtime's `Rollouts` on the algorithm's own device.
 
     Args:
         algorithm: what imagines.

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from runtime.envs import Adapter, episode_seed
+from agentzoo.runtime.envs import Adapter, episode_seed
 
 REPEAT = 4
 Collect = Callable[[int], int]  # decisions in each environment -> frames collected

@@ -12,9 +12,9 @@ import time
 from statistics import median
 
 import numpy as np
-from subjects import processor
+from models import processor
 
-from runtime.envs import Adapter
+from agentzoo.runtime.envs import Adapter
 
 ENVS = (
     "dmc:walker-walk?render=fast&repeat=2",

@@ -3,7 +3,8 @@
     python benchmarks/dreamer_pixels_update.py --peer-python PEER/bin/python [--rounds 4]
 
 An update is one gradient step of model, actor and value on a prepared random batch of 50 windows
-of 50 images, in float32, without compilation. Ours and the peer take turns (turns.py). The floor
+of 50 images, in float32, without compilation. Ours and the peer take turns (paired_timing.py). The
+floor
 beside them is what an update's convolutions and products take one by one: each layer's convolution
 at its sizes, forth and back, in the faster of two memory formats, and all products at the rate of
 a large one. With `--bf16` ours takes turns in `precision="bf16"`, too.
@@ -15,10 +16,8 @@ from statistics import median
 
 import torch
 import torch.nn.functional as F
-from subjects import ACTION_SIZE, PIXELS, Clock, box, seconds, setting, untrained
-from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
-from turns import (
+from models import ACTION_SIZE, PIXELS, Clock, box, seconds, setting, untrained
+from paired_timing import (
     BATCHES,
     CLOCKS,
     HEAD,
@@ -33,6 +32,8 @@ from turns import (
     rate,
     rows,
 )
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from agentzoo.agents.dreamer import DreamerAlgorithm, DreamerConfig
 from agentzoo.algorithm import Batch

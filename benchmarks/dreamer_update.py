@@ -3,13 +3,25 @@
     python benchmarks/dreamer_update.py --peer-python PEER/bin/python [--rounds 10] [--updates 2]
 
 An update is one gradient step of model, actor and value on a prepared random batch, in float32,
-without compilation. Ours and the peer take turns (turns.py). Without --peer-python, ours is
+without compilation. Ours and the peer take turns (paired_timing.py). Without --peer-python, ours is
 measured alone.
 """
 
 import torch
-from subjects import ACTION_SIZE, STATE_SIZE, WALKER_STATE, box, setting, untrained
-from turns import BATCHES, HEAD, OURS, PEER, Ours, Peer, Side, arguments, footnote, measure, rows
+from models import ACTION_SIZE, STATE_SIZE, WALKER_STATE, box, setting, untrained
+from paired_timing import (
+    BATCHES,
+    HEAD,
+    OURS,
+    PEER,
+    Ours,
+    Peer,
+    Side,
+    arguments,
+    footnote,
+    measure,
+    rows,
+)
 
 from agentzoo.agents.dreamer import DreamerConfig
 from agentzoo.algorithm import Batch

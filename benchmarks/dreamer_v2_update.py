@@ -5,18 +5,30 @@
 
 An update is one gradient step of model, actor and value on a prepared random batch of 64x64 grey
 images with 18 actions, in float32, without compilation; windows of 50 rows, 16 of them as in the
-released code and 50 as in the paper. Ours and the peer take turns (turns.py). Without
+released code and 50 as in the paper. Ours and the peer take turns (paired_timing.py). Without
 --peer-python, ours is measured alone.
 """
 
 import torch
-from subjects import setting
-from turns import BATCHES, HEAD, OURS, PEER, Ours, Peer, Side, arguments, footnote, measure, rows
+from models import setting
+from paired_timing import (
+    BATCHES,
+    HEAD,
+    OURS,
+    PEER,
+    Ours,
+    Peer,
+    Side,
+    arguments,
+    footnote,
+    measure,
+    rows,
+)
 
 from agentzoo.agents.dreamer_v2 import DreamerV2, DreamerV2Algorithm, DreamerV2Config
 from agentzoo.algorithm import Batch
 from agentzoo.config import configure
-from runtime.spec import ActionSpec, ObsSpec
+from agentzoo.runtime.spec import ActionSpec, ObsSpec
 
 ACTIONS = 18  # all of the console's
 IMAGE = (64, 64, 1)

@@ -5,8 +5,8 @@
 
 An update is one gradient step of model, actor and value on 16 prepared windows of 64 random rows,
 imagining 15 steps from each row, in float32. Every side has a process of its own, so that peak
-memory is its own; they take turns (turns.py). --compiled adds sheeprl's compiled losses, which take
-minutes to compile. Without --peer-python, ours is measured alone.
+memory is its own; they take turns (paired_timing.py). --compiled adds sheeprl's compiled losses,
+which take minutes to compile. Without --peer-python, ours is measured alone.
 
 The floor is what the side's own products and convolutions would take at the rates of one large
 product and one large convolution, measured in the same turns.
@@ -19,8 +19,8 @@ from statistics import median
 
 import torch
 import torch.nn.functional as F
-from subjects import ACTION_SIZE, STATE_SIZE, seconds, setting
-from turns import (
+from models import ACTION_SIZE, STATE_SIZE, seconds, setting
+from paired_timing import (
     OURS,
     PEER,
     About,

@@ -16,16 +16,16 @@ from statistics import median
 
 import numpy as np
 import torch
-from subjects import ACTION_SIZE, WALKER_STATE, box, seconds, setting
+from models import ACTION_SIZE, WALKER_STATE, box, seconds, setting
 from torch.utils.flop_counter import FlopCounterMode
 
 from agentzoo.agents.planet import PlaNet, PlaNetAlgorithm, PlaNetConfig
-from agentzoo.collection import noise_for_step
 from agentzoo.config import configure
 from agentzoo.export import TorchStep, export
-from agentzoo.memory import keep_freed_memory
-from runtime import Policy, load_policy
-from runtime.spec import PlanSpec, PolicySpec
+from agentzoo.runtime import Policy, load_policy
+from agentzoo.runtime.spec import PlanSpec, PolicySpec
+from agentzoo.train.allocator import keep_freed_memory
+from agentzoo.train.collector import noise_for_step
 
 COLUMNS = (
     *("", "candidates", "horizon", "iterations", "GFLOP", "torch, s", "runtime, s"),

@@ -16,7 +16,7 @@ from statistics import median, quantiles
 
 import numpy as np
 import torch
-from subjects import (
+from models import (
     ACTION_SIZE,
     CARTPOLE_STATE,
     PIXELS,
@@ -30,11 +30,11 @@ from subjects import (
 
 from agentzoo.agents.dreamer import DreamerAlgorithm
 from agentzoo.export import export, tensors
-from runtime import Policy, load_policy
-from runtime.graphs import OnnxStep
-from runtime.noise import draw
-from runtime.spaces import encode
-from runtime.spec import Array, Arrays
+from agentzoo.runtime import Policy, load_policy
+from agentzoo.runtime.policy.noise import draw
+from agentzoo.runtime.policy.onnx_session import OnnxStep
+from agentzoo.runtime.policy.spaces import encode
+from agentzoo.runtime.spec import Array, Arrays
 
 Call = Callable[[], object]
 SUBJECTS = {

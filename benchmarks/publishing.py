@@ -1,4 +1,4 @@
-"""What `hub.push` and `hub.pull` cost beside the bare client, in seconds and in memory.
+"""What `push` and `pull` cost beside the bare client, in seconds and in memory.
 
     python benchmarks/publishing.py [--rounds 5] [--megabytes 20 200]
 
@@ -44,13 +44,13 @@ def bare_pull(folder: Path, cache: Path) -> None:
 
 
 def hub_push(folder: Path, cache: Path) -> None:
-    import hub
+    from agentzoo import hub
 
     hub.push(folder, REPO)
 
 
 def hub_pull(folder: Path, cache: Path) -> None:
-    import hub
+    from agentzoo import hub
 
     hub.pull(REPO, cache_dir=cache)
 
@@ -65,8 +65,8 @@ CALLS = {
 
 def child(who: str, verb: str, folder: Path, cache: Path) -> None:
     """Time one call in this process; print seconds and the peak of memory in MB."""
-    import hub.download
-    import hub.upload  # noqa: F401  imports are not what is measured
+    import agentzoo.hub.download
+    import agentzoo.hub.upload  # noqa: F401  imports are not what is measured
 
     started = time.perf_counter()
     CALLS[who, verb](folder, cache)

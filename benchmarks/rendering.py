@@ -14,7 +14,7 @@ from statistics import median
 
 import numpy as np
 
-from runtime.envs.dmc import DMC, default_camera
+from agentzoo.runtime.envs.dmc import DMC, default_camera
 
 Call = Callable[[], object]
 REPEAT = 2

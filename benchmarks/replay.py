@@ -18,14 +18,14 @@ from time import perf_counter
 
 import numpy as np
 import torch
-from subjects import ACTION_SIZE, PIXELS, box, seconds, setting, untrained
+from models import ACTION_SIZE, PIXELS, box, seconds, setting, untrained
 
 from agentzoo.agent import find_device
 from agentzoo.algorithm import Batch, NoiseSource
-from agentzoo.batches import Batches
-from agentzoo.blocks.replay import EpisodeWindows, ReplayBuffer
-from agentzoo.capture import updater
-from runtime.noise import derive
+from agentzoo.replay.buffer import EpisodeSampler, ReplayBuffer
+from agentzoo.replay.prefetch import Batches
+from agentzoo.runtime.policy.noise import derive_seed
+from agentzoo.train.cuda_graph import updater
 
 B, T = 50, 50
 EPISODE = 501  # rows: 1,000 environment steps at a repeat of 2, and the first observation
@@ -58,8 +58,8 @@ def fill(replay: ReplayBuffer, rows: int) -> None:
 
 def draw(replay: ReplayBuffer, number: int) -> Batch:
     """The batch of one update."""
-    rng = np.random.default_rng(derive("benchmark", number))
-    batch, _ = replay.sample(EpisodeWindows(), B, T, rng)
+    rng = np.random.default_rng(derive_seed("benchmark", number))
+    batch, _ = replay.sample(EpisodeSampler(), B, T, rng)
     return batch
 
 
@@ -86,7 +86,7 @@ def update_seconds(
     """
     algorithm = untrained("dmc_vision", PIXELS, box(ACTION_SIZE)).to(device)
     update, times, waits = updater(algorithm, device, "auto"), [], []
-    with Batches(replay, EpisodeWindows(), B, T, 0, device) as batches:
+    with Batches(replay, EpisodeSampler(), B, T, 0, device) as batches:
         for number in count():
             start, warm = perf_counter(), update.warm
             batch, _ = batches.take(number, more=True)

@@ -26,9 +26,9 @@ sys.path.insert(0, str(ROOT))
 import aiohttp  # noqa: E402
 from websockets.sync.client import connect  # noqa: E402
 
-from runtime import RemotePolicy, load_policy  # noqa: E402
-from runtime.connection import Connection  # noqa: E402
-from runtime.wire import pack  # noqa: E402
+from agentzoo.runtime import RemotePolicy, load_policy  # noqa: E402
+from agentzoo.runtime.client.msgpack_arrays import pack  # noqa: E402
+from agentzoo.runtime.client.websocket import Connection  # noqa: E402
 from soak.handmade_bundle import write_bundle  # noqa: E402
 from soak.server_process import ServerProcess  # noqa: E402
 

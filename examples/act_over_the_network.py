@@ -6,7 +6,7 @@ python examples/act_over_the_network.py ws://127.0.0.1:8000
 
 import sys
 
-from runtime import RemotePolicy, evaluate
+from agentzoo.runtime import RemotePolicy, evaluate
 
 
 def main(url: str = "ws://127.0.0.1:8000", episodes: int = 4) -> float:

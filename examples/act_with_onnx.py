@@ -5,7 +5,7 @@ python examples/act_with_onnx.py cartpole
 
 import sys
 
-from runtime import load_policy, make_env
+from agentzoo.runtime import load_policy, make_env
 
 
 def main(folder: str = "cartpole", steps: int = 1_000) -> float:

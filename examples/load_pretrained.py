@@ -5,8 +5,8 @@ python examples/load_pretrained.py
 
 import sys
 
-from hub import load_policy
-from runtime import evaluate
+from agentzoo.hub import load_policy
+from agentzoo.runtime import evaluate
 
 
 def main(where: str = "zoo:dreamer-dmc-cartpole-swingup", episodes: int = 3) -> float:

@@ -9,11 +9,18 @@ from pathlib import Path
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from runtime.golden import golden_ports
-from runtime.graphs import Graph, graph_specs
-from runtime.manifest import GOLDEN, OPSET, write_manifest
-from runtime.noise import draw, drawn
-from runtime.spec import ActionSpec, Array, NoiseSpec, ObsSpec, PolicySpec, TensorSpec
+from agentzoo.runtime.bundle.golden_trace import golden_ports
+from agentzoo.runtime.bundle.manifest import GOLDEN, OPSET, write_manifest
+from agentzoo.runtime.policy.noise import draw, with_plan_axes
+from agentzoo.runtime.policy.onnx_session import Graph, graph_specs
+from agentzoo.runtime.spec import (
+    ActionSpec,
+    Array,
+    NoiseSpec,
+    ObsSpec,
+    PolicySpec,
+    TensorSpec,
+)
 
 ROWS = 20  # of the golden trace
 TYPES = {
@@ -156,7 +163,7 @@ def _golden(spec: PolicySpec, content: bytes) -> dict[str, Array]:
             key: rng.standard_normal((ROWS, *one.shape)).astype(np.float32)
             for key, one in spec.obs.items()
         },
-        "noise": draw(drawn(spec.noise), address),
+        "noise": draw(with_plan_axes(spec.noise), address),
         "is_first": {"": np.arange(ROWS) % 7 == 0},
         "deterministic": {"": np.arange(ROWS) % 2 == 0},
     }

@@ -35,10 +35,10 @@ import numpy as np
 import torch
 
 from agentzoo import Dreamer, DreamerV3
-from agentzoo.callbacks import Callback
-from agentzoo.checkpoint import Counters, newest
-from agentzoo.training import Training
-from runtime.envs import ProcessVectorEnv
+from agentzoo.runtime.envs import ProcessVectorEnv
+from agentzoo.train.callbacks import Callback
+from agentzoo.train.checkpoint import Counters, newest
+from agentzoo.train.loop import Training
 
 STEPS, CHECKPOINT_EVERY = 1_600, 100
 CASES: dict[str, tuple[type, str, dict[str, object]]] = {
@@ -97,7 +97,7 @@ class Kill:
     aim_s: float | None  # then, after a checkpoint began to be written; None is at once
 
     @classmethod
-    def drawn(cls, rng: np.random.Generator, longest: float) -> "Kill":
+    def with_plan_axes(cls, rng: np.random.Generator, longest: float) -> "Kill":
         """A random one."""
         aim = float(rng.uniform(0, WRITING_S)) if rng.random() < AIMED else None
         return cls(float(rng.uniform(0, longest)), rng.random() < EARLY, aim)

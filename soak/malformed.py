@@ -36,8 +36,8 @@ sys.path.insert(0, str(ROOT))
 from websockets.exceptions import ConnectionClosed  # noqa: E402
 from websockets.sync.client import ClientConnection, connect  # noqa: E402
 
-from runtime import load_policy  # noqa: E402
-from runtime.wire import pack, unpack  # noqa: E402
+from agentzoo.runtime import load_policy  # noqa: E402
+from agentzoo.runtime.client.msgpack_arrays import pack, unpack  # noqa: E402
 from soak.handmade_bundle import write_bundle  # noqa: E402
 from soak.memory import GROWTH_MB, growth  # noqa: E402
 from soak.server_process import TIMEOUT_S, ServerProcess, write  # noqa: E402

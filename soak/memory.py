@@ -31,9 +31,9 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from runtime import RemotePolicy  # noqa: E402
-from runtime.connection import Connection  # noqa: E402
-from runtime.wire import pack, unpack  # noqa: E402
+from agentzoo.runtime import RemotePolicy  # noqa: E402
+from agentzoo.runtime.client.msgpack_arrays import pack, unpack  # noqa: E402
+from agentzoo.runtime.client.websocket import Connection  # noqa: E402
 from soak.handmade_bundle import write_bundle  # noqa: E402
 from soak.server_process import TIMEOUT_S, ServerProcess, write  # noqa: E402
 
@@ -58,7 +58,7 @@ def sessions(port: int) -> Generator[int, None, None]:
         open_ = [first.session(seed) for seed in range(SESSIONS)]
         stack.callback(lambda: [one.close() for one in (first, *open_)])
         for step in count(1):
-            actions = RemotePolicy.together(open_, [OBS[step % len(OBS)]] * SESSIONS)
+            actions = RemotePolicy.act_batch(open_, [OBS[step % len(OBS)]] * SESSIONS)
             assert all(np.isfinite(action).all() for action in actions)
             turn, is_over = divmod(step, EPISODE)
             if is_over == 0:

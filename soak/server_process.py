@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TextIO
 
 ROOT = Path(__file__).resolve().parents[1]
-SERVE = "import sys; from agentzoo.cli import main; main(sys.argv[1:])"
+SERVE = "import sys; from agentzoo.cli.main import main; main(sys.argv[1:])"
 TIMEOUT_S = 30.0
 
 

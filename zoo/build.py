@@ -13,16 +13,16 @@ from itertools import islice
 from pathlib import Path
 
 import agentzoo
-from agentzoo.publishing import package
-from agentzoo.quickstart import require_whole
-from hub.card import write_card
-from hub.naming import parse
-from hub.package import CARD, VIDEO, read_package
-from runtime import verify
-from runtime.errors import ConfigError, nearest
+from agentzoo.cli.quickstart import require_whole
+from agentzoo.hub.card import write_card
+from agentzoo.hub.naming import parse
+from agentzoo.hub.package import CARD, VIDEO, read_package
+from agentzoo.publish import package
+from agentzoo.runtime import verify
+from agentzoo.runtime.errors import ConfigError, nearest
 
 ROOT = Path(__file__).parent
-SHIPPED = ROOT.parent / "hub" / "zoo"  # what is in here is in the wheel
+SHIPPED = ROOT.parent / "agentzoo" / "hub" / "zoo"  # what is in here is in the wheel
 RUNS = ROOT.parent / "runs" / "zoo"
 EPISODES = 20
 PAGE = ROOT.parent / "docs" / "zoo.md"

@@ -11,11 +11,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from runtime.errors import ConfigError
-from runtime.spec import ActionSpec, ColumnSpec, NoiseSpec, ObsSpec, TensorSpec
+from agentzoo.runtime.errors import ConfigError
+from agentzoo.runtime.spec import ActionSpec, ColumnSpec, NoiseSpec, ObsSpec, TensorSpec
 
 from ..agent import Agent
-from ..algorithm import Batch, Carry, Metrics, Noise, NoiseSource, Obs, Rows, WriteBack
+from ..algorithm import Batch, Carry, Metrics, Noise, NoiseSource, Obs, Transitions, WriteBack
 from ..blocks.actions import to_env
 from ..blocks.cores import GRUCore
 from ..blocks.decoders import ConvDecoder, Decoder
@@ -27,11 +27,11 @@ from ..blocks.kl import free_nats_on_mean
 from ..blocks.latents import GaussianLatent
 from ..blocks.layers import MLP, keras_init
 from ..blocks.optim import Adam
-from ..blocks.replay import EpisodeWindows
 from ..blocks.returns import lambda_return
 from ..blocks.rssm import RSSM, State
 from ..blocks.standardize import FORMS
 from ..config import AgentConfig, one_of
+from ..replay.buffer import EpisodeSampler
 
 GROUPS = {
     "model": ("encoder", "rssm", "decoder", "reward", "cont"),
@@ -121,7 +121,7 @@ class DreamerAlgorithm(nn.Module):
     """
 
     columns: Mapping[str, ColumnSpec] = {}
-    windows = EpisodeWindows()
+    sampler = EpisodeSampler()
 
     def __init__(
         self, obs: Mapping[str, ObsSpec], action: ActionSpec, config: DreamerConfig
@@ -219,7 +219,7 @@ class DreamerAlgorithm(nn.Module):
         state = self.rssm.obs_step(prev, carry["prev_action"], embed, first, noise["latent"])
         return state, self.actor(self.rssm.feat(state))
 
-    def measure(self, rows: Rows, *, learning: bool) -> None:
+    def measure(self, rows: Transitions, *, learning: bool) -> None:
         """Take vector observations into their statistics, where they are standardised."""
         self.encoder.measure(rows, learning=learning)
 
@@ -321,12 +321,12 @@ class DreamerAlgorithm(nn.Module):
         )
         first, *feats = imagined.feats
         # Predict rewards, values and discounts; of the last state only its value is needed
-        reward = self.reward.along_input(feats[:-1])
-        value, learned_value = self.value.along_both(feats)
+        reward = self.reward.input_grad(feats[:-1])
+        value, learned_value = self.value.value_and_input_grad(feats)
         if self.cont is None:
             discount = torch.full_like(reward, c.discount)
         else:
-            discount = torch.sigmoid(self.cont.along_input(feats[:-1]))
+            discount = torch.sigmoid(self.cont.input_grad(feats[:-1]))
         # Compute value estimates; a value includes the reward of arriving at its own state
         ret = lambda_return(reward, discount, value[:, 1:], c.lam)
         with torch.no_grad():
@@ -512,7 +512,7 @@ class Dreamer(Agent):
         return "dmc_vision" if any(s.kind == "image" for s in obs.values()) else "dmc_state"
 
     @classmethod
-    def for_world(
+    def env_overrides(
         cls, config: AgentConfig, suite: str, obs: Mapping[str, ObsSpec], action: ActionSpec
     ) -> Mapping[str, object]:
         """A continuation head where episodes can terminate; discrete settings for discrete actions.

@@ -14,14 +14,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from runtime.errors import ConfigError
-from runtime.spec import ActionSpec, ColumnSpec, NoiseSpec, ObsSpec, TensorSpec
+from agentzoo.runtime.errors import ConfigError
+from agentzoo.runtime.spec import ActionSpec, ColumnSpec, NoiseSpec, ObsSpec, TensorSpec
 
 from ..agent import Agent
-from ..algorithm import Batch, Carry, Metrics, Noise, NoiseSource, Obs, Rows, WriteBack
+from ..algorithm import Batch, Carry, Metrics, Noise, NoiseSource, Obs, Transitions, WriteBack
 from ..blocks.actions import to_env
 from ..blocks.cores import LayerNormGRUCore
 from ..blocks.decoders import ConvDecoder, Decoder
+from ..blocks.ema import hard_update, target_copy
 from ..blocks.encoders import ConvEncoder, Encoder
 from ..blocks.heads import (
     BernoulliHead,
@@ -29,19 +30,18 @@ from ..blocks.heads import (
     NormalHead,
     OneHotActor,
     TruncatedNormalActor,
-    outputs,
+    fused_outputs,
 )
 from ..blocks.imagination import imagine
-from ..blocks.kl import balanced
+from ..blocks.kl import kl_balancing
 from ..blocks.latents import CategoricalLatent
 from ..blocks.layers import MLP, LayerNorm, keras_init
 from ..blocks.optim import Adam
-from ..blocks.replay import EpisodeWindows
 from ..blocks.returns import lambda_return
 from ..blocks.rssm import RSSM, State
 from ..blocks.standardize import FORMS
-from ..blocks.target import copy_if, slow_copy
 from ..config import AgentConfig, one_of
+from ..replay.buffer import EpisodeSampler
 
 GROUPS = {
     "model": ("encoder", "rssm", "decoder", "reward", "cont"),
@@ -145,7 +145,7 @@ class DreamerV2Algorithm(nn.Module):
     ) -> None:
         super().__init__()
         self.action, self.config, c = action, config, config
-        self.windows = EpisodeWindows(prioritize_ends=c.prioritize_ends)
+        self.sampler = EpisodeSampler(prioritize_ends=c.prioritize_ends)
         norm = LayerNorm if c.norm == "layer" else None
         mlp = partial(MLP, norm=norm)
         self.encoder = Encoder(
@@ -174,7 +174,7 @@ class DreamerV2Algorithm(nn.Module):
         self.value = NormalHead(feat, c.units, c.layers, norm=norm)
         self.actor = build_actor(feat, action, config)
         self.apply(keras_init)
-        self.slow_value = slow_copy(self.value)
+        self.slow_value = target_copy(self.value)
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
         self.reinforce = float(action.kind != "box") if c.reinforce is None else c.reinforce
         rates = {"model": c.model_lr, "actor": c.actor_lr, "value": c.value_lr}
@@ -235,7 +235,7 @@ class DreamerV2Algorithm(nn.Module):
         state = self.rssm.obs_step(prev, carry["prev_action"], embed, first, noise["latent"])
         return state, self.actor(self.rssm.feat(state))
 
-    def measure(self, rows: Rows, *, learning: bool) -> None:
+    def measure(self, rows: Transitions, *, learning: bool) -> None:
         """Take vector observations into their statistics, where they are standardised."""
         self.encoder.measure(rows, learning=learning)
 
@@ -251,7 +251,7 @@ class DreamerV2Algorithm(nn.Module):
             actor_loss, value_loss, imagined = self._behavior_losses(start, is_terminal, noise)
         # neither loss reaches the other's parameters
         metrics |= imagined | self._descend(actor_loss + value_loss, "actor", "value")
-        copy_if(self.updates % self.config.slow_every == 0, self.slow_value, self.value)
+        hard_update(self.updates % self.config.slow_every == 0, self.slow_value, self.value)
         self.updates.add_(1)
         return {k: v.detach() for k, v in metrics.items()}, {}
 
@@ -281,7 +281,7 @@ class DreamerV2Algorithm(nn.Module):
         q, p = post.stats.float(), prior.float()
         dyn, rep = self.latent.kl(q.detach(), p), self.latent.kl(q, p.detach())
         means = {name: loss.mean() for name, loss in losses.items()}
-        means["kl"] = balanced(dyn, rep, c.kl_balance, c.free_nats)
+        means["kl"] = kl_balancing(dyn, rep, c.kl_balance, c.free_nats)
         scales = {"reward": c.reward_scale, "cont": c.cont_scale, "kl": c.kl_scale}
         loss = torch.stack([scales.get(name, 1.0) * mean for name, mean in means.items()]).sum()
         metrics = {f"loss/{name}": mean for name, mean in means.items()}
@@ -324,7 +324,7 @@ class DreamerV2Algorithm(nn.Module):
             reward, discount, slow = self._outcomes(imagined.feat, is_terminal)
             # the reward of a state is part of its own return
             ret = lambda_return(reward[:, :-1], discount[:, :-1], slow[:, 1:], c.lam)
-        value, stats = outputs(imagined.feat[:, :-1].detach(), self.value, self.actor)
+        value, stats = fused_outputs(imagined.feat[:, :-1].detach(), self.value, self.actor)
         with torch.no_grad():
             weight = torch.cat([torch.ones_like(reward[:, :1]), discount[:, :-2]], 1).cumprod(1)
         # Update the actor: an action is worth the return of the state it leads to
@@ -354,10 +354,10 @@ class DreamerV2Algorithm(nn.Module):
         """Rewards, discounts and slow values at imagined states: (N, H+1, F) -> (N, H+1) each."""
         gamma = self.config.discount
         if self.cont is None:
-            reward, slow = outputs(feat, self.reward, self.slow_value)
+            reward, slow = fused_outputs(feat, self.reward, self.slow_value)
             return reward, torch.full_like(reward, gamma), slow
         heads: tuple[Head, ...] = (self.reward, self.slow_value, self.cont)
-        reward, slow, cont = outputs(feat, *heads)
+        reward, slow, cont = fused_outputs(feat, *heads)
         # what follows the first state is known from replay
         known = gamma * (1 - is_terminal.float())
         discount = torch.cat([known[:, None], torch.sigmoid(cont[:, 1:])], 1)
@@ -558,7 +558,7 @@ class DreamerV2(Agent):
         return {"atari": "atari_paper", "crafter": "crafter"}.get(suite, "defaults")
 
     @classmethod
-    def for_world(
+    def env_overrides(
         cls, config: AgentConfig, suite: str, obs: Mapping[str, ObsSpec], action: ActionSpec
     ) -> Mapping[str, object]:
         """A continuation head where episodes can terminate; repeats where the papers repeat."""

@@ -14,30 +14,40 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from runtime.errors import ConfigError
-from runtime.spec import ActionSpec, ColumnSpec, NoiseSpec, ObsSpec, TensorSpec
+from agentzoo.runtime.errors import ConfigError
+from agentzoo.runtime.spec import ActionSpec, ColumnSpec, NoiseSpec, ObsSpec, TensorSpec
 
 from ..agent import Agent
-from ..algorithm import Batch, Carry, Late, Metrics, Noise, NoiseSource, Obs, Rows, WriteBack
+from ..algorithm import (
+    Batch,
+    Carry,
+    DelayedValue,
+    Metrics,
+    Noise,
+    NoiseSource,
+    Obs,
+    Transitions,
+    WriteBack,
+)
 from ..blocks.actions import to_env
 from ..blocks.actors import BoundedNormalActor, ScoreActor, UnimixActor
 from ..blocks.cores import BlockGRUCore
 from ..blocks.decoders_v3 import SymlogDecoder, UpsampleDecoder
+from ..blocks.ema import ema_update, target_copy
 from ..blocks.encoders_v3 import PoolEncoder, SymlogEncoder
-from ..blocks.filtering import filtered
-from ..blocks.heads import BernoulliHead, outputs
+from ..blocks.fast.rssm_observe import filtered
+from ..blocks.heads import BernoulliHead, fused_outputs
 from ..blocks.imagination import imagine
 from ..blocks.kl import free_nats_floor
 from ..blocks.laprop import LaProp
 from ..blocks.latents import CategoricalLatent
 from ..blocks.layers import MLP, RMSNorm, joined_name, trunc_normal_init
 from ..blocks.normalize import PercentileScale
-from ..blocks.replay import OnlineWindows
 from ..blocks.returns import lambda_return
 from ..blocks.rssm import RSSM, State
-from ..blocks.target import follow, slow_copy
 from ..blocks.twohot import TwoHotHead
 from ..config import AgentConfig, one_of
+from ..replay.buffer import OnlineSampler
 
 # parameters, about -> width of every dense layer, from which the other sizes follow
 SIZES = {"1m": 64, "12m": 256, "25m": 384, "50m": 512, "100m": 768, "200m": 1024, "400m": 1536}
@@ -147,7 +157,7 @@ class DreamerV3Algorithm(nn.Module):
         config: the settings.
     """
 
-    windows = OnlineWindows()
+    sampler = OnlineSampler()
 
     def __init__(
         self, obs: Mapping[str, ObsSpec], action: ActionSpec, config: DreamerV3Config
@@ -181,7 +191,7 @@ class DreamerV3Algorithm(nn.Module):
         self.apply(trunc_normal_init)
         for head, factor in ((self.reward, 0.0), (self.value, 0.0), (self.actor, 0.01)):
             head.scale_output(factor)
-        self.slow_value = slow_copy(self.value)
+        self.slow_value = target_copy(self.value)
         self.return_scale = PercentileScale(decay=c.scale_decay, limit=c.scale_limit)
         self._optimizer = LaProp(
             {name: p for name, p in self.named_parameters() if p.requires_grad},
@@ -240,8 +250,8 @@ class DreamerV3Algorithm(nn.Module):
         return torch.minimum(latent, self.actor.margin(stats, noise["action"], deterministic))
 
     def annotate(
-        self, rows: Rows, envs: Sequence[int], carry: Carry, state: object
-    ) -> tuple[Rows, Sequence[Late], object]:
+        self, rows: Transitions, envs: Sequence[int], carry: Carry, state: object
+    ) -> tuple[Transitions, Sequence[DelayedValue], object]:
         """Add the latents that the rows were collected with; the classes as their indices."""
         latents = {
             "deter": carry["deter"].half().numpy(force=True),
@@ -279,7 +289,7 @@ class DreamerV3Algorithm(nn.Module):
         grads = torch.autograd.grad(total, self._optimizer.params)
         metrics |= more | {f"loss/{name}": mean for name, mean in means.items()}
         metrics |= {"loss/total": total, "opt/grad_norm": self._optimizer.step(grads)}
-        follow(self.slow_value, self.value, c.slow_rate)
+        ema_update(self.slow_value, self.value, c.slow_rate)
         post = post.detach()
         latents = {"deter": post.deter.half(), "stoch": self.latent.index(post.stoch)}
         return {k: v.detach() for k, v in metrics.items()}, latents
@@ -340,7 +350,7 @@ class DreamerV3Algorithm(nn.Module):
 
         def policy(feat: Tensor, eps: Tensor) -> Tensor:
             with torch.enable_grad():
-                said.append(outputs(feat, self.value, self.actor))
+                said.append(fused_outputs(feat, self.value, self.actor))
             return self.actor.sample(said[-1][1], eps)
 
         with torch.no_grad():
@@ -388,7 +398,7 @@ class DreamerV3Algorithm(nn.Module):
 
     def _judge(self, feat: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Rewards, discounts and slow values at features (N, F): (N,) each."""
-        reward, cont, slow = outputs(feat, self.reward, self.cont, self.slow_value)
+        reward, cont, slow = fused_outputs(feat, self.reward, self.cont, self.slow_value)
         return self.reward.mean(reward), torch.sigmoid(cont), self.slow_value.mean(slow)
 
     def _replay_value_loss(self, feat: Tensor, rows: Batch, boot: Tensor) -> Tensor:
@@ -562,7 +572,7 @@ class DreamerV3(Agent):
         return suite if suite in cls.presets else ("pixels" if image else "state")
 
     @classmethod
-    def for_world(
+    def env_overrides(
         cls, config: AgentConfig, suite: str, obs: Mapping[str, ObsSpec], action: ActionSpec
     ) -> Mapping[str, object]:
         """Actions are repeated where the papers repeat them, in two suites."""

@@ -1,8 +1,8 @@
 """PlaNet: learning latent dynamics for planning from pixels (Hafner et al. 2019, arXiv:1811.04551).
 
-Read beside the paper's algorithm 1 (learning) and algorithm 2 (planning, `runtime/planner.py`).
-Where the paper and its released code (google-research/planet) disagree, the code is followed;
-docs/planet.md lists every difference.
+Read beside the paper's algorithm 1 (learning) and algorithm 2 (planning: the runtime's
+`policy/planners.py`). Where the paper and its released code (google-research/planet) disagree,
+the code is followed; docs/planet.md lists every difference.
 """
 
 from collections.abc import Mapping
@@ -13,12 +13,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from runtime.errors import ConfigError
-from runtime.planner import check, check_draws, check_plan
-from runtime.spec import ActionSpec, ColumnSpec, NoiseSpec, ObsSpec, PlanSpec, TensorSpec
+from agentzoo.runtime.errors import ConfigError
+from agentzoo.runtime.policy.planners import check, check_draws, check_plan
+from agentzoo.runtime.spec import (
+    ActionSpec,
+    ColumnSpec,
+    NoiseSpec,
+    ObsSpec,
+    PlanSpec,
+    TensorSpec,
+)
 
 from ..agent import Agent
-from ..algorithm import Batch, Carry, Metrics, Noise, NoiseSource, Obs, Rows, WriteBack
+from ..algorithm import Batch, Carry, Metrics, Noise, NoiseSource, Obs, Transitions, WriteBack
 from ..blocks.actions import to_env
 from ..blocks.cores import ResetBeforeGRUCore, StochasticCore
 from ..blocks.decoders import ConvDecoder, Decoder
@@ -29,11 +36,11 @@ from ..blocks.latents import GaussianLatent, Latent, MeanLatent
 from ..blocks.layers import MLP, keras_init
 from ..blocks.optim import Adam
 from ..blocks.overshooting import overshoot
-from ..blocks.replay import EpisodeWindows, Windows
 from ..blocks.rssm import RSSM, State
 from ..blocks.standardize import FORMS
 from ..config import AgentConfig, one_of
 from ..planning import plan_step
+from ..replay.buffer import EpisodeSampler, Sampler
 
 DYNAMICS = ("rssm", "stochastic", "deterministic")  # the paper's figure 2: c, b and a
 
@@ -116,7 +123,7 @@ class PlaNetAlgorithm(nn.Module):
     """
 
     columns: Mapping[str, ColumnSpec] = {}
-    windows: Windows = EpisodeWindows()
+    sampler: Sampler = EpisodeSampler()
     carry_spec: Mapping[str, TensorSpec]
     noise_spec: Mapping[str, NoiseSpec]
 
@@ -201,7 +208,7 @@ class PlaNetAlgorithm(nn.Module):
         images = {key: dequantise(obs[key], part, self.config.image_bits) for key, part in pairs}
         return {**obs, **images}
 
-    def measure(self, rows: Rows, *, learning: bool) -> None:
+    def measure(self, rows: Transitions, *, learning: bool) -> None:
         """Take vector observations into their statistics, where they are standardised."""
         self.encoder.measure(rows, learning=learning)
 
@@ -431,7 +438,7 @@ class PlaNet(Agent):
         return "dmc_vision" if any(s.kind == "image" for s in obs.values()) else "dmc_state"
 
     @classmethod
-    def for_world(
+    def env_overrides(
         cls, config: AgentConfig, suite: str, obs: Mapping[str, ObsSpec], action: ActionSpec
     ) -> Mapping[str, object]:
         """Actions are repeated in the DeepMind Control Suite alone, as often as the task says."""

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from runtime.spec import UNBOUNDED, ActionSpec
+from agentzoo.runtime.spec import UNBOUNDED, ActionSpec
 
 
 def to_env(action: Tensor, spec: ActionSpec) -> Tensor:

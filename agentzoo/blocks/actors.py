@@ -29,7 +29,7 @@ class ScoreActor(Protocol):
         """Stats of the action distribution: (..., F) -> (..., stats)."""
         ...
 
-    def rest(self, first: Tensor) -> Tensor:
+    def after_first(self, first: Tensor) -> Tensor:
         """The stats from the network's first product: (..., units) -> (..., stats)."""
         ...
 
@@ -94,11 +94,11 @@ class BoundedNormalActor(nn.Module):
 
     def forward(self, feat: Tensor) -> Tensor:
         """Means, then deviations: (..., F) -> (..., 2A)."""
-        return self.rest(self.net.first(feat))
+        return self.after_first(self.net.first(feat))
 
-    def rest(self, first: Tensor) -> Tensor:
+    def after_first(self, first: Tensor) -> Tensor:
         """Means, then deviations, from the network's first product: (..., units) -> (..., 2A)."""
-        units = self.net.rest(first)
+        units = self.net.after_first(first)
         std = torch.sigmoid(self.std(units).float() + 2)
         std = self.min_std + (self.max_std - self.min_std) * std
         return torch.cat([torch.tanh(self.mean(units).float()), std], -1)
@@ -159,11 +159,11 @@ class UnimixActor(nn.Module):
 
     def forward(self, feat: Tensor) -> Tensor:
         """Log-probabilities, unimix included: (..., F) -> (..., A)."""
-        return self.rest(self.net.first(feat))
+        return self.after_first(self.net.first(feat))
 
-    def rest(self, first: Tensor) -> Tensor:
+    def after_first(self, first: Tensor) -> Tensor:
         """Log-probabilities from the network's first product: (..., units) -> (..., A)."""
-        groups = self.logits(self.net.rest(first)).split(self.nvec, -1)
+        groups = self.logits(self.net.after_first(first)).split(self.nvec, -1)
         return torch.cat([unimix_log_probs(group, self.unimix) for group in groups], -1)
 
     def sample(self, stats: Tensor, noise: Tensor) -> Tensor:

@@ -17,8 +17,8 @@ from .layers import (
     SharedBlockLinear,
     SplitLinear,
     elu_,
-    merged,
-    sliced,
+    merge_blocks,
+    split_blocks,
 )
 
 UPDATE_BIAS = -1.0  # added to the update gate, so that a fresh unit remembers
@@ -248,4 +248,6 @@ class BlockGRUCore(nn.Module):
         # three times (G, N, D / G); float32 under autocast too, as it is remembered
         reset, candidate, update = self.gates.by_block(x).float().chunk(3, -1)
         candidate = torch.tanh(torch.sigmoid(reset) * candidate)
-        return merged(torch.lerp(sliced(deter, self.blocks), candidate, torch.sigmoid(update - 1)))
+        return merge_blocks(
+            torch.lerp(split_blocks(deter, self.blocks), candidate, torch.sigmoid(update - 1))
+        )

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from runtime.spec import ObsSpec
+from agentzoo.runtime.spec import ObsSpec
 
 from .distributions import normal_nll
 from .encoders import image_keys, join_images, join_vectors, vector_keys

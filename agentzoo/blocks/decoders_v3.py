@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from runtime.spec import ObsSpec
+from agentzoo.runtime.spec import ObsSpec
 
 from .distributions import onehot_argmax, symexp, symlog
 from .encoders import vector_keys
@@ -50,7 +50,7 @@ class UpsampledConv(nn.Conv2d):
         return squares.permute(0, 2, 3, 1).unflatten(-1, (2, 2, -1))
 
 
-def joined(squares: Tensor) -> Tensor:
+def depth_to_space(squares: Tensor) -> Tensor:
     """Images of squares (N, h, w, 2, 2, c) -> (N, c, 2h, 2w), in channels-last memory."""
     # (N, h, 2, w, 2, c), whose pairs are one axis each
     return squares.transpose(2, 3).flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
@@ -70,7 +70,7 @@ class UpsampleStage(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, inputs, h, w) -> (N, outputs, 2h, 2w)."""
-        return joined(self.norm(self.conv(x), silu=True))
+        return depth_to_space(self.norm(self.conv(x), silu=True))
 
 
 class UpsampleDecoder(nn.Module):
@@ -120,7 +120,7 @@ class UpsampleDecoder(nn.Module):
         x = x.permute(0, 3, 1, 2)
         for stage in self.stages:
             x = stage(x)
-        return torch.sigmoid(joined(self.out(x)).permute(0, 2, 3, 1).float())
+        return torch.sigmoid(depth_to_space(self.out(x)).permute(0, 2, 3, 1).float())
 
 
 class SymlogDecoder(nn.Module):

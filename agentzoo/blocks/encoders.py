@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from runtime.errors import ConfigError
-from runtime.spec import ObsSpec
+from agentzoo.runtime.errors import ConfigError
+from agentzoo.runtime.spec import ObsSpec
 
 from .layers import MLP, Activation, Normalization, channel_norms
 from .standardize import Standardizer

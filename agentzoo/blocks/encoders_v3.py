@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from runtime.errors import ConfigError
-from runtime.spec import ObsSpec
+from agentzoo.runtime.errors import ConfigError
+from agentzoo.runtime.spec import ObsSpec
 
 from .distributions import symlog
 from .encoders import join_images, vector_keys
@@ -64,12 +64,12 @@ class PoolStage(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, inputs, h, w) -> (N, outputs, h / 2, w / 2)."""
-        x = halved(self.conv(x))
+        x = max_pool2x2(self.conv(x))
         # to (N, h, w, c) and back: views of channels-last memory
         return self.norm(x.permute(0, 2, 3, 1), silu=True).permute(0, 3, 1, 2)
 
 
-def halved(x: Tensor) -> Tensor:
+def max_pool2x2(x: Tensor) -> Tensor:
     """2x2 max-pooling: (N, c, h, w) -> (N, c, h / 2, w / 2).
 
     Equal to PyTorch's, gradient and ties included. The gradient keeps 32 bits for each result where

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import slopes, truncated_normal
+from . import truncated_normal
 from .distributions import (
     gumbel,
     normal_nll,
@@ -17,7 +17,8 @@ from .distributions import (
     tanh_normal_log_prob,
     top2_margin,
 )
-from .layers import MLP, Activation, Normalization, elu_, first_products
+from .fast import mlp_input_grad
+from .layers import MLP, Activation, Normalization, elu_, fused_first_layer
 
 ENTROPY_SAMPLES = 100  # of a tanh-normal whose mode takes none
 NEWTON_STEPS = 20  # a thousandth of the action where they are slowest
@@ -32,15 +33,15 @@ class Head(Protocol):
 
     net: MLP
 
-    def rest(self, first: Tensor) -> Tensor:
+    def after_first(self, first: Tensor) -> Tensor:
         """The head's output from its network's first product (..., units)."""
         ...
 
 
-def outputs(feat: Tensor, *heads: Head) -> list[Tensor]:
+def fused_outputs(feat: Tensor, *heads: Head) -> list[Tensor]:
     """What several heads say about the same features, their first products taken as one."""
-    firsts = first_products(feat, [head.net for head in heads])
-    return [head.rest(first) for head, first in zip(heads, firsts, strict=True)]
+    firsts = fused_first_layer(feat, [head.net for head in heads])
+    return [head.after_first(first) for head, first in zip(heads, firsts, strict=True)]
 
 
 class NormalHead(nn.Module):
@@ -70,17 +71,17 @@ class NormalHead(nn.Module):
         """The mean, which is also the mode: (..., F) -> (...)."""
         return self.net(feat).squeeze(-1).float()
 
-    def along_input(self, feats: Sequence[Tensor]) -> Tensor:
+    def input_grad(self, feats: Sequence[Tensor]) -> Tensor:
         """The mean, differentiable in the features alone: T steps (N, F) -> (N, T)."""
-        return slopes.along_input(self.net, feats)
+        return mlp_input_grad.input_grad(self.net, feats)
 
-    def along_both(self, feats: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    def value_and_input_grad(self, feats: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """The mean twice, (N, T): differentiable in the features alone, in the weights alone."""
-        return slopes.along_both(self.net, feats)
+        return mlp_input_grad.value_and_input_grad(self.net, feats)
 
-    def rest(self, first: Tensor) -> Tensor:
+    def after_first(self, first: Tensor) -> Tensor:
         """The mean from the network's first product: (..., units) -> (...)."""
-        return self.net.rest(first).squeeze(-1).float()
+        return self.net.after_first(first).squeeze(-1).float()
 
     def loss(self, mean: Tensor, target: Tensor) -> Tensor:
         """Negative log-likelihood in nats, constant included: (...) and (...) -> (...)."""
@@ -114,13 +115,13 @@ class BernoulliHead(nn.Module):
         """The logit: (..., F) -> (...)."""
         return self.net(feat).squeeze(-1).float()
 
-    def rest(self, first: Tensor) -> Tensor:
+    def after_first(self, first: Tensor) -> Tensor:
         """The logit from the network's first product: (..., units) -> (...)."""
-        return self.net.rest(first).squeeze(-1).float()
+        return self.net.after_first(first).squeeze(-1).float()
 
-    def along_input(self, feats: Sequence[Tensor]) -> Tensor:
+    def input_grad(self, feats: Sequence[Tensor]) -> Tensor:
         """The logit, differentiable in the features alone: T steps (N, F) -> (N, T)."""
-        return slopes.along_input(self.net, feats)
+        return mlp_input_grad.input_grad(self.net, feats)
 
     def loss(self, logit: Tensor, target: Tensor) -> Tensor:
         """Negative log-likelihood in nats of a target in [0, 1]: (...) and (...) -> (...)."""
@@ -327,11 +328,11 @@ class TruncatedNormalActor(nn.Module):
 
     def forward(self, feat: Tensor) -> Tensor:
         """Locations, then scales: (..., F) -> (..., 2A)."""
-        return self.rest(self.net.first(feat))
+        return self.after_first(self.net.first(feat))
 
-    def rest(self, first: Tensor) -> Tensor:
+    def after_first(self, first: Tensor) -> Tensor:
         """Locations, then scales, from the network's first product: (..., units) -> (..., 2A)."""
-        units = self.net.rest(first)
+        units = self.net.after_first(first)
         std = 2 * torch.sigmoid(self.std(units).float() / 2) + self.min_std
         return torch.cat([torch.tanh(self.mean(units).float()), std], -1)
 
@@ -395,9 +396,9 @@ class OneHotActor(nn.Module):
         """The logits: (..., F) -> (..., A)."""
         return self.net(feat).float()
 
-    def rest(self, first: Tensor) -> Tensor:
+    def after_first(self, first: Tensor) -> Tensor:
         """The logits from the network's first product: (..., units) -> (..., A)."""
-        return self.net.rest(first).float()
+        return self.net.after_first(first).float()
 
     def sample(self, stats: Tensor, noise: Tensor) -> Tensor:
         """One-hots by Gumbel-max on uniform noise (..., A), with softmax's gradient: (..., A)."""

@@ -50,7 +50,7 @@ def free_nats_on_mean(kl: Tensor, free_nats: float) -> Tensor:
     return torch.clamp(kl.mean(), min=free_nats)
 
 
-def balanced(dyn: Tensor, rep: Tensor, balance: float, free_nats: float) -> Tensor:
+def kl_balancing(dyn: Tensor, rep: Tensor, balance: float, free_nats: float) -> Tensor:
     """KL balancing: balance * max(mean dyn, free) + (1 - balance) * max(mean rep, free).
 
     Both have the same value; they differ in what is a constant. So the prior moves towards the

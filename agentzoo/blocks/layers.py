@@ -55,12 +55,12 @@ class Recurrent(nn.Linear):
     """The linear map from a recurrent state to its gates; initialised orthogonally."""
 
 
-def sliced(x: Tensor, blocks: int) -> Tensor:
+def split_blocks(x: Tensor, blocks: int) -> Tensor:
     """Columns dealt out to blocks, a view: (N, G*n) -> (G, N, n)."""
     return x.unflatten(1, (blocks, -1)).transpose(0, 1)
 
 
-def merged(x: Tensor) -> Tensor:
+def merge_blocks(x: Tensor) -> Tensor:
     """The inverse of `sliced`: (G, N, n) -> (N, G*n)."""
     return x.transpose(0, 1).flatten(1)
 
@@ -91,12 +91,12 @@ class BlockLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, inputs) -> (N, outputs)."""
-        return merged(self.by_block(x))
+        return merge_blocks(self.by_block(x))
 
     def by_block(self, x: Tensor) -> Tensor:
         """The result as the blocks put it out: (N, inputs) -> (G, N, outputs / G)."""
         bias = self.bias.view(self.blocks, 1, -1)
-        return torch.baddbmm(bias, sliced(x, self.blocks), self.weight)
+        return torch.baddbmm(bias, split_blocks(x, self.blocks), self.weight)
 
 
 class SharedBlockLinear(nn.Module):
@@ -135,7 +135,9 @@ class SharedBlockLinear(nn.Module):
         """(N, inputs), (N, late) and (N, outputs) -> (N, outputs)."""
         own, shared, _ = self.weight.split(self.sizes)
         common = torch.addmm(projected, late, shared)
-        return merged(torch.baddbmm(*(sliced(y, self.blocks) for y in (common, x, own))))
+        return merge_blocks(
+            torch.baddbmm(*(split_blocks(y, self.blocks) for y in (common, x, own)))
+        )
 
 
 class RMSNorm(nn.Module):
@@ -203,7 +205,7 @@ class _NormedSiLU(torch.autograd.Function):
 
 
 def _pieces(rows: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Rows of several tensors, so many at once that the passes over them meet in the cache."""
+    """Pieces of several tensors, so large that the passes over them meet in the cache."""
     count = max(PIECE // rows.shape[1], 1)
     if rows.device.type != "cpu" or len(rows) <= count:
         return iter([(rows, *others)])
@@ -291,7 +293,7 @@ class MLP(nn.Module):
         """(..., inputs) -> (..., size); takes the projected early input where there is one."""
         return self._rest(self._activated(self.norms[0], self.first(x, *projected)))
 
-    def rest(self, x: Tensor) -> Tensor:
+    def after_first(self, x: Tensor) -> Tensor:
         """What follows the first layer's product: (..., units) -> (..., size)."""
         # a slice of a product that other networks share is not to be overwritten
         own = F.elu(self.norms[0](x)) if self.act is elu_ else self._activated(self.norms[0], x)
@@ -308,7 +310,7 @@ class MLP(nn.Module):
         return self.act(norm(x))
 
 
-def first_products(x: Tensor, mlps: Sequence[MLP]) -> list[Tensor]:
+def fused_first_layer(x: Tensor, mlps: Sequence[MLP]) -> list[Tensor]:
     """The first layers' products of several MLPs that read the same input, as one product.
 
     Args:

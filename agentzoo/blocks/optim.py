@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from runtime.errors import RunError
+from agentzoo.runtime.errors import RunError
 
 
 def global_norm(tensors: Sequence[Tensor]) -> Tensor:

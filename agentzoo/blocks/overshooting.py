@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .rssm import Dynamics, State, forget
+from .rssm import Dynamics, State, mask_reset
 
 
 class Overshot(NamedTuple):
@@ -52,7 +52,7 @@ def overshoot(
     B, T = is_first.shape
     state, valid = _before(dynamics, post, is_first), torch.ones_like(is_first)
     for d in range(distance + 1):
-        action = prev_actions[:, d:] if d else forget(prev_actions, is_first)
+        action = prev_actions[:, d:] if d else mask_reset(prev_actions, is_first)
         state = State(*(x[:, : T - d] for x in state))
         valid = valid[:, : T - d] & ~is_first[:, d:] if d else valid
         noise = draw(B, T - d)

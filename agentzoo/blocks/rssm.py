@@ -136,9 +136,9 @@ class RSSM(nn.Module):
         Returns:
             The posterior state at t.
         """
-        drive = self.core.project(forget(prev_action, is_first))
-        evidence = self.post_net.project(embed)
-        return self._filter(prev, drive, evidence, is_first, self.initial(1), noise)
+        action_proj = self.core.project(mask_reset(prev_action, is_first))
+        embed_proj = self.post_net.project(embed)
+        return self._filter(prev, action_proj, embed_proj, is_first, self.initial(1), noise)
 
     def observe(
         self, prev: State, prev_actions: Tensor, embeds: Tensor, is_first: Tensor, noise: Tensor
@@ -155,12 +155,12 @@ class RSSM(nn.Module):
         Returns:
             Posterior states, batch shape (B, T).
         """
-        drives = self.core.project(forget(prev_actions, is_first)).unbind(1)
-        evidences = self.post_net.project(embeds).unbind(1)
-        steps = zip(drives, evidences, is_first.unbind(1), noise.unbind(1), strict=True)
+        action_projs = self.core.project(mask_reset(prev_actions, is_first)).unbind(1)
+        embed_projs = self.post_net.project(embeds).unbind(1)
+        steps = zip(action_projs, embed_projs, is_first.unbind(1), noise.unbind(1), strict=True)
         first, states = self.initial(1), [prev]
-        for drive, evidence, reset, eps in steps:
-            states.append(self._filter(states[-1], drive, evidence, reset, first, eps))
+        for action_proj, embed_proj, reset, eps in steps:
+            states.append(self._filter(states[-1], action_proj, embed_proj, reset, first, eps))
         return State(*(torch.stack(parts, 1) for parts in zip(*states[1:], strict=True)))
 
     def img_step(self, prev: State, action: Tensor, noise: Tensor) -> State:
@@ -191,8 +191,8 @@ class RSSM(nn.Module):
     def _filter(
         self,
         prev: State,
-        drive: Tensor,
-        evidence: Tensor,
+        action_proj: Tensor,
+        embed_proj: Tensor,
         is_first: Tensor,
         first: State,
         noise: Tensor,
@@ -200,11 +200,11 @@ class RSSM(nn.Module):
         reset = is_first.unsqueeze(-1)
         deter = torch.where(reset, first.deter, prev.deter)
         stoch = torch.where(reset, first.stoch, prev.stoch)
-        deter = self.core(deter, stoch, drive)
-        stats = self.post_net(deter, evidence)
+        deter = self.core(deter, stoch, action_proj)
+        stats = self.post_net(deter, embed_proj)
         return State(deter, self.latent.sample(stats, noise), stats)
 
 
-def forget(action: Tensor, is_first: Tensor) -> Tensor:
+def mask_reset(action: Tensor, is_first: Tensor) -> Tensor:
     """Zero the previous action where an episode begins: (..., A) and (...) -> (..., A)."""
     return action.masked_fill(is_first.unsqueeze(-1), 0)

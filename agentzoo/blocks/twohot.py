@@ -122,9 +122,9 @@ class TwoHotHead(nn.Module):
         """The logits: (..., F) -> (..., M)."""
         return self.net(feat).float()
 
-    def rest(self, first: Tensor) -> Tensor:
+    def after_first(self, first: Tensor) -> Tensor:
         """The logits from the network's first product: (..., units) -> (..., M)."""
-        return self.net.rest(first).float()
+        return self.net.after_first(first).float()
 
     def mean(self, logits: Tensor) -> Tensor:
         """The expectation in task units: (..., M) -> (...)."""

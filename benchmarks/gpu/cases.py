@@ -59,7 +59,7 @@ class Pictures(gym.Env[np.ndarray, np.ndarray]):
 
 
 def random_batch(agent: Agent, seed: int) -> Batch:
-    """Rows as replay gives them, on the agent's device; each window begins an episode."""
+    """Transitions as replay gives them, on the agent's device; each window begins an episode."""
     config, rng = agent.config, np.random.default_rng(seed)
     lead = config.batch_size, config.batch_length
     columns = {name: np.zeros(lead, bool) for name in ("is_first", "is_last", "is_terminal")}

@@ -16,9 +16,9 @@ from pathlib import Path
 from cases import CASES, arguments, setting
 
 from agentzoo.agent import find_device
-from agentzoo.callbacks import Callback
-from agentzoo.logger import read_metrics
-from agentzoo.training import Training
+from agentzoo.train.callbacks import Callback
+from agentzoo.train.logger import read_metrics
+from agentzoo.train.loop import Training
 
 # Source: danijar/dreamer scores/dreamer.json, mean and deviation over five seeds; its author says
 # they come of earlier settings of the same code (danijar/dreamer#55). A step is the end of its bin

@@ -15,9 +15,9 @@ import tempfile
 from cases import CASES, Case, arguments, clock, setting
 
 from agentzoo.agent import find_device
-from agentzoo.callbacks import Callback
-from agentzoo.capture import WARM_UPS
-from agentzoo.training import Training
+from agentzoo.train.callbacks import Callback
+from agentzoo.train.cuda_graph import WARM_UPS
+from agentzoo.train.loop import Training
 
 HEAD = """\
 | agent | environments | precision | capture | frames/s | updates/s | timed | {frames:,} frames, h |

@@ -20,11 +20,11 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from runtime import load_policy, load_rows  # noqa: E402
-from runtime.errors import ProviderError  # noqa: E402
-from runtime.graphs import Provider  # noqa: E402
-from runtime.policy import Policy  # noqa: E402
-from runtime.spec import Arrays, PolicySpec  # noqa: E402
+from agentzoo.runtime import load_batch, load_policy  # noqa: E402
+from agentzoo.runtime.errors import ProviderError  # noqa: E402
+from agentzoo.runtime.policy.onnx_session import Provider  # noqa: E402
+from agentzoo.runtime.policy.policy import Policy  # noqa: E402
+from agentzoo.runtime.spec import Arrays, PolicySpec  # noqa: E402
 from soak.handmade_bundle import write_bundle  # noqa: E402
 
 ROWS = (1, 16, 256)
@@ -60,7 +60,7 @@ def on_host(policy: Policy, rows: int) -> Step:
 
 def on_device(folder: Path, rows: int, provider: Provider, *, cuda_graph: bool) -> Step:
     """Steps whose carry stays where they are computed."""
-    found = load_rows(folder, rows, provider=provider, cuda_graph=cuda_graph)
+    found = load_batch(folder, rows, provider=provider, cuda_graph=cuda_graph)
     obs, first = observations(found.policy.spec, rows), [np.full(rows, True)]
 
     def step() -> None:

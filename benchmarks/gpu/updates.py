@@ -14,7 +14,7 @@ from cases import CASES, Case, Pictures, arguments, clock, random_batch, setting
 
 from agentzoo.agent import Agent, find_device
 from agentzoo.algorithm import Batch
-from agentzoo.capture import WARM_UPS, Update, updater
+from agentzoo.train.cuda_graph import WARM_UPS, Update, updater
 
 WAYS = {"kernel by kernel": "off", "graph": "on"}
 HEAD = """\

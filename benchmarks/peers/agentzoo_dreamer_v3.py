@@ -14,8 +14,8 @@ from torch import nn
 from agentzoo.agents.dreamer_v3 import DreamerV3Algorithm, DreamerV3Config
 from agentzoo.algorithm import Batch, NoiseSource
 from agentzoo.config import configure
-from agentzoo.memory import keep_freed_memory
-from runtime.spec import ActionSpec, ObsSpec
+from agentzoo.runtime.spec import ActionSpec, ObsSpec
+from agentzoo.train.allocator import keep_freed_memory
 
 SET = ("batch_size", "horizon", "units", "hidden", "deter", "classes", "depth")
 

@@ -22,7 +22,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from runtime import load_policy  # noqa: E402
+from agentzoo.runtime import load_policy  # noqa: E402
 
 SERVER = "src/openpi/serving/websocket_policy_server.py"
 CLIENT = "packages/openpi-client/src"

@@ -19,9 +19,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import agentzoo
-from agentzoo.logger import Record, read_metrics
-from agentzoo.report import learning_curve
-from runtime import Evaluation, evaluate, evaluate_random, load_policy
+from agentzoo.runtime import Evaluation, evaluate, evaluate_random, load_policy
+from agentzoo.train.logger import Record, read_metrics
+from agentzoo.train.plots import learning_curve
 
 ROOT = Path(__file__).parent
 PAGE, SEEDS = ROOT.with_suffix(".md"), ROOT / "seeds.md"
@@ -170,7 +170,7 @@ def variant_of(folder: Path) -> str:
 
 
 def table(folder: Path) -> list[str]:
-    """Rows of one agent and task: each seed's score, steps and minutes, then random's."""
+    """Transitions of one agent and task: each seed's score, steps and minutes, then random's."""
     rows = ["| seed | steps | minutes | score | interval | far above random |"]
     rows += ["|---:|---:|---:|---:|---|---|"]
     random = read(folder / "random.json")

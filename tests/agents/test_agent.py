@@ -11,9 +11,9 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 import agentzoo
 from agentzoo import Dreamer
 from agentzoo.agent import Agent
-from runtime import evaluate, load_policy, verify
-from runtime.errors import BundleError, ObservationError
-from tests.agents.worlds import Steer
+from agentzoo.runtime import evaluate, load_policy, verify
+from agentzoo.runtime.errors import BundleError, ObservationError
+from tests.agents.fake_envs import Steer
 
 WORLDS = {
     "box": {},

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from agentzoo.algorithm import Batch
-from agentzoo.batches import Batches
-from agentzoo.blocks.replay import OnlineWindows, ReplayBuffer, Window
-from agentzoo.callbacks import Callback
-from agentzoo.training import Training
-from runtime.errors import ReplayError
-from runtime.noise import derive
-from runtime.spec import ActionSpec, ColumnSpec, ObsSpec
+from agentzoo.replay.buffer import OnlineSampler, ReplayBuffer, SequenceIndex
+from agentzoo.replay.prefetch import Batches
+from agentzoo.runtime.errors import ReplayError
+from agentzoo.runtime.policy.noise import derive_seed
+from agentzoo.runtime.spec import ActionSpec, ColumnSpec, ObsSpec
+from agentzoo.train.callbacks import Callback
+from agentzoo.train.loop import Training
 from tests.agents.contract import CASES
 
 OBS = {"image": ObsSpec(kind="image", shape=(4, 4, 3), source=(4, 4, 3))}
@@ -39,15 +39,17 @@ def filled(folder: Path) -> ReplayBuffer:
 
 
 def batches(replay: ReplayBuffer) -> Batches:
-    return Batches(replay, OnlineWindows(), B, T, SEED, torch.device("cpu"))
+    return Batches(replay, OnlineSampler(), B, T, SEED, torch.device("cpu"))
 
 
-def in_turn(replay: ReplayBuffer, update: int) -> tuple[Batch, list[Window]]:
-    rng = np.random.default_rng(derive(SEED, "replay", update))
-    return replay.sample(OnlineWindows(), B, T, rng)
+def in_turn(replay: ReplayBuffer, update: int) -> tuple[Batch, list[SequenceIndex]]:
+    rng = np.random.default_rng(derive_seed(SEED, "replay", update))
+    return replay.sample(OnlineSampler(), B, T, rng)
 
 
-def assert_equal(found: tuple[Batch, list[Window]], expected: tuple[Batch, list[Window]]) -> None:
+def assert_equal(
+    found: tuple[Batch, list[SequenceIndex]], expected: tuple[Batch, list[SequenceIndex]]
+) -> None:
     assert found[1] == expected[1]
     assert found[0].keys() == expected[0].keys()
     for name, column in expected[0].items():

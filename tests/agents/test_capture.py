@@ -24,10 +24,10 @@ from torch.utils._pytree import tree_leaves
 from agentzoo import Dreamer, DreamerV2, DreamerV3, PlaNet
 from agentzoo.agent import Agent, module
 from agentzoo.algorithm import Algorithm, Batch, NoiseSource
-from agentzoo.capture import WARM_UPS, CapturedUpdate, EagerUpdate, cuda_graph, updater
 from agentzoo.config import configure
-from runtime.errors import ConfigError, RunError
-from runtime.spec import ActionSpec, ObsSpec
+from agentzoo.runtime.errors import ConfigError, RunError
+from agentzoo.runtime.spec import ActionSpec, ObsSpec
+from agentzoo.train.cuda_graph import WARM_UPS, CapturedUpdate, EagerUpdate, cuda_graph, updater
 
 BOX = ActionSpec(kind="box", size=2, shape=(2,), dtype="float32", low=(-1.0,) * 2, high=(1.0,) * 2)
 DISCRETE = ActionSpec(kind="discrete", size=3, shape=(), dtype="int64", nvec=(3,))
@@ -57,7 +57,7 @@ def build(name: str) -> Algorithm:
 
 
 def random_batch(algorithm: Algorithm, seed: int) -> Batch:
-    """Rows as replay gives them: two episodes a window, the first of which terminates."""
+    """Transitions as replay gives them: two episodes a window, the first of which terminates."""
     config, draw = algorithm.config, np.random.default_rng(seed)
     lead = config.batch_size, config.batch_length
     flags = {name: np.zeros(lead, bool) for name in ("is_first", "is_last", "is_terminal")}

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from agentzoo.blocks.replay import ReplayBuffer
-from agentzoo.callbacks import Callback
-from agentzoo.checkpoint import Counters, newest
-from agentzoo.logger import read_metrics
-from agentzoo.training import Training
-from runtime import evaluate, load_policy, verify
-from runtime.envs import make_env
+from agentzoo.replay.buffer import ReplayBuffer
+from agentzoo.runtime import evaluate, load_policy, verify
+from agentzoo.runtime.envs import make_env
+from agentzoo.train.callbacks import Callback
+from agentzoo.train.checkpoint import Counters, newest
+from agentzoo.train.logger import read_metrics
+from agentzoo.train.loop import Training
 from tests.agents.contract import CASES
 from tests.agents.toys import TOYS
 
@@ -56,7 +56,7 @@ def all_rows(replay: ReplayBuffer) -> list[dict[str, np.ndarray]]:
 
 
 def assert_same_run(a: Keep, b: Keep) -> None:
-    """Rows, weights, optimisers and counters, bit for bit."""
+    """Transitions, weights, optimisers and counters, bit for bit."""
     for mine, theirs in zip(all_rows(a.training.replay), all_rows(b.training.replay), strict=True):
         assert mine.keys() == theirs.keys()
         for name in mine:
@@ -103,7 +103,9 @@ def test_killed_run_resumes_to_the_same_rows_and_weights(learned, tmp_path: Path
     run = tmp_path / "run"
     command = [name, str(run), str(STEPS), str(KILL_AT)]
     process = subprocess.run(
-        [sys.executable, "-m", "tests.agents.killed", *command], capture_output=True, text=True
+        [sys.executable, "-m", "tests.agents.sigkill_worker", *command],
+        capture_output=True,
+        text=True,
     )
     assert process.returncode == -9, process.stderr
     checkpoint = Counters.read(newest(run / "checkpoints") / "training")

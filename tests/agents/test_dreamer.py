@@ -13,8 +13,8 @@ from agentzoo.algorithm import Algorithm, Batch, NoiseSource
 from agentzoo.blocks.optim import Adam
 from agentzoo.blocks.rssm import State
 from agentzoo.config import configure
-from runtime.errors import ConfigError
-from runtime.spec import ActionSpec, ObsSpec
+from agentzoo.runtime.errors import ConfigError
+from agentzoo.runtime.spec import ActionSpec, ObsSpec
 
 IMAGE = {"image": ObsSpec(kind="image", shape=(64, 64, 3), source=(64, 64, 3))}
 STATE = {"state": ObsSpec(kind="vector", shape=(5,), source=(5,))}
@@ -189,11 +189,11 @@ class Fixed(nn.Module):
         super().__init__()
         self.values = torch.tensor([values], dtype=torch.float64)
 
-    def along_input(self, feats: list[Tensor]) -> Tensor:
+    def input_grad(self, feats: list[Tensor]) -> Tensor:
         return self.values[:, : len(feats)]
 
-    def along_both(self, feats: list[Tensor]) -> tuple[Tensor, Tensor]:
-        return self.along_input(feats), self.along_input(feats)
+    def value_and_input_grad(self, feats: list[Tensor]) -> tuple[Tensor, Tensor]:
+        return self.input_grad(feats), self.input_grad(feats)
 
     def loss(self, mean: Tensor, target: Tensor) -> Tensor:
         return 0.5 * (mean - target) ** 2 + 0.9189385332

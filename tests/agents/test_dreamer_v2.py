@@ -14,15 +14,15 @@ from torch.testing import assert_close
 from agentzoo.agents.dreamer_v2 import DreamerV2, DreamerV2Algorithm, DreamerV2Config
 from agentzoo.algorithm import Algorithm, Batch, NoiseSource
 from agentzoo.blocks.optim import Adam
-from agentzoo.blocks.replay import EpisodeWindows
 from agentzoo.blocks.rssm import State
 from agentzoo.config import configure
 from agentzoo.export import export
-from agentzoo.training import update_schedule
-from runtime import verify
-from runtime.errors import ConfigError
-from runtime.spec import ActionSpec, ObsSpec
-from tests.agents.worlds import Steer
+from agentzoo.replay.buffer import EpisodeSampler
+from agentzoo.runtime import verify
+from agentzoo.runtime.errors import ConfigError
+from agentzoo.runtime.spec import ActionSpec, ObsSpec
+from agentzoo.train.loop import update_schedule
+from tests.agents.fake_envs import Steer
 
 
 def image(channels: int = 3) -> dict[str, ObsSpec]:
@@ -846,12 +846,12 @@ def test_default_preset_follows_suite_and_observations() -> None:
     ],
 )
 def test_the_world_decides_continuation_and_repeat(suite: str, fields: dict) -> None:
-    assert DreamerV2.for_world(DreamerV2Config(), suite, STATE, box()) == fields
+    assert DreamerV2.env_overrides(DreamerV2Config(), suite, STATE, box()) == fields
 
 
 def test_ends_are_prioritised_where_the_settings_say_so() -> None:
-    assert build(prioritize_ends=True).windows == EpisodeWindows(prioritize_ends=True)
-    assert build(prioritize_ends=False).windows == EpisodeWindows()
+    assert build(prioritize_ends=True).sampler == EpisodeSampler(prioritize_ends=True)
+    assert build(prioritize_ends=False).sampler == EpisodeSampler()
 
 
 @pytest.mark.parametrize(

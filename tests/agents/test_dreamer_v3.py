@@ -17,17 +17,17 @@ from torch.testing import assert_close
 from agentzoo.agents.dreamer_v3 import SIZES, DreamerV3, DreamerV3Algorithm, DreamerV3Config
 from agentzoo.algorithm import Algorithm, Batch, Metrics, NoiseSource
 from agentzoo.blocks.distributions import gumbel, symlog
-from agentzoo.blocks.replay import OnlineWindows, ReplayBuffer
 from agentzoo.blocks.returns import lambda_return
 from agentzoo.blocks.rssm import State
 from agentzoo.blocks.twohot import symexp_bins, twohot_weights
-from agentzoo.callbacks import Callback
 from agentzoo.config import configure
 from agentzoo.export import export
-from agentzoo.training import RatioSchedule, Training, update_schedule
-from runtime import verify
-from runtime.errors import ConfigError, EpisodeError
-from runtime.spec import ActionSpec, ObsSpec
+from agentzoo.replay.buffer import OnlineSampler, ReplayBuffer
+from agentzoo.runtime import verify
+from agentzoo.runtime.errors import ConfigError, EpisodeError
+from agentzoo.runtime.spec import ActionSpec, ObsSpec
+from agentzoo.train.callbacks import Callback
+from agentzoo.train.loop import RatioSchedule, Training, update_schedule
 from tests.agents.test_contract import Keep
 
 TINY: Mapping[str, object] = {**DreamerV3.presets["debug"], "imag_last": None, "horizon": 4}
@@ -86,7 +86,7 @@ def random_obs(obs: Mapping[str, ObsSpec], *lead: int) -> dict[str, Tensor]:
 def random_batch(
     algorithm: DreamerV3Algorithm, obs: Mapping[str, ObsSpec] = STATE, seed: int = 1
 ) -> Batch:
-    """Windows with an episode's end inside: by termination in row 0, by time in row 1."""
+    """Sequences with an episode's end inside: by termination in row 0, by time in row 1."""
     torch.manual_seed(seed)
     c, sizes = algorithm.config, algorithm.config.sizes
     lead = c.batch_size, c.batch_length
@@ -692,7 +692,7 @@ def test_what_replay_gives_is_what_update_takes(tmp_path: Path) -> None:
             "deter": rng.uniform(-1, 1, 16), "stoch": rng.integers(0, 4, 4),
         })  # type: ignore  # fmt: skip
     before = [chunk.mutable["deter"].copy() for chunk in replay.streams[0].chunks]
-    batch, drawn = replay.sample(OnlineWindows(), 4, 9, rng)
+    batch, drawn = replay.sample(OnlineSampler(), 4, 9, rng)
     _, latents = algorithm.update(batch, NoiseSource(0))
     replay.write_back(drawn, {name: x.numpy() for name, x in latents.items()})
     changed = (replay.streams[0].chunks[0].mutable["deter"] != before[0]).any(-1)

@@ -15,17 +15,17 @@ import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from agentzoo.agent import Agent
-from agentzoo.callbacks import Callback
-from agentzoo.checkpoint import newest, whole
-from agentzoo.logger import read_metrics
-from agentzoo.training import Training, UpdateSchedule
-from runtime.envs import ProcessVectorEnv, episode_seed
-from runtime.errors import ConfigError, RunError, WorkerError
+from agentzoo.runtime.envs import ProcessVectorEnv, episode_seed
+from agentzoo.runtime.errors import ConfigError, RunError, WorkerError
+from agentzoo.train.callbacks import Callback
+from agentzoo.train.checkpoint import newest, whole
+from agentzoo.train.logger import read_metrics
+from agentzoo.train.loop import Training, UpdateSchedule
 from tests.agents.contract import CARTPOLE
 from tests.agents.test_contract import Keep, all_rows, assert_same_run
 from tests.agents.test_training import counters
 from tests.agents.toys import TOYS
-from tests.envs.places import Countdown, Marking, Mortal
+from tests.envs.fake_envs import Countdown, Marking, Mortal
 from tests.envs.test_processes import is_gone, wait_until
 
 TOY = TOYS["LatentStore"]  # what it stores and trains on depends on the order of everything
@@ -245,7 +245,7 @@ def test_ctrl_c_with_processes_ends_in_a_checkpoint_and_leaves_none(tmp_path: Pa
     code = (
         "import torch; torch.set_num_threads(1)\n"
         "from tests.agents.contract import CASES\n"
-        "from agentzoo.callbacks import Callback\n"
+        "from agentzoo.train.callbacks import Callback\n"
         "class Say(Callback):\n"
         "    def on_update(self, training, metrics):\n"
         "        if training.counters.updates == 3:\n"

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from agentzoo.logger import read_metrics
-from runtime.errors import RunError
+from agentzoo.runtime.errors import RunError
+from agentzoo.train.logger import read_metrics
 from tests.agents.contract import CASES
 from tests.agents.test_contract import Keep, assert_same_run
 from tests.agents.test_training import counters, toy
@@ -19,7 +19,7 @@ from tests.agents.test_training import counters, toy
 STEPS = 2_000
 # two checkpoints fall due in it, at 800 and 1,200, and a chunk of 1,024 rows is full
 FULL = (700, 1_300)
-FILLED = [sys.executable, "-m", "tests.agents.filled"]
+FILLED = [sys.executable, "-m", "tests.agents.disk_full_worker"]
 DISK = 2**21  # bytes; one that is full has to be small
 
 

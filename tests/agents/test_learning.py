@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from agentzoo import Dreamer, DreamerV2, DreamerV3, PlaNet
-from runtime.evaluation import evaluate_random
-from tests.agents.worlds import Catch, Steer
+from agentzoo.runtime.evaluation.rollout import evaluate_random
+from tests.agents.fake_envs import Catch, Steer
 
 pytestmark = pytest.mark.slow
 

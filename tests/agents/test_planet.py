@@ -21,16 +21,16 @@ from agentzoo.blocks.rssm import State
 from agentzoo.config import configure
 from agentzoo.export import TorchImagine, TorchStep, arrays, export, tensors
 from agentzoo.planning import rollout_returns
-from agentzoo.training import UpdateSchedule
-from runtime import load_policy, verify
-from runtime.envs import resolve
-from runtime.errors import ConfigError, SpaceError
-from runtime.evaluation import evaluate_random
-from runtime.noise import draw, drawn
-from runtime.planner import PlanStep, Rollouts
-from runtime.policy import Policy
-from runtime.spec import ActionSpec, Arrays, ObsSpec, PlanSpec, PolicySpec
-from tests.agents.worlds import Steer
+from agentzoo.runtime import load_policy, verify
+from agentzoo.runtime.envs import resolve
+from agentzoo.runtime.errors import ConfigError, SpaceError
+from agentzoo.runtime.evaluation.rollout import evaluate_random
+from agentzoo.runtime.policy.noise import draw, with_plan_axes
+from agentzoo.runtime.policy.planners import PlanStep, Rollouts
+from agentzoo.runtime.policy.policy import Policy
+from agentzoo.runtime.spec import ActionSpec, Arrays, ObsSpec, PlanSpec, PolicySpec
+from agentzoo.train.loop import UpdateSchedule
+from tests.agents.fake_envs import Steer
 
 IMAGE = {"image": ObsSpec(kind="image", shape=(64, 64, 3), source=(64, 64, 3))}
 STATE = {"state": ObsSpec(kind="vector", shape=(5,), source=(5,))}
@@ -94,7 +94,7 @@ def random_batch(algorithm: PlaNetAlgorithm, obs: Mapping[str, ObsSpec] = STATE)
 def random_noise(algorithm: PlaNetAlgorithm, B: int, seed: int = 0) -> dict[str, Tensor]:
     """What a decision of B rows draws, the exploring noise included."""
     rows = [(seed, row, 0) for row in range(B)]
-    specs = drawn(algorithm.noise_spec, algorithm.plan_spec)
+    specs = with_plan_axes(algorithm.noise_spec, algorithm.plan_spec)
     noise = {name: torch.from_numpy(x) for name, x in draw(specs, rows).items()}
     return noise | {"explore": torch.randn(B, algorithm.action.size)}
 
@@ -370,7 +370,9 @@ def test_satisfies_the_protocol() -> None:
 
 def test_shapes_of_a_decision_at_paper_settings() -> None:
     algorithm = PlaNetAlgorithm(STATE, box(6), PlaNetConfig())
-    shapes = {k: s.shape for k, s in drawn(algorithm.noise_spec, algorithm.plan_spec).items()}
+    shapes = {
+        k: s.shape for k, s in with_plan_axes(algorithm.noise_spec, algorithm.plan_spec).items()
+    }
     assert shapes == {
         "latent": (30,),
         "plan": (10, 1000, 12, 6),

@@ -8,8 +8,8 @@ from torch.testing import assert_close
 
 from agentzoo import Dreamer, DreamerV2, PlaNet
 from agentzoo.agent import Agent
-from agentzoo.callbacks import Callback
-from agentzoo.training import Training
+from agentzoo.train.callbacks import Callback
+from agentzoo.train.loop import Training
 
 PENDULUM = "gym:Pendulum-v1"
 AGENTS = [Dreamer, DreamerV2, PlaNet]

@@ -7,8 +7,8 @@ import pytest
 
 from agentzoo import Dreamer, DreamerV2, DreamerV3, PlaNet
 from agentzoo.agent import Agent
-from runtime.envs import protocol_of, settings_of
-from runtime.errors import EnvironmentStringError, MissingExtraError, RunError
+from agentzoo.runtime.envs import protocol_of, settings_of
+from agentzoo.runtime.errors import EnvironmentStringError, MissingExtraError, RunError
 
 pytest.importorskip("ale_py")
 TINY = {"units": 16, "deter": 16, "classes": 4, "depth": 2, "stoch": 4}  # of the later Dreamers

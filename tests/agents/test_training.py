@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from agentzoo.agent import Agent, new_run_folder
-from agentzoo.callbacks import Callback, StopOnReturn
-from agentzoo.checkpoint import Counters, newest, whole
-from agentzoo.logger import read_metrics
-from agentzoo.training import Training, UpdateSchedule
-from runtime.errors import BundleError, ConfigError, EpisodeError, ProviderError, RunError
+from agentzoo.runtime.errors import BundleError, ConfigError, EpisodeError, ProviderError, RunError
+from agentzoo.train.callbacks import Callback, StopOnReturn
+from agentzoo.train.checkpoint import Counters, newest, whole
+from agentzoo.train.logger import read_metrics
+from agentzoo.train.loop import Training, UpdateSchedule
 from tests.agents.contract import CASES, PENDULUM
 from tests.agents.test_contract import Keep, all_rows, assert_same_run
 from tests.agents.toys import TOYS
@@ -158,7 +158,9 @@ def test_killed_between_two_environments_resumes_bit_for_bit(parallel: bool, tmp
     )
     command = ["LatentStore", str(tmp_path / "b"), "1600", "1100", "envs=2", f"parallel={parallel}"]
     process = subprocess.run(
-        [sys.executable, "-m", "tests.agents.killed", *command], capture_output=True, text=True
+        [sys.executable, "-m", "tests.agents.sigkill_worker", *command],
+        capture_output=True,
+        text=True,
     )
     assert process.returncode == -signal.SIGKILL, process.stderr
     assert 0 < counters(tmp_path / "b").env_step < 1_100

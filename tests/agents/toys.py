@@ -17,14 +17,31 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from agentzoo.agent import Agent
-from agentzoo.algorithm import Batch, Carry, Late, Metrics, Noise, NoiseSource, Obs, Rows, WriteBack
+from agentzoo.algorithm import (
+    Batch,
+    Carry,
+    DelayedValue,
+    Metrics,
+    Noise,
+    NoiseSource,
+    Obs,
+    Transitions,
+    WriteBack,
+)
 from agentzoo.blocks import truncated_normal
 from agentzoo.blocks.actions import to_env
 from agentzoo.blocks.optim import Adam
-from agentzoo.blocks.replay import EpisodeWindows, StreamWindows
 from agentzoo.config import AgentConfig
 from agentzoo.planning import plan_step
-from runtime.spec import ActionSpec, ColumnSpec, NoiseSpec, ObsSpec, PlanSpec, TensorSpec
+from agentzoo.replay.buffer import EpisodeSampler, StreamSampler
+from agentzoo.runtime.spec import (
+    ActionSpec,
+    ColumnSpec,
+    NoiseSpec,
+    ObsSpec,
+    PlanSpec,
+    TensorSpec,
+)
 
 UNITS = 8
 
@@ -48,7 +65,7 @@ class ToyConfig(AgentConfig):
 class Toy(nn.Module):
     """A GRU that predicts rewards and copies actions; the recipes below override the odd part."""
 
-    windows = EpisodeWindows()
+    sampler = EpisodeSampler()
     columns: ClassVar[Mapping[str, ColumnSpec]] = {}
     noise_spec: Mapping[str, NoiseSpec]
 
@@ -166,12 +183,12 @@ class TruncatedActorAlgorithm(Toy):
 class LatentStoreAlgorithm(Toy):
     """Odd demand: rows carry the latent they were collected with; updates write newer ones back."""
 
-    windows = StreamWindows()
+    sampler = StreamSampler()
     columns: ClassVar = {"deter": ColumnSpec(shape=(UNITS,), mutable=True)}
 
     def annotate(
-        self, rows: Rows, envs: Sequence[int], carry: Carry, state: object
-    ) -> tuple[Rows, Sequence[Late], object]:
+        self, rows: Transitions, envs: Sequence[int], carry: Carry, state: object
+    ) -> tuple[Transitions, Sequence[DelayedValue], object]:
         return {**rows, "deter": carry["deter"].numpy()}, [], None
 
     def update(self, batch: Batch, noise: NoiseSource) -> tuple[Metrics, WriteBack]:
@@ -230,15 +247,15 @@ class LateRewardsAlgorithm(Toy):
         return {**super().initial(batch), "deter": self.first.expand(batch, -1)}
 
     def annotate(
-        self, rows: Rows, envs: Sequence[int], carry: Carry, state: object
-    ) -> tuple[Rows, Sequence[Late], object]:
+        self, rows: Transitions, envs: Sequence[int], carry: Carry, state: object
+    ) -> tuple[Transitions, Sequence[DelayedValue], object]:
         recent: dict[int, list[float]] = state if isinstance(state, dict) else {}
         late = []
         for env, reward, first in zip(envs, rows["reward"], rows["is_first"], strict=True):
             window = [] if first else recent.get(env, [])
             recent[env] = [*window, float(reward)][-3:]
             if len(recent[env]) == 3:
-                late.append(Late(env, 2, {"summed": np.float32(sum(recent[env]))}))
+                late.append(DelayedValue(env, 2, {"summed": np.float32(sum(recent[env]))}))
         return {**rows, "summed": np.full(len(rows["reward"]), np.nan, np.float32)}, late, recent
 
     def update(self, batch: Batch, noise: NoiseSource) -> tuple[Metrics, WriteBack]:

@@ -1,4 +1,4 @@
-"""Actions leave the graph in the environment's form, as `runtime.spaces.env_action` gives them."""
+"""Actions leave the graph in the environment's form, as the runtime gives them."""
 
 import gymnasium as gym
 import numpy as np
@@ -8,7 +8,7 @@ from gymnasium import spaces
 from numpy.testing import assert_allclose
 
 from agentzoo.blocks.actions import to_env
-from runtime.spaces import action_spec, env_action
+from agentzoo.runtime.policy.spaces import action_spec, env_action
 
 BOXES = [
     spaces.Box(-1, 1, (3,)),

@@ -10,7 +10,7 @@ from torch.testing import assert_close
 
 from agentzoo.blocks import layers
 from agentzoo.blocks.cores import BlockGRUCore
-from agentzoo.blocks.heads import BernoulliHead, outputs
+from agentzoo.blocks.heads import BernoulliHead, fused_outputs
 from agentzoo.blocks.layers import (
     MLP,
     BlockLinear,
@@ -154,7 +154,7 @@ def test_normalised_layers_come_before_the_activation() -> None:
 def test_heads_on_one_feature_share_their_first_product() -> None:
     heads = [BernoulliHead(5, 4, layers, norm=RMSNorm) for layers in (1, 2)]
     feat = torch.randn(3, 2, 5)
-    together = outputs(feat, *heads)
+    together = fused_outputs(feat, *heads)
     for head, found in zip(heads, together, strict=True):
         assert_close(found, head(feat))
     (grad,) = torch.autograd.grad(together[0].sum(), heads[0].net.first.weight)

@@ -9,8 +9,8 @@ from torch.testing import assert_close
 from agentzoo.blocks.decoders import ConvDecoder, Decoder, OnePixelConvTranspose2d
 from agentzoo.blocks.encoders import ConvEncoder, Encoder, join_images
 from agentzoo.blocks.layers import MLP, LayerNorm
-from runtime.errors import ConfigError
-from runtime.spec import ObsSpec
+from agentzoo.runtime.errors import ConfigError
+from agentzoo.runtime.spec import ObsSpec
 
 
 def image(h: int = 64, w: int = 64, c: int = 3) -> ObsSpec:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from agentzoo.blocks.cores import BlockGRUCore
-from agentzoo.blocks.filtering import filtered
+from agentzoo.blocks.fast.rssm_observe import filtered
 from agentzoo.blocks.latents import CategoricalLatent
 from agentzoo.blocks.layers import MLP, RMSNorm, trunc_normal_init
 from agentzoo.blocks.rssm import RSSM, State

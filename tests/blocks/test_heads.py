@@ -12,7 +12,7 @@ from agentzoo.blocks.heads import (
     OneHotActor,
     TanhNormalActor,
     TruncatedNormalActor,
-    outputs,
+    fused_outputs,
     tanh_normal_mode,
 )
 from agentzoo.blocks.layers import LayerNorm
@@ -302,5 +302,5 @@ def test_heads_share_their_first_products() -> None:
     )
     heads = (*heads, truncated_actor())
     feat = torch.randn(4, 5, F_)
-    for head, found in zip(heads, outputs(feat, *heads), strict=True):
+    for head, found in zip(heads, fused_outputs(feat, *heads), strict=True):
         assert_close(found, head(feat))

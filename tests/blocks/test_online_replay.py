@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agentzoo.blocks.replay import OnlineWindows, ReplayBuffer, Segment
-from runtime.errors import ReplayError
-from runtime.spec import ActionSpec, ColumnSpec, ObsSpec
+from agentzoo.replay.buffer import OnlineSampler, ReplayBuffer, Segment
+from agentzoo.runtime.errors import ReplayError
+from agentzoo.runtime.spec import ActionSpec, ColumnSpec, ObsSpec
 
 OBS = {"state": ObsSpec(kind="vector", shape=(1,), source=(1,))}
 ACTION = ActionSpec(kind="box", size=1, shape=(1,), dtype="float32", low=(-1.0,), high=(1.0,))
@@ -29,7 +29,7 @@ def add(replay: ReplayBuffer, rows: int, env: int = 0) -> None:
 
 
 def draw(replay: ReplayBuffer, batch: int, length: int = 5, seed: int = 0) -> list[Segment]:
-    _, drawn = replay.sample(OnlineWindows(), batch, length, np.random.default_rng(seed))
+    _, drawn = replay.sample(OnlineSampler(), batch, length, np.random.default_rng(seed))
     return [segment for (segment,) in drawn]
 
 
@@ -87,7 +87,7 @@ def test_latents_are_written_back_to_all_rows_but_the_context(tmp_path):
     add(replay, 20)
     new = np.stack([np.full((4, 2), 100 + b, np.float16) for b in range(2)])
     replay.write_back([[Segment(0, 3, 5)], [Segment(0, 12, 2), Segment(0, 0, 3)]], {"deter": new})
-    batch, _ = replay.sample(OnlineWindows(), 1, 20, np.random.default_rng(0))
+    batch, _ = replay.sample(OnlineSampler(), 1, 20, np.random.default_rng(0))
     found = batch["deter"][0, :, 0].tolist()
     expected = list(range(20))
     expected[4:8] = [100] * 4

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agentzoo.blocks.replay import EpisodeWindows, ReplayBuffer, Segment, StreamWindows
-from runtime.errors import ReplayError, SpaceError
-from runtime.spec import ActionSpec, ColumnSpec, ObsSpec
+from agentzoo.replay.buffer import EpisodeSampler, ReplayBuffer, Segment, StreamSampler
+from agentzoo.runtime.errors import ReplayError, SpaceError
+from agentzoo.runtime.spec import ActionSpec, ColumnSpec, ObsSpec
 
 OBS = {"state": ObsSpec(kind="vector", shape=(2,), source=(2,))}
 ACTION = ActionSpec(kind="box", size=1, shape=(1,), dtype="float32", low=(-1.0,), high=(1.0,))
@@ -23,7 +23,7 @@ def buffer(folder: Path, **options: object) -> ReplayBuffer:
 
 
 def add_episode(replay: ReplayBuffer, rows: int, *, env: int = 0, closed: bool = True) -> None:
-    """Rows whose state is (absolute row, row in its episode) and whose action is the row + 0.5."""
+    """Transitions with the state (absolute row, row in its episode) and the action row + 0.5."""
     for t in range(rows):
         n = replay.streams[env].count
         last = closed and t == rows - 1
@@ -39,7 +39,7 @@ def add_episode(replay: ReplayBuffer, rows: int, *, env: int = 0, closed: bool =
 
 
 def draw(replay: ReplayBuffer, length: int, windows=None, batch: int = 64, seed: int = 0):
-    rule = windows or EpisodeWindows()
+    rule = windows or EpisodeSampler()
     batch, drawn = replay.sample(rule, batch, length, np.random.default_rng(seed))
     return {name: column.numpy() for name, column in batch.items()}, drawn
 
@@ -95,7 +95,7 @@ def test_unfinished_episodes_are_left_to_the_stream_rule(tmp_path):
     add_episode(replay, 20, closed=False)
     by_episode, _ = draw(replay, 6)
     assert (by_episode["state"][..., 0] < 6).all()
-    by_stream, _ = draw(replay, 6, StreamWindows(), batch=400)
+    by_stream, _ = draw(replay, 6, StreamSampler(), batch=400)
     assert set(by_stream["state"][:, 0, 0]) == set(range(21))
     assert (np.diff(by_stream["state"][..., 0], axis=1) == 1).all()
 
@@ -127,7 +127,7 @@ def test_latents_are_written_back_to_their_own_rows(tmp_path):
 def test_late_values_reach_the_row_they_are_for(tmp_path):
     replay = buffer(tmp_path)
     add_episode(replay, 10)
-    replay.amend(0, 2, {"latent": np.array([7, 8, 9], np.float32)})
+    replay.write_late(0, 2, {"latent": np.array([7, 8, 9], np.float32)})
     every, _ = draw(replay, 10, batch=1)
     assert every["latent"][0, 7].tolist() == [7, 8, 9]
     assert every["latent"][0, 8].tolist() == [8, 8, 8]
@@ -147,11 +147,11 @@ def test_saved_and_restored_gives_the_same_batches(tmp_path):
     for rows in (10, 10, 3, 9):
         add_episode(replay, rows)
     add_episode(replay, 4, closed=False)
-    replay.amend(0, 1, {"latent": np.full(3, -1, np.float32)})
+    replay.write_late(0, 1, {"latent": np.full(3, -1, np.float32)})
     replay.save(tmp_path / "saved")
     other = buffer(tmp_path / "b", capacity=16)
     other.restore(tmp_path / "saved")
-    for windows in (EpisodeWindows(), StreamWindows()):
+    for windows in (EpisodeSampler(), StreamSampler()):
         ours, theirs = draw(replay, 7, windows)[0], draw(other, 7, windows)[0]
         for name in ours:
             np.testing.assert_array_equal(ours[name], theirs[name])
@@ -220,7 +220,7 @@ def test_a_file_that_lost_its_end_is_said_to_be_damaged(tmp_path):
         draw(replay, 8)
 
 
-class FirstRows(EpisodeWindows):
+class FirstRows(EpisodeSampler):
     def draw(self, replay, length, rng):
         return [Segment(0, 0, length)]
 
@@ -269,7 +269,7 @@ class TestNoRoom:
         assert draw(replay, 5)[0]["state"][..., 0].min() >= 30
 
     def test_there_is_an_end_to_waiting(self, tmp_path, monkeypatch):
-        monkeypatch.setattr("agentzoo.blocks.replay.UNSEALED_BYTES", 2_000)
+        monkeypatch.setattr("agentzoo.replay.buffer.UNSEALED_BYTES", 2_000)
         replay = buffer(tmp_path)
         shutil.rmtree(tmp_path / "env00")
         with pytest.raises(ReplayError, match=r"cannot be written .* make room on the disk and go"):
@@ -291,7 +291,7 @@ def test_ends_are_drawn_as_often_as_a_window_is_long(tmp_path):
     replay = buffer(tmp_path)
     add_episode(replay, 60)
     ends, plain = (
-        draw(replay, 50, EpisodeWindows(prioritize_ends=x), batch=6000)[0]["state"][:, 0, 0]
+        draw(replay, 50, EpisodeSampler(prioritize_ends=x), batch=6000)[0]["state"][:, 0, 0]
         for x in (True, False)
     )
     # 11 starts fit; 50 further ones are moved to the last of them
@@ -305,6 +305,6 @@ def test_short_episodes_are_joined_where_ends_are_prioritised_too(tmp_path):
     replay = buffer(tmp_path)
     for rows in (4, 5):
         add_episode(replay, rows)
-    batch, drawn = draw(replay, 12, EpisodeWindows(prioritize_ends=True))
+    batch, drawn = draw(replay, 12, EpisodeSampler(prioritize_ends=True))
     assert all(sum(s.length for s in window) == 12 for window in drawn)
     assert batch["is_first"][:, 0].all()

@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.testing import assert_close
 
-from agentzoo.blocks import slopes
-from agentzoo.blocks.heads import BernoulliHead, NormalHead, outputs
+from agentzoo.blocks.fast import mlp_input_grad as slopes
+from agentzoo.blocks.heads import BernoulliHead, NormalHead, fused_outputs
 from agentzoo.blocks.layers import MLP, elu_
 
 N, T, FEAT = 7, 3, 5
@@ -34,12 +34,12 @@ def test_gradients_are_autograds(layers: int, rows: int, monkeypatch: pytest.Mon
     monkeypatch.setattr(slopes, "ROWS", rows)
     net, feats, up = head(layers), steps(), upstream()
     expected = net(torch.stack(feats, 1))
-    by_input, by_weights = net.along_both(feats)
-    for out in (net.along_input(feats), by_input, by_weights):
+    by_input, by_weights = net.value_and_input_grad(feats)
+    for out in (net.input_grad(feats), by_input, by_weights):
         assert_close(out, expected)
     params = list(net.parameters())
     of_feats = torch.autograd.grad(expected, feats, up, retain_graph=True)
-    assert_close(torch.autograd.grad(net.along_input(feats), feats, up), of_feats)
+    assert_close(torch.autograd.grad(net.input_grad(feats), feats, up), of_feats)
     assert_close(torch.autograd.grad(by_input, feats, up), of_feats)
     assert_close(
         torch.autograd.grad(by_weights, params, up), torch.autograd.grad(expected, params, up)
@@ -48,16 +48,16 @@ def test_gradients_are_autograds(layers: int, rows: int, monkeypatch: pytest.Mon
 
 def test_each_output_has_one_way_for_gradients() -> None:
     net, feats = head(2), steps()
-    by_input, by_weights = net.along_both(feats)
+    by_input, by_weights = net.value_and_input_grad(feats)
     params = list(net.parameters())
-    for out, others in ((by_input, params), (net.along_input(feats), params), (by_weights, feats)):
+    for out, others in ((by_input, params), (net.input_grad(feats), params), (by_weights, feats)):
         with pytest.raises(RuntimeError, match="not have been used in the graph"):
             torch.autograd.grad(out.sum(), others)
 
 
 def test_a_gradient_can_be_taken_twice() -> None:
     net, feats, up = head(3), steps(), upstream()
-    _, by_weights = net.along_both(feats)
+    _, by_weights = net.value_and_input_grad(feats)
     params = list(net.parameters())
     once = torch.autograd.grad(by_weights, params, up, retain_graph=True)
     assert_close(torch.autograd.grad(by_weights, params, up), once)
@@ -67,7 +67,7 @@ def test_the_logit_of_a_continuation_head() -> None:
     torch.manual_seed(0)
     net, feats, up = BernoulliHead(FEAT, 6, 2).double(), steps(), upstream()
     expected = net(torch.stack(feats, 1))
-    found = net.along_input(feats)
+    found = net.input_grad(feats)
     assert_close(found, expected)
     assert_close(torch.autograd.grad(found, feats, up), torch.autograd.grad(expected, feats, up))
 
@@ -83,7 +83,7 @@ def test_the_logit_of_a_continuation_head() -> None:
 )
 def test_other_networks_are_refused(net: MLP, match: str) -> None:
     with pytest.raises(AssertionError, match=match):
-        slopes.along_input(net, [torch.zeros(N, FEAT)])
+        slopes.input_grad(net, [torch.zeros(N, FEAT)])
 
 
 def test_elu_in_place_has_the_gradient_of_elu() -> None:
@@ -99,7 +99,7 @@ def test_networks_that_share_a_product_do_not_overwrite_it() -> None:
     torch.manual_seed(0)
     heads = [BernoulliHead(FEAT, 6, 2), BernoulliHead(FEAT, 6, 1)]
     feat = torch.randn(N, FEAT, requires_grad=True)
-    together, apart = outputs(feat, *heads), [one(feat) for one in heads]
+    together, apart = fused_outputs(feat, *heads), [one(feat) for one in heads]
     assert_close(together, apart)
     assert_close(
         torch.autograd.grad(sum(together).sum(), feat), torch.autograd.grad(sum(apart).sum(), feat)

@@ -10,7 +10,7 @@ from agentzoo.blocks.decoders import ConvDecoder, Decoder
 from agentzoo.blocks.encoders import ConvEncoder, Encoder
 from agentzoo.blocks.layers import MLP
 from agentzoo.blocks.standardize import FLOOR, LIMIT, Standardizer
-from runtime.spec import ObsSpec
+from agentzoo.runtime.spec import ObsSpec
 
 SPEED = ObsSpec(kind="vector", shape=(2,), source=(2,))
 GEAR = ObsSpec(kind="onehot", shape=(3,), source=(), nvec=(3,), start=(0,))

@@ -7,12 +7,17 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
-from agentzoo.blocks.decoders_v3 import SymlogDecoder, UpsampledConv, UpsampleDecoder, joined
+from agentzoo.blocks.decoders_v3 import (
+    SymlogDecoder,
+    UpsampledConv,
+    UpsampleDecoder,
+    depth_to_space,
+)
 from agentzoo.blocks.distributions import symlog
-from agentzoo.blocks.encoders_v3 import PoolEncoder, SymlogEncoder, halved, image_shape
+from agentzoo.blocks.encoders_v3 import PoolEncoder, SymlogEncoder, image_shape, max_pool2x2
 from agentzoo.blocks.layers import MLP, RMSNorm
-from runtime.errors import ConfigError
-from runtime.spec import ObsSpec
+from agentzoo.runtime.errors import ConfigError
+from agentzoo.runtime.spec import ObsSpec
 
 
 def image(h: int, w: int, c: int = 3) -> ObsSpec:
@@ -128,7 +133,7 @@ def test_an_upsampled_convolution_is_upsampling_and_a_convolution(h: int, w: int
     given = (image, net.weight, net.bias)
     larger = F.interpolate(image, scale_factor=2.0)
     expected = F.conv2d(larger, net.weight, net.bias, padding=2)
-    result = joined(net(image))
+    result = depth_to_space(net(image))
     assert_close(result, expected)
     up = torch.randn_like(expected)
     grads = torch.autograd.grad(result, given, up)  # type: ignore
@@ -140,10 +145,10 @@ def test_pooling_has_pytorchs_gradient_where_pixels_tie_too(layout: torch.memory
     torch.manual_seed(0)
     # three values in 2x2 pixels: most maxima are reached more than once
     image = torch.randint(3, (5, 4, 6, 8)).float().to(memory_format=layout).requires_grad_()
-    result, expected = halved(image), F.max_pool2d(image, 2)
+    result, expected = max_pool2x2(image), F.max_pool2d(image, 2)
     assert torch.equal(result, expected)
     up = torch.randn_like(expected)
     (grad,) = torch.autograd.grad(result, image, up)
     assert torch.equal(grad, torch.autograd.grad(expected, image, up)[0])
     with torch.no_grad():
-        assert torch.equal(halved(image), expected)
+        assert torch.equal(max_pool2x2(image), expected)

@@ -1,4 +1,4 @@
-"""Rows from Gymnasium's five-tuples: exact patterns, seeds, errors."""
+"""Transitions from Gymnasium's five-tuples: exact patterns, seeds, errors."""
 
 from typing import Any
 
@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from runtime.envs import Adapter, Repeat, episode_seed
-from runtime.errors import ConfigError, EpisodeError, ObservationError, SpaceError
+from agentzoo.runtime.envs import Adapter, Repeat, episode_seed
+from agentzoo.runtime.errors import ConfigError, EpisodeError, ObservationError, SpaceError
 
 
 class Countdown(gym.Env[np.ndarray, int]):

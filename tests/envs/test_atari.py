@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-from runtime.envs import (
+from agentzoo.runtime.envs import (
     Adapter,
     for_evaluation,
     make_env,
@@ -16,10 +16,15 @@ from runtime.envs import (
     resolve,
     settings_of,
 )
-from runtime.envs.atari import GAMES, PROTOCOLS, Atari
-from runtime.errors import ConfigError, EnvironmentStringError, EpisodeError, MissingExtraError
-from runtime.evaluation import evaluate, evaluate_random, random_policy
-from runtime.reproduction import reproduce
+from agentzoo.runtime.envs.atari import GAMES, PROTOCOLS, Atari
+from agentzoo.runtime.errors import (
+    ConfigError,
+    EnvironmentStringError,
+    EpisodeError,
+    MissingExtraError,
+)
+from agentzoo.runtime.evaluation.reproduce import reproduce
+from agentzoo.runtime.evaluation.rollout import evaluate, evaluate_random, random_policy
 
 pytest.importorskip("ale_py")
 V2 = (

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-from runtime.envs import Adapter, Outcome, make_env, resolve, scores_of
-from runtime.envs.crafter import Crafter, crafter_score
-from runtime.errors import EnvironmentStringError, EpisodeError, MissingExtraError
-from runtime.evaluation import evaluate_random
+from agentzoo.runtime.envs import Adapter, Outcome, make_env, resolve, scores_of
+from agentzoo.runtime.envs.crafter import Crafter, crafter_score
+from agentzoo.runtime.errors import EnvironmentStringError, EpisodeError, MissingExtraError
+from agentzoo.runtime.evaluation.rollout import evaluate_random
 
 pytest.importorskip("crafter")
 ROOT = Path(__file__).parents[2]
@@ -78,7 +78,8 @@ def test_a_seed_is_one_world_whatever_came_before_and_whoever_watches(env: gym.E
 def test_a_seed_is_one_world_in_every_process(env: gym.Env) -> None:
     code = (
         f"import runpy\nplay = runpy.run_path({__file__!r})['play']\n"
-        "from runtime.envs import make_env\nprint(play(make_env('crafter:reward'), 3, 600))"
+        "from agentzoo.runtime.envs import make_env\n"
+        "print(play(make_env('crafter:reward'), 3, 600))"
     )
     found = {
         subprocess.run(

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-from runtime.envs import Adapter, make_env
-from runtime.envs.dmc import TASKS
-from runtime.envs.opengl import headless_backend
-from runtime.errors import EnvironmentStringError, EpisodeError
+from agentzoo.runtime.envs import Adapter, make_env
+from agentzoo.runtime.envs.dmc import TASKS
+from agentzoo.runtime.envs.opengl import headless_backend
+from agentzoo.runtime.errors import EnvironmentStringError, EpisodeError
 
 pytest.importorskip("dm_control")
 ALL = [f"{domain}-{task}" for domain in TASKS for task in TASKS[domain]]
@@ -165,7 +165,7 @@ CARTPOLE = "dmc:cartpole-swingup?render=fast&repeat=4"
 
 
 @pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+def with_plan_axes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Grows with every picture that dm_control draws."""
     from dm_control import mujoco
 
@@ -287,7 +287,7 @@ def fresh_process(code: str, **environ: str) -> str:
 
 def test_state_works_in_a_process_that_set_nothing() -> None:
     code = (
-        "from runtime.envs import make_env\n"
+        "from agentzoo.runtime.envs import make_env\n"
         "print(make_env('dmc:cartpole-balance?obs=state').reset(seed=0)[0]['state'].shape)"
     )
     assert fresh_process(code) == "(5,)"
@@ -295,10 +295,10 @@ def test_state_works_in_a_process_that_set_nothing() -> None:
 
 def test_without_opengl_states_work_and_pictures_say_what_to_install() -> None:
     code = (
-        "from runtime.envs import make_env, opengl\n"
+        "from agentzoo.runtime.envs import make_env, opengl\n"
         "opengl.headless_backend = lambda: 'disabled'\n"
-        "from runtime.envs import dmc; dmc.choose_backend = opengl.choose_backend\n"
-        "from runtime.errors import ProviderError\n"
+        "from agentzoo.runtime.envs import dmc; dmc.choose_backend = opengl.choose_backend\n"
+        "from agentzoo.runtime.errors import ProviderError\n"
         "env = make_env('dmc:quadruped-escape?obs=state')\n"
         "print(env.reset(seed=0)[0]['state'].shape)\n"
         "for draw in (env.render, lambda: make_env('dmc:walker-walk')):\n"
@@ -315,8 +315,8 @@ def test_without_opengl_states_work_and_pictures_say_what_to_install() -> None:
 
 def test_a_backend_the_user_chose_but_lacks_is_named() -> None:
     code = (
-        "from runtime.envs import make_env\n"
-        "from runtime.errors import ProviderError\n"
+        "from agentzoo.runtime.envs import make_env\n"
+        "from agentzoo.runtime.errors import ProviderError\n"
         "try:\n"
         "    make_env('dmc:walker-walk')\n"
         "except ProviderError as error:\n"
@@ -328,5 +328,5 @@ def test_a_backend_the_user_chose_but_lacks_is_named() -> None:
 
 
 def test_a_driverless_egl_is_not_chosen() -> None:
-    code = "from runtime.envs.opengl import headless_backend; print(headless_backend())"
+    code = "from agentzoo.runtime.envs.opengl import headless_backend; print(headless_backend())"
     assert fresh_process(code, __EGL_VENDOR_LIBRARY_FILENAMES="/nonexistent") != "egl"

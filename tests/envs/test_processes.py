@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-from runtime.envs import Adapter, ProcessVectorEnv
-from runtime.errors import ConfigError, EpisodeError, WorkerError
-from tests.envs.places import Breaking, Countdown, Named, Telling, Unmakeable
+from agentzoo.runtime.envs import Adapter, ProcessVectorEnv
+from agentzoo.runtime.errors import ConfigError, EpisodeError, WorkerError
+from tests.envs.fake_envs import Breaking, Countdown, Named, Telling, Unmakeable
 
 
 def is_gone(process: int) -> bool:
@@ -173,8 +173,8 @@ def learner(body: str) -> "subprocess.Popen[str]":
         # a shell that starts jobs in the background lets them ignore it
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from functools import partial\n"
-        "from runtime.envs import Adapter\n"
-        "from tests.envs.places import Breaking, Countdown\n"
+        "from agentzoo.runtime.envs import Adapter\n"
+        "from tests.envs.fake_envs import Breaking, Countdown\n"
         "adapter = Adapter.open(partial(Breaking, 'hang'), 2, parallel=True)\n"
         "print(*[w.process.pid for w in adapter._source._workers], flush=True)\n"
         "adapter.reset([0, 1], [0, 1])\n"
@@ -223,7 +223,7 @@ def test_a_script_is_not_run_again_in_the_workers(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
         "import gymnasium as gym\n"
-        "from runtime.envs import Adapter\n"
+        "from agentzoo.runtime.envs import Adapter\n"
         "print('run', flush=True)\n"
         "class Mine(gym.Env):\n"
         "    observation_space = gym.spaces.Discrete(3)\n"

@@ -5,9 +5,15 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from runtime.errors import ObservationError, SpaceError
-from runtime.spaces import action_spec, encode, env_action, model_action, observation_specs
-from runtime.spec import ActionSpec, ObsSpec
+from agentzoo.runtime.errors import ObservationError, SpaceError
+from agentzoo.runtime.policy.spaces import (
+    action_spec,
+    encode,
+    env_action,
+    model_action,
+    observation_specs,
+)
+from agentzoo.runtime.spec import ActionSpec, ObsSpec
 
 
 def image(*shape: int) -> spaces.Box:

@@ -7,8 +7,20 @@ from importlib.metadata import EntryPoint
 import gymnasium as gym
 import pytest
 
-from runtime.envs import Key, Repeat, Suite, make_env, merge, registry, resolve, settings_of, suites
-from runtime.errors import EnvironmentStringError, MissingExtraError
+from agentzoo.runtime.envs import (
+    Key,
+    Repeat,
+    Suite,
+    make_env,
+    merge,
+    resolve,
+    settings_of,
+    suites,
+)
+from agentzoo.runtime.envs import (
+    suite as registry,
+)
+from agentzoo.runtime.errors import EnvironmentStringError, MissingExtraError
 
 WALKER = "dmc:walker-walk?camera=0&obs=pixels&render=default&repeat=2&size=64"
 
@@ -237,9 +249,10 @@ def test_installed_packages_add_suites(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_importing_environments_brings_no_simulator_and_no_torch() -> None:
     code = (
-        "import sys, runtime.envs\n"
-        "runtime.envs.resolve('dmc:walker-walk')\n"
-        "heavy = {'torch', 'dm_control', 'mujoco', 'agentzoo', 'hub', 'onnxruntime'}\n"
+        "import sys, agentzoo.runtime.envs\n"
+        "agentzoo.runtime.envs.resolve('dmc:walker-walk')\n"
+        "heavy = {'torch', 'dm_control', 'mujoco', 'onnxruntime', 'agentzoo.agent', 'agentzoo.hub'}"
+        "\n"
         "print(sorted(heavy & sys.modules.keys()))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
-from runtime.envs import Adapter
-from runtime.errors import ConfigError, EpisodeError
-from tests.envs.places import Countdown, Named
+from agentzoo.runtime.envs import Adapter
+from agentzoo.runtime.errors import ConfigError, EpisodeError
+from tests.envs.fake_envs import Countdown, Named
 
 NEXT_STEP, SAME_STEP, DISABLED = (
     AutoresetMode.NEXT_STEP,
@@ -28,7 +28,7 @@ def two(mode: AutoresetMode, *, kind: type = SyncVectorEnv, env: type = Countdow
 
 
 def play(adapter: Adapter, rounds: int, held: Sequence[int] = ()) -> list[list[list]]:
-    """Rows of each environment as [seed, step, flags, reward], with actions of 1.
+    """Transitions of each environment as [seed, step, flags, reward], with actions of 1.
 
     Episode k of environment i is asked to begin with seed 100 i + 10 k. In the rounds of `held`
     no episode begins.
@@ -51,7 +51,7 @@ def play(adapter: Adapter, rounds: int, held: Sequence[int] = ()) -> list[list[l
         seeds = [100 * i + 10 * begun[i] for i in outside]
         for i in outside:
             begun[i] += 1
-        if adapter.at_once and outside:
+        if adapter.sync_reset and outside:
             inside = sorted(inside + keep(outside, adapter.reset(outside, seeds)))
             outside, seeds = [], []
         if inside or outside:
@@ -146,7 +146,7 @@ def test_one_that_does_not_say_how_it_resets_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"does not say how it resets itself .*autoreset_mode"):
         Adapter.open(venv)
     venv.metadata = {"autoreset_mode": "SameStep"}  # the mode's name will do
-    assert Adapter.open(venv).at_once
+    assert Adapter.open(venv).sync_reset
 
 
 def test_a_final_observation_that_is_not_given_is_an_error() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime import evaluate, load_policy
+from agentzoo.runtime import evaluate, load_policy
 from tests.serving.live import serving
 
 pytest.importorskip("torch")
@@ -56,7 +56,7 @@ def test_act_with_onnx_scores_an_episode_without_torch(bundle: Path) -> None:
 def test_load_pretrained_runs_what_came_along(
     bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hub.download.ZOO_FOLDERS", (bundle.parent,))
+    monkeypatch.setattr("agentzoo.hub.download.ZOO_FOLDERS", (bundle.parent,))
     assert 0 < (example("load_pretrained")("zoo:cartpole", episodes=1) or 0) <= 1_000
 
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from runtime.envs.atari import GAMES
-from runtime.envs.atari_scores import (
+from agentzoo.runtime.envs.atari import GAMES
+from agentzoo.runtime.envs.atari_scores import (
     AGGREGATES,
     BENCHMARKS,
     Reference,

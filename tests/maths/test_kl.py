@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from agentzoo.blocks.kl import balanced, free_nats_on_mean, free_nats_per_step, gaussian_kl
+from agentzoo.blocks.kl import free_nats_on_mean, free_nats_per_step, gaussian_kl, kl_balancing
 from agentzoo.blocks.latents import CategoricalLatent, GaussianLatent
 
 
@@ -89,7 +89,7 @@ def test_balancing_shares_the_divergence_out(
     dyn: tuple, rep: tuple, free: float, value: float, shares: tuple
 ) -> None:
     sides = [torch.tensor([x], dtype=torch.float64, requires_grad=True) for x in (dyn, rep)]
-    loss = balanced(*sides, 0.8, free)
+    loss = kl_balancing(*sides, 0.8, free)
     assert loss.item() == pytest.approx(value)
     grads = torch.autograd.grad(loss, sides)
     for grad, share in zip(grads, shares, strict=True):
@@ -103,5 +103,5 @@ def test_balancing_moves_the_prior_four_times_as_far() -> None:
     dyn, rep = latent.kl(post.detach(), prior), latent.kl(post, prior.detach())
     assert_close(dyn, rep)
     # close by, the divergence is as steep on either side
-    grads = torch.autograd.grad(balanced(dyn, rep, 0.8, 0.0), (prior, post))
+    grads = torch.autograd.grad(kl_balancing(dyn, rep, 0.8, 0.0), (prior, post))
     assert (grads[0] / -grads[1])[0].tolist() == pytest.approx([4.0, 4.0], rel=0.01)

@@ -8,7 +8,7 @@ from torch.testing import assert_close
 
 from agentzoo.blocks.laprop import AdaptiveClip, LaProp
 from agentzoo.blocks.layers import joined_name
-from runtime.errors import RunError
+from agentzoo.runtime.errors import RunError
 
 
 def test_a_gradient_is_clipped_to_a_share_of_its_weight() -> None:

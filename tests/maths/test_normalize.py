@@ -5,8 +5,8 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
+from agentzoo.blocks.ema import ema_update, hard_update, target_copy
 from agentzoo.blocks.normalize import PercentileScale, percentile
-from agentzoo.blocks.target import copy_if, follow, slow_copy
 
 
 @pytest.mark.parametrize("share", [0.0, 0.05, 0.5, 0.95, 1.0])
@@ -41,16 +41,16 @@ def test_its_state_is_saved() -> None:
 
 def test_a_slow_copy_follows_by_a_share_of_the_distance() -> None:
     net = nn.Linear(3, 2)
-    slow = slow_copy(net)
+    slow = target_copy(net)
     start, goal = net.weight.detach().clone(), torch.ones(2, 3)
     assert not any(p.requires_grad for p in slow.parameters())
     assert torch.equal(slow.weight, net.weight)
     with torch.no_grad():
         net.weight.copy_(goal)
     for n in range(1, 4):
-        follow(slow, net, 0.02)
+        ema_update(slow, net, 0.02)
         assert_close(slow.weight, goal + (start - goal) * 0.98**n)
-    follow(slow, net, 1.0)
+    ema_update(slow, net, 1.0)
     assert_close(slow.weight, goal)
     assert net.weight.requires_grad
 
@@ -58,12 +58,12 @@ def test_a_slow_copy_follows_by_a_share_of_the_distance() -> None:
 @pytest.mark.parametrize("due", [True, False])
 def test_a_copy_takes_over_all_or_nothing(due: bool) -> None:
     net = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
-    slow = slow_copy(net)
+    slow = target_copy(net)
     before = [p.clone() for p in slow.parameters()]
     with torch.no_grad():
         for p in net.parameters():
             p.add_(torch.rand_like(p))
-    copy_if(torch.tensor(due), slow, net)
+    hard_update(torch.tensor(due), slow, net)
     expected = list(net.parameters()) if due else before
     assert all(torch.equal(a, b) for a, b in zip(slow.parameters(), expected, strict=True))
     assert not any(p.requires_grad for p in slow.parameters())

@@ -7,7 +7,7 @@ import torch
 from torch.testing import assert_close
 
 from agentzoo.blocks.optim import Adam, clip_by_global_norm, global_norm
-from runtime.errors import RunError
+from agentzoo.runtime.errors import RunError
 
 
 def walked(grad: float, eps: float, steps: int = 10, lr: float = 1e-3) -> float:

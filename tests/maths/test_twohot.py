@@ -7,13 +7,7 @@ import torch
 from torch.testing import assert_close
 
 from agentzoo.blocks.distributions import symexp, symlog
-from agentzoo.blocks.twohot import (
-    TwoHotHead,
-    symexp_bins,
-    twohot_loss,
-    twohot_mean,
-    twohot_weights,
-)
+from agentzoo.blocks.twohot import TwoHotHead, symexp_bins, twohot_loss, twohot_mean, twohot_weights
 
 CODES = {
     0.0: {127: 1.0},

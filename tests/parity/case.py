@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import agentzoo
 from agentzoo.agent import Agent
 from agentzoo.config import configure
-from runtime.spaces import action_spec, observation_specs
+from agentzoo.runtime.policy.spaces import action_spec, observation_specs
 
 FOLDER = Path(__file__).parent / "cases"
 AGENTS: dict[str, type[Agent]] = {

@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
-from runtime import evaluate, load_policy, make_env
-from runtime.golden import golden_ports
-from runtime.graphs import graph_specs
-from runtime.manifest import OPSET, write_manifest
-from runtime.noise import draw, drawn
-from runtime.spaces import action_spec, observation_specs
-from runtime.spec import Arrays, NoiseSpec, PolicySpec, TensorSpec
+from agentzoo.runtime import evaluate, load_policy, make_env
+from agentzoo.runtime.bundle.golden_trace import golden_ports
+from agentzoo.runtime.bundle.manifest import OPSET, write_manifest
+from agentzoo.runtime.policy.noise import draw, with_plan_axes
+from agentzoo.runtime.policy.onnx_session import graph_specs
+from agentzoo.runtime.policy.spaces import action_spec, observation_specs
+from agentzoo.runtime.spec import Arrays, NoiseSpec, PolicySpec, TensorSpec
 
 ENV = "gym:CartPole-v1?repeat=1"
 ROWS = 12
@@ -127,7 +127,7 @@ def trace(spec: PolicySpec, weights: np.ndarray) -> Arrays:
     """A golden trace, by numpy."""
     rng = np.random.default_rng(1)
     address = np.array([[spec.seed, 0, t] for t in range(ROWS)], np.int64)
-    noise = draw(drawn(spec.noise, spec.plan), address)["action"]
+    noise = draw(with_plan_axes(spec.noise, spec.plan), address)["action"]
     mode = np.arange(ROWS) % 2 == 1
     obs = rng.standard_normal((ROWS, 4), np.float32)
     scores = obs @ weights + np.where(mode[:, None], 0, noise)

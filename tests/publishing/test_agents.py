@@ -19,14 +19,15 @@ pytest.importorskip("torch")
 import torch
 
 import agentzoo
-from agentzoo import Dreamer, PlaNet, cli
+from agentzoo import Dreamer, PlaNet
 from agentzoo.agent import AGENTS, module
-from hub import load_policy, pull, push
-from hub.card import write_card
-from hub.naming import parse
-from hub.package import read_package
-from hub.settings import read_settings
-from runtime.errors import BundleError, ConfigError, EnvironmentStringError, RunError
+from agentzoo.cli import main as cli
+from agentzoo.hub import load_policy, pull, push
+from agentzoo.hub.card import write_card
+from agentzoo.hub.naming import parse
+from agentzoo.hub.package import read_package
+from agentzoo.hub.settings import read_settings
+from agentzoo.runtime.errors import BundleError, ConfigError, EnvironmentStringError, RunError
 from tests.publishing.bundles import rename_env, replace
 from tests.publishing.standin import StandIn
 
@@ -237,7 +238,7 @@ def test_the_cards_command_trains_the_agent_again(bundle: Path, tmp_path: Path) 
 def test_the_verbs_of_the_hub_run_without_torch(hub: StandIn, bundle: Path) -> None:
     code = (
         "import sys; sys.modules['torch'] = None\n"
-        "from agentzoo.cli import main\n"
+        "from agentzoo.cli.main import main\n"
         f"for words in (['push', {str(bundle)!r}, 'me/pole', '--without=replay.mp4'],\n"
         "  ['pull', 'me/pole'], ['search'], ['evaluate', 'me/pole', '--check'],\n"
         "  ['verify', 'me/pole'], ['inspect', 'me/pole']):\n"

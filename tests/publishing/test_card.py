@@ -10,10 +10,10 @@ import yaml
 from huggingface_hub import ModelCard
 from huggingface_hub.repocard_data import model_index_to_eval_results
 
-from hub.card import OWN, dataset, spelled, write_card
-from hub.naming import parse
-from hub.package import read_package
-from runtime.evaluation import Evaluation
+from agentzoo.hub.card import OWN, dataset, spelled, write_card
+from agentzoo.hub.naming import parse
+from agentzoo.hub.package import read_package
+from agentzoo.runtime.evaluation.rollout import Evaluation
 from tests.publishing.bundles import replace
 
 
@@ -113,7 +113,7 @@ def test_the_snippets_parse_and_the_commands_name_the_repo(folder: Path) -> None
         "agentzoo learn dreamer 'gym:CartPole-v1?repeat=1' \\\n"
         "  --steps 50000 --preset cpu --seed 0 \\\n  --set batch_size=32\n"
     ) in text
-    assert 'pip install "agentzoo[onnx]"' in text
+    assert 'pip install "agentzoo-rl[onnx]"' in text
     assert "| `batch_size` | 50 | 32 |" in text
     assert "$" not in text
 

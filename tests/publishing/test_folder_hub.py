@@ -9,12 +9,19 @@ from pathlib import Path
 
 import pytest
 
-from hub import HubError, RepoNotFoundError, load_policy, pull, push, search
-from hub.errors import AddressError
-from hub.folder_hub import commit_name
-from runtime import load_policy as open_folder
-from runtime.errors import BundleError
-from runtime.manifest import FileEntry
+from agentzoo.hub import (
+    HubError,
+    RepoNotFoundError,
+    load_policy,
+    pull,
+    push,
+    search,
+)
+from agentzoo.hub.errors import AddressError
+from agentzoo.hub.folder_hub import commit_name
+from agentzoo.runtime import load_policy as open_folder
+from agentzoo.runtime.bundle.manifest import FileEntry
+from agentzoo.runtime.errors import BundleError
 from tests.publishing.bundles import WEIGHTS, graph, linear_spec, rename_env, replace
 
 NAME = "dreamer-gym-CartPole-v1"

@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-import hub as publishing
+from agentzoo import hub as publishing
 from tests.publishing.bundles import linear, replace
 from tests.publishing.standin import StandIn
 
@@ -20,7 +20,7 @@ SMALL, LARGE = 24 * MB, 160 * MB
 CODE = """
 import sys
 from pathlib import Path
-import hub
+from agentzoo import hub
 folder, repo, cache = sys.argv[1:]
 hub.push(folder, repo)
 hub.pull(repo, cache_dir=cache)

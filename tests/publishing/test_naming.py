@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from hub.errors import AddressError
-from hub.naming import looks_published, parse, repo_name
+from agentzoo.hub.errors import AddressError
+from agentzoo.hub.naming import looks_published, parse, repo_name
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

@@ -12,12 +12,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import hub as publishing
-from hub import HubError, OfflineError, RepoNotFoundError, load_policy, locate, pull, push
-from hub.errors import AddressError, OfflineWarning
-from runtime import load_policy as open_folder
-from runtime import manifest, verify
-from runtime.errors import BundleError, ConfigError
+from agentzoo import hub as publishing
+from agentzoo.hub import (
+    HubError,
+    OfflineError,
+    RepoNotFoundError,
+    load_policy,
+    locate,
+    pull,
+    push,
+)
+from agentzoo.hub.errors import AddressError, OfflineWarning
+from agentzoo.runtime import load_policy as open_folder
+from agentzoo.runtime import verify
+from agentzoo.runtime.bundle import manifest
+from agentzoo.runtime.errors import BundleError, ConfigError
 from tests.publishing.standin import StandIn
 
 REPO = "me/dreamer-gym-CartPole-v1"
@@ -144,7 +153,7 @@ def offline(code: str, cache: Path) -> "subprocess.CompletedProcess[str]":
 def test_the_offline_switch_uses_the_cache_without_a_word(published: str, tmp_path: Path) -> None:
     found = pull(REPO)
     code = (
-        "import hub\n"
+        "from agentzoo import hub\n"
         f"print(hub.pull({REPO!r}))\n"
         "try: hub.pull('me/nothing')\n"
         "except hub.OfflineError as error: print(error)\n"

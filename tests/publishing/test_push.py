@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-import hub as publishing
-from hub import HubError, push
-from hub.errors import AddressError
-from hub.package import read_package
-from runtime.errors import BundleError, ConfigError
+from agentzoo import hub as publishing
+from agentzoo.hub import HubError, push
+from agentzoo.hub.errors import AddressError
+from agentzoo.hub.package import read_package
+from agentzoo.runtime.errors import BundleError, ConfigError
 from tests.publishing.bundles import WEIGHTS, graph, linear_spec, replace, score
 from tests.publishing.standin import StandIn
 
@@ -183,7 +183,7 @@ def test_an_upload_refused_for_a_moment_goes_through(hub: StandIn, folder: Path)
 def test_publishing_needs_no_torch(hub: StandIn, folder: Path, tmp_path: Path) -> None:
     code = (
         "import sys; sys.modules['torch'] = None\n"
-        "import hub\n"
+        "from agentzoo import hub\n"
         f"address = hub.push({str(folder)!r}, {REPO!r})\n"
         f"print(hub.load_policy(address, cache_dir={str(tmp_path / 'other')!r}).spec.agent)\n"
         "assert 'agentzoo' not in sys.modules\n"

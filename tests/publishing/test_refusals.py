@@ -10,9 +10,9 @@ import pytest
 from onnx import TensorProto, helper, load_model_from_string
 from onnx.external_data_helper import set_external_data
 
-from hub import load_policy, pull, push
-from hub.package import LIMITS
-from runtime.errors import BundleError, EnvironmentStringError
+from agentzoo.hub import load_policy, pull, push
+from agentzoo.hub.package import LIMITS
+from agentzoo.runtime.errors import BundleError, EnvironmentStringError
 from tests.publishing.bundles import WEIGHTS, graph, linear_spec, rename_env, replace
 from tests.publishing.standin import StandIn
 
@@ -63,7 +63,7 @@ def test_a_pickle_in_the_place_of_weights(hub: StandIn, folder: Path, tmp_path: 
 
 
 def test_a_pickle_in_the_golden_trace(hub: StandIn, folder: Path, tmp_path: Path) -> None:
-    from runtime import verify
+    from agentzoo.runtime import verify
 
     trap = tmp_path / "trap"
     np.savez(tmp_path / "evil.npz", action=np.array([Evil(str(trap))], object))
@@ -259,4 +259,4 @@ def test_push_refuses_the_same(hub: StandIn, folder: Path) -> None:
 def test_tensors_of_the_card_are_those_of_the_protocol() -> None:
     assert LIMITS["manifest.json"] == 4 << 20
     assert LIMITS["policy.onnx"] == 2 << 30
-    assert TensorProto.EXTERNAL == 1  # what runtime/onnx_check.py refuses
+    assert TensorProto.EXTERNAL == 1  # what agentzoo/runtime/bundle/onnx_check.py refuses

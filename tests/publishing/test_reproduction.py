@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hub.package import read_results
-from runtime import load_policy
-from runtime.errors import BundleError
-from runtime.evaluation import Evaluation
-from runtime.reproduction import Reproduction, reproduce
+from agentzoo.hub.package import read_results
+from agentzoo.runtime import load_policy
+from agentzoo.runtime.errors import BundleError
+from agentzoo.runtime.evaluation.reproduce import Reproduction, reproduce
+from agentzoo.runtime.evaluation.rollout import Evaluation
 from tests.publishing.bundles import graph, linear_spec, replace
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-import hub as publishing
-from hub import load_policy, push
-from runtime import RemotePolicy
-from runtime import load_policy as open_folder
+from agentzoo import hub as publishing
+from agentzoo.hub import load_policy, push
+from agentzoo.runtime import RemotePolicy
+from agentzoo.runtime import load_policy as open_folder
 from tests.publishing.standin import StandIn
 
 REPO = "me/dreamer-gym-CartPole-v1"
@@ -29,7 +29,8 @@ def test_a_server_starts_from_a_warm_cache_without_a_network(
 ) -> None:
     load_policy(REPO)  # what a server needs, and no more
     code = (
-        "import sys; sys.modules['torch'] = None\nfrom agentzoo.cli import main; main(sys.argv[1:])"
+        "import sys; sys.modules['torch'] = None\n"
+        "from agentzoo.cli.main import main; main(sys.argv[1:])"
     )
     command = [sys.executable, "-c", code, "serve", f"walker={published if pinned else REPO}",
                "--port", "0", "--drain", "0", "--provider", "cpu"]  # fmt: skip

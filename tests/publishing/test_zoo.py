@@ -11,15 +11,15 @@ import pytest
 pytest.importorskip("torch")
 
 import agentzoo
-import hub
+from agentzoo import hub
 from agentzoo.agent import AGENTS
-from agentzoo.cli import AGENTS as SPELLINGS
-from hub import RepoNotFoundError, download, load_policy, search
-from hub.errors import AddressError
-from hub.naming import parse, repo_name
-from hub.package import read_package, read_results
-from runtime import verify
-from runtime.errors import BundleError, ConfigError
+from agentzoo.cli.main import AGENTS as SPELLINGS
+from agentzoo.hub import RepoNotFoundError, download, load_policy, search
+from agentzoo.hub.errors import AddressError
+from agentzoo.hub.naming import parse, repo_name
+from agentzoo.hub.package import read_package, read_results
+from agentzoo.runtime import verify
+from agentzoo.runtime.errors import BundleError, ConfigError
 
 ROOT = Path(__file__).parents[2]
 ZOO: dict[str, Any] = runpy.run_path(str(ROOT / "zoo" / "build.py"))
@@ -43,7 +43,7 @@ def test_one_ships_and_names_are_the_usual_ones() -> None:
 
 
 def test_there_is_no_folder_without_a_recipe() -> None:
-    places = [*(ROOT / "zoo").glob("*/"), *(ROOT / "hub" / "zoo").glob("*/")]
+    places = [*(ROOT / "zoo").glob("*/"), *(ROOT / "agentzoo" / "hub" / "zoo").glob("*/")]
     found = {path.name for path in places if path.name != "__pycache__"}
     assert found <= set(RECIPES)
 
@@ -78,7 +78,7 @@ def zoo(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A zoo of one agent, in the place of what came with the package."""
     shutil.copytree(made, tmp_path / "zoo" / NAME)
     monkeypatch.setattr(download, "ZOO_FOLDERS", (tmp_path / "zoo",))
-    monkeypatch.setattr("hub.catalogue.ZOO_FOLDERS", (tmp_path / "zoo",))
+    monkeypatch.setattr("agentzoo.hub.catalogue.ZOO_FOLDERS", (tmp_path / "zoo",))
     return tmp_path / "zoo"
 
 

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from runtime.server import ModelSettings, Server, ServerSettings
-from runtime.server.lifecycle import new_event_loop
+from agentzoo.runtime.server import ModelSettings, Server, ServerSettings
+from agentzoo.runtime.server.server import new_event_loop
 
 
 class Live:

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from runtime import comparison_table, iqm, iqm_interval
-from runtime.errors import ConfigError
-from runtime.evaluation import Evaluation
+from agentzoo.runtime import comparison_table, iqm, iqm_interval
+from agentzoo.runtime.errors import ConfigError
+from agentzoo.runtime.evaluation.rollout import Evaluation
 
 # rliable 1.2.0 with arch 7.2, scipy 1.17 and pandas 2: metrics.aggregate_iqm, and the IQM's row of
 # library.get_interval_estimates(reps=2000, random_state=RandomState(0)), of `scores(runs, tasks)`

@@ -1,4 +1,4 @@
-"""Rows that wait together are computed together, and get what they would get alone."""
+"""Requests that wait together are computed together, and get what they would get alone."""
 
 import queue
 import threading
@@ -7,11 +7,11 @@ import time
 import numpy as np
 import pytest
 
-from runtime.batching import Answer, Batch, Batcher, BatchLimits, Row
-from runtime.errors import ServingError
-from runtime.policy import Policy, State
-from runtime.spaces import action_spec, encode, observation_specs
-from runtime.spec import NoiseSpec, PolicySpec, TensorSpec
+from agentzoo.runtime.errors import ServingError
+from agentzoo.runtime.policy.policy import Policy, State
+from agentzoo.runtime.policy.spaces import action_spec, encode, observation_specs
+from agentzoo.runtime.server.batcher import Answer, Batch, Batcher, BatchLimits, Row
+from agentzoo.runtime.spec import NoiseSpec, PolicySpec, TensorSpec
 from tests.serving.toys import BOX, VECTOR
 
 SPEC = PolicySpec(

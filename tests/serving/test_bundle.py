@@ -11,12 +11,12 @@ import pytest
 from onnx import TensorProto, helper
 
 import agentzoo.export as exporting
-import runtime.graphs as graphs
+import agentzoo.runtime.policy.onnx_session as graphs
 from agentzoo.export import export
-from runtime import inspect, load_policy, verify
-from runtime.errors import BundleError, ConfigError, MissingExtraError, ProviderError
-from runtime.onnx_check import check_onnx
-from runtime.spec import PolicySpec
+from agentzoo.runtime import inspect, load_policy, verify
+from agentzoo.runtime.bundle.onnx_check import check_onnx
+from agentzoo.runtime.errors import BundleError, ConfigError, MissingExtraError, ProviderError
+from agentzoo.runtime.spec import PolicySpec
 from tests.serving.toys import Toy, random_inputs, seeded, toy_spec
 
 

@@ -7,10 +7,10 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 from websockets.sync.server import serve
 
-from runtime import RemotePolicy
-from runtime.connection import Connection
-from runtime.errors import ServingError
-from runtime.wire import pack
+from agentzoo.runtime import RemotePolicy
+from agentzoo.runtime.client.msgpack_arrays import pack
+from agentzoo.runtime.client.websocket import Connection
+from agentzoo.runtime.errors import ServingError
 
 
 @contextmanager

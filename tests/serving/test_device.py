@@ -1,12 +1,12 @@
-"""Rows whose carry stays where the graph runs act as rows whose carry is here."""
+"""Batch elements whose carry stays where the graph runs act as rows whose carry is here."""
 
 import numpy as np
 import pytest
 
-from runtime import load_policy, load_rows
-from runtime.device import DeviceStep, prove
-from runtime.errors import ConfigError, ObservationError, ProviderError
-from runtime.spaces import BARE
+from agentzoo.runtime import load_batch, load_policy
+from agentzoo.runtime.errors import ConfigError, ObservationError, ProviderError
+from agentzoo.runtime.policy.device_batch import DeviceStep, prove
+from agentzoo.runtime.policy.spaces import BARE
 
 ROWS, STEPS = 3, 12
 
@@ -35,7 +35,7 @@ def play(rows, spec, **keys):
 def test_bound_steps_are_predict_bit_for_bit(bundles, kind, deterministic):
     folder, _ = bundles(kind)
     policy = load_policy(folder, provider="cpu", seed=5)
-    found = play(load_rows(folder, ROWS, provider="cpu", seed=5), policy.spec,
+    found = play(load_batch(folder, ROWS, provider="cpu", seed=5), policy.spec,
                  deterministic=deterministic)  # fmt: skip
     state, mode = None, policy.deterministic if deterministic is None else deterministic
     for t in range(STEPS):  # all at the end: no later step wrote into an earlier answer
@@ -47,7 +47,7 @@ def test_bound_steps_are_predict_bit_for_bit(bundles, kind, deterministic):
 
 def test_the_carry_can_be_read_and_set(bundles):
     folder, _ = bundles("vector")
-    one, other = (load_rows(folder, ROWS, provider="cpu") for _ in range(2))
+    one, other = (load_batch(folder, ROWS, provider="cpu") for _ in range(2))
     for t in range(3):
         one.act(observations(one.policy.spec, t), starts(t))
     carry = one.step.carry
@@ -61,7 +61,7 @@ def test_the_carry_can_be_read_and_set(bundles):
 def test_running_a_turn_again_does_not_advance_the_carry(bundles):
     """A CUDA graph is captured by running the step several times."""
     folder, _ = bundles("vector")
-    again, once = (load_rows(folder, ROWS, provider="cpu") for _ in range(2))
+    again, once = (load_batch(folder, ROWS, provider="cpu") for _ in range(2))
     run = again.step.graph.run_bound
     again.step.graph.run_bound = lambda bound: [run(bound) for _ in range(3)]
     spec = once.policy.spec
@@ -105,16 +105,16 @@ def test_the_proof_refuses_a_step_that_repeats_itself(bundles, kind):
 def test_cuda_graphs_need_cuda(bundles):
     folder, _ = bundles("vector")
     with pytest.raises(ProviderError, match="CUDA graphs were asked for, but the policy runs on"):
-        load_rows(folder, ROWS, provider="cpu", cuda_graph=True)
+        load_batch(folder, ROWS, provider="cpu", cuda_graph=True)
 
 
 def test_what_has_no_rows_is_refused(bundles):
     folder, _ = bundles("vector")
     with pytest.raises(ConfigError, match="there are 0 rows, expected at least 1"):
-        load_rows(folder, 0)
+        load_batch(folder, 0)
     with pytest.raises(ConfigError, match="plans: a decision is many calls"):
-        load_rows(bundles("planning")[0], ROWS, provider="cpu")
-    rows = load_rows(folder, ROWS, provider="cpu")
+        load_batch(bundles("planning")[0], ROWS, provider="cpu")
+    rows = load_batch(folder, ROWS, provider="cpu")
     with pytest.raises(ObservationError, match="2 observations came with 3 is_first, expected 3"):
         rows.act({BARE: np.zeros((2, 3))}, starts(0))
 
@@ -123,8 +123,8 @@ def test_what_has_no_rows_is_refused(bundles):
 @pytest.mark.parametrize("kind", ["box", "vector", "discrete"])
 def test_captured_steps_are_plain_ones_on_a_gpu(bundles, kind):
     folder, _ = bundles(kind)
-    plain = load_rows(folder, ROWS, provider="cuda")
-    captured = load_rows(folder, ROWS, provider="cuda", cuda_graph=True)
+    plain = load_batch(folder, ROWS, provider="cuda")
+    captured = load_batch(folder, ROWS, provider="cuda", cuda_graph=True)
     spec = plain.policy.spec
     for found, expected in zip(play(captured, spec), play(plain, spec), strict=True):
         np.testing.assert_allclose(found, expected, atol=1e-4)

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from runtime.errors import ConfigError, EnvironmentStringError, EpisodeError, SpaceError
-from runtime.evaluation import bootstrap, evaluate, evaluate_random, random_policy
-from runtime.video import record
+from agentzoo.runtime.errors import ConfigError, EnvironmentStringError, EpisodeError, SpaceError
+from agentzoo.runtime.evaluation.rollout import bootstrap, evaluate, evaluate_random, random_policy
+from agentzoo.runtime.evaluation.video import record
 from tests.serving.toys import Toy, seeded, torch_policy
 
 SPACE = spaces.Box(-2, 2, (1,))

@@ -9,10 +9,10 @@ import threading
 import numpy as np
 import pytest
 
-from runtime import load_policy
-from runtime.errors import ServingError
-from runtime.server.names import OPENPI
-from runtime.wire import pack
+from agentzoo.runtime import load_policy
+from agentzoo.runtime.client.msgpack_arrays import pack
+from agentzoo.runtime.errors import ServingError
+from agentzoo.runtime.server.reserved_keys import OPENPI
 from tests.serving.live import serving
 from tests.serving.wires import Openpi, Rest, Vla, Wire, tensor
 
@@ -634,7 +634,7 @@ def test_metrics_count_by_model_protocol_and_outcome_and_name_no_session(start):
 
 
 def test_every_reason_has_its_refusal():
-    from runtime.server.refusals import REFUSALS, refusal_of
+    from agentzoo.runtime.server.error_codes import REFUSALS, refusal_of
 
     assert refusal_of(KeyError("x")).reason in REFUSALS
     assert str(refusal_of(KeyError("/secret"))).startswith("something failed inside the server")

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from runtime import load_policy
+from agentzoo.runtime import load_policy
 from soak.handmade_bundle import write_bundle
 from tests.serving.live import serving
 

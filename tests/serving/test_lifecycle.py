@@ -15,12 +15,24 @@ import pytest
 from websockets.exceptions import InvalidStatus
 
 from agentzoo.export import export
-from runtime import RemotePolicy, load_policy
-from runtime.errors import AgentZooError, BundleError, ConfigError, MissingExtraError, ServingError
-from runtime.policy import Policy
-from runtime.server import ModelSettings, Server, ServerSettings, model_settings, read_models
-from runtime.server.names import TAKEN
-from runtime.wire import pack
+from agentzoo.runtime import RemotePolicy, load_policy
+from agentzoo.runtime.client.msgpack_arrays import pack
+from agentzoo.runtime.errors import (
+    AgentZooError,
+    BundleError,
+    ConfigError,
+    MissingExtraError,
+    ServingError,
+)
+from agentzoo.runtime.policy.policy import Policy
+from agentzoo.runtime.server import (
+    ModelSettings,
+    Server,
+    ServerSettings,
+    model_settings,
+    read_models,
+)
+from agentzoo.runtime.server.reserved_keys import TAKEN
 from soak.handmade_bundle import write_bundle
 from tests.serving.live import serving
 from tests.serving.toys import BOX, VECTOR, Toy, toy_spec
@@ -371,7 +383,7 @@ def test_sessions_may_go_on_for_a_while(folder):
 
 SERVE = (
     "import sys; sys.modules['torch'] = None\n"
-    "from agentzoo.cli import main\n"
+    "from agentzoo.cli.main import main\n"
     "main(['serve', *sys.argv[1:]])"
 )
 
@@ -538,13 +550,13 @@ def test_a_source_is_named_after_its_last_part(tmp_path):
 def test_a_missing_package_names_the_extra(name):
     code = (
         f"import sys; sys.modules['{name}'] = None\n"
-        "from runtime.errors import MissingExtraError\n"
-        "try: import runtime.server\n"
+        "from agentzoo.runtime.errors import MissingExtraError\n"
+        "try: import agentzoo.runtime.server\n"
         "except MissingExtraError as error: print(error)\n"
     )
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.endswith('run: pip install "agentzoo[serve]"\n')
+    assert done.stdout.endswith('run: pip install "agentzoo-rl[serve]"\n')
 
 
 def test_limits_that_let_nobody_in_are_refused():

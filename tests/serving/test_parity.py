@@ -5,9 +5,9 @@ import pytest
 
 from agentzoo.export import TorchStep, arrays, tensor, tensors
 from agentzoo.planning import rollout_returns
-from runtime import load_policy, verify
-from runtime.errors import ConfigError
-from runtime.spec import PlanSpec
+from agentzoo.runtime import load_policy, verify
+from agentzoo.runtime.errors import ConfigError
+from agentzoo.runtime.spec import PlanSpec
 from tests.serving.toys import PlanningToy, random_inputs, seeded, torch_policy, toy_spec
 
 STEPS = 100

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from runtime.errors import ConfigError, SpaceError
-from runtime.noise import draw, drawn
-from runtime.planner import PlanStep, Rollouts, first_proposals, plan, replanned
-from runtime.policy import Policy
-from runtime.spec import ActionSpec, NoiseSpec, PlanSpec, PolicySpec, TensorSpec
+from agentzoo.runtime.errors import ConfigError, SpaceError
+from agentzoo.runtime.policy.noise import draw, with_plan_axes
+from agentzoo.runtime.policy.planners import PlanStep, Rollouts, first_proposals, plan, replanned
+from agentzoo.runtime.policy.policy import Policy
+from agentzoo.runtime.spec import ActionSpec, NoiseSpec, PlanSpec, PolicySpec, TensorSpec
 from tests.serving.toys import PlanningToy, seeded, torch_policy, toy_spec
 
 ACTION = ActionSpec(
@@ -258,7 +258,7 @@ def test_plan_step_feeds_back_model_units_and_gives_the_environments_own():
 
 def test_first_proposals_are_the_clipped_noise():
     spec = planning_spec()
-    noise = draw(drawn(spec.noise, spec.plan), [(0, 0, 0)])
+    noise = draw(with_plan_axes(spec.noise, spec.plan), [(0, 0, 0)])
     actions, rollouts = first_proposals(spec, noise)
     assert np.array_equal(actions, np.clip(noise["proposals"][:, 0], -1, 1))
     assert rollouts == {}

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from runtime.errors import ConfigError, ObservationError
-from runtime.noise import draw, drawn, generator
-from runtime.policy import Policy, State
-from runtime.spec import NoiseSpec, PlanSpec
+from agentzoo.runtime.errors import ConfigError, ObservationError
+from agentzoo.runtime.policy.noise import draw, generator, with_plan_axes
+from agentzoo.runtime.policy.policy import Policy, State
+from agentzoo.runtime.spec import NoiseSpec, PlanSpec
 from tests.serving.toys import BOX, DISCRETE, PICTURE, VECTOR, Toy, seeded, torch_policy
 
 RNG = np.random.default_rng(0)
@@ -69,7 +69,7 @@ def test_sessions_together_act_as_alone(policy):
     joined[1].act(VECTORS[9])
     for t in range(3):
         expected = [one.act(VECTORS[t + i]) for i, one in enumerate(alone)]
-        found = Policy.together(joined, [VECTORS[t + i] for i in range(3)])
+        found = Policy.act_batch(joined, [VECTORS[t + i] for i in range(3)])
         np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
@@ -186,15 +186,18 @@ def test_drawn_noise_has_the_planners_axes_and_no_exploration():
         "explore": NoiseSpec(shape=(2,), role="explore"),
     }
     plan = PlanSpec(horizon=4, candidates=5, elites=2, iterations=6)
-    shapes = {name: spec.shape for name, spec in drawn(specs, plan).items()}
+    shapes = {name: spec.shape for name, spec in with_plan_axes(specs, plan).items()}
     assert shapes == {"latent": (3,), "plan": (6, 5, 4, 2)}
 
 
 def test_runtime_brings_no_torch():
     code = (
-        "import sys, runtime, runtime.bundle, runtime.evaluation, runtime.video, runtime.planner\n"
+        "import sys\n"
+        "from agentzoo import runtime\n"
+        "from agentzoo.runtime.evaluation import rollout, video\n"
+        "from agentzoo.runtime.policy import planners\n"
         "runtime.load_policy, runtime.evaluate, runtime.verify, runtime.make_env\n"
-        "print(sorted({'torch', 'agentzoo', 'hub', 'onnx'} & set(sys.modules)))"
+        "print(sorted({'torch', 'agentzoo.agent', 'agentzoo.hub', 'onnx'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

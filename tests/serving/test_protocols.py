@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from runtime import load_policy
-from runtime.spec import PolicySpec
-from runtime.wire import pack
+from agentzoo.runtime import load_policy
+from agentzoo.runtime.client.msgpack_arrays import pack
+from agentzoo.runtime.spec import PolicySpec
 from tests.serving.live import serving
 from tests.serving.wires import Openpi, Rest, Vla, outputs, tensor
 

@@ -8,8 +8,8 @@ import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from agentzoo.export import export
-from runtime import RemotePolicy, evaluate, load_policy
-from runtime.errors import ConfigError, ObservationError, ServingError
+from agentzoo.runtime import RemotePolicy, evaluate, load_policy
+from agentzoo.runtime.errors import ConfigError, ObservationError, ServingError
 from tests.serving.live import serving
 from tests.serving.toys import Toy, seeded, toy_spec
 

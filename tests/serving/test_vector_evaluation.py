@@ -6,8 +6,8 @@ import pytest
 from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 
-from runtime.errors import ConfigError, EpisodeError, SpaceError
-from runtime.evaluation import evaluate
+from agentzoo.runtime.errors import ConfigError, EpisodeError, SpaceError
+from agentzoo.runtime.evaluation.rollout import evaluate
 from tests.serving.toys import Toy, seeded, torch_policy
 
 OBSERVATION, ACTION = spaces.Box(-np.inf, np.inf, (3,)), spaces.Box(-2, 2, (1,))

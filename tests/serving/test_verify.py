@@ -15,11 +15,11 @@ import pytest
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from runtime import load_policy, verify
-from runtime.bundle import load_verified
-from runtime.errors import BundleError
-from runtime.graphs import Graph, graph_specs
-from runtime.onnx_check import check_onnx
+from agentzoo.runtime import load_policy, verify
+from agentzoo.runtime.bundle.load import load_verified
+from agentzoo.runtime.bundle.onnx_check import check_onnx
+from agentzoo.runtime.errors import BundleError
+from agentzoo.runtime.policy.onnx_session import Graph, graph_specs
 from tests.publishing.bundles import WEIGHTS, graph, linear, linear_spec, replace
 
 Arrays = dict[str, NDArray[Any]]

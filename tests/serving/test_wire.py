@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from runtime.errors import ServingError
-from runtime.wire import array_of, pack, unpack
+from agentzoo.runtime.client.msgpack_arrays import array_of, pack, unpack
+from agentzoo.runtime.errors import ServingError
 
 ARRAYS = [
     np.arange(6).astype(dtype).reshape(2, 3)

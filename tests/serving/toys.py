@@ -10,10 +10,10 @@ from agentzoo.algorithm import Carry, Noise, Obs
 from agentzoo.blocks.actions import to_env
 from agentzoo.export import TorchStep
 from agentzoo.planning import plan_step
-from runtime.noise import draw, drawn
-from runtime.policy import Policy
-from runtime.spaces import action_spec, observation_specs
-from runtime.spec import Arrays, NoiseSpec, PlanSpec, PolicySpec, TensorSpec
+from agentzoo.runtime.policy.noise import draw, with_plan_axes
+from agentzoo.runtime.policy.policy import Policy
+from agentzoo.runtime.policy.spaces import action_spec, observation_specs
+from agentzoo.runtime.spec import Arrays, NoiseSpec, PlanSpec, PolicySpec, TensorSpec
 
 CANDIDATES = 16
 DETER, STOCH, IMAGE = 8, 4, (6, 5, 3)
@@ -165,4 +165,4 @@ def random_inputs(spec: PolicySpec, batch: int, t: int) -> tuple[Arrays, Arrays,
         obs[key] = rng.integers(0, 256, shape, np.uint8) if image else rng.random(shape, np.float32)
     obs["is_first"] = rng.random(batch) < 0.2
     address = np.array([(7, row, t) for row in range(batch)])
-    return carry, obs, draw(drawn(spec.noise, spec.plan), address)
+    return carry, obs, draw(with_plan_axes(spec.noise, spec.plan), address)

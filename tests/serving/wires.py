@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from websockets.sync.client import connect
 
-from runtime.wire import pack, unpack
+from agentzoo.runtime.client.msgpack_arrays import pack, unpack
 
 
 class Wire:

@@ -1,6 +1,7 @@
 """Layers: who may import whom, read from the syntax trees and seen in fresh processes."""
 
 import ast
+import re
 import subprocess
 import sys
 import tomllib
@@ -12,16 +13,25 @@ import pytest
 import agentzoo
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("agentzoo", "runtime", "hub")
-FORBIDDEN = {
-    "runtime": {"hub", "agentzoo", "torch", "huggingface_hub"},
-    "hub": {"agentzoo", "torch"},
+BELOW = {  # layer -> what of ours, of torch and of the Hub's client it may import
+    "runtime": ("agentzoo.runtime",),
+    "hub": ("agentzoo.runtime", "agentzoo.hub", "huggingface_hub"),
 }
 TRAINING = {module for extra in ("train",) for module in agentzoo.EXTRAS[extra]} - {"onnx"}
+OLD_NAMES = re.compile(
+    r"(?:^|[^\w.])"
+    r"(?:from\s+(?:runtime|hub)(?:\.\w+)*\s+import|import\s+(?:[\w., ]*,\s*)?(?:runtime|hub)\b)"
+)
 
 
-def sources(package: str) -> list[Path]:
-    return sorted((ROOT / package).rglob("*.py"))
+def layer(path: Path) -> str:
+    """`runtime`, `hub`, or `learning`, by the folder."""
+    first = path.relative_to(ROOT / "agentzoo").parts[0]
+    return first if first in ("runtime", "hub") else "learning"
+
+
+def sources(where: str = "agentzoo") -> list[Path]:
+    return sorted((ROOT / where).rglob("*.py"))
 
 
 def module_name(path: Path) -> str:
@@ -42,45 +52,54 @@ def imported(path: Path) -> Iterator[tuple[str, int]]:
             yield from ((f"{stem}.{alias.name}", node.level) for alias in node.names)
 
 
-def all_imports(package: str) -> list[tuple[str, str, int]]:
-    return [(str(p.relative_to(ROOT)), *i) for p in sources(package) for i in imported(p)]
-
-
 def fresh(code: str) -> str:
     """What a new interpreter prints; it runs in the checkout with warnings as they come."""
     command = [sys.executable, "-c", code]
     return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
 
 
-@pytest.mark.parametrize("package", FORBIDDEN)
-def test_no_import_goes_up(package: str) -> None:
-    found = all_imports(package)
-    assert found or package == "hub"
-    upward = [i for i in found if i[1].split(".")[0] in FORBIDDEN[package]]
+def within(name: str, package: str) -> bool:
+    return name == package or name.startswith(f"{package}.")
+
+
+def test_the_layers_are_where_the_test_looks() -> None:
+    assert {layer(path) for path in sources()} == {"runtime", "hub", "learning"}
+    assert (ROOT / "runtime").resolve() == ROOT / "agentzoo" / "runtime"
+    assert (ROOT / "hub").resolve() == ROOT / "agentzoo" / "hub"
+
+
+@pytest.mark.parametrize("name", BELOW)
+def test_no_import_goes_up(name: str) -> None:
+    found = [(p, *i) for p in sources(f"agentzoo/{name}") for i in imported(p)]
+    assert found
+    upward = [
+        (path, target)
+        for path, target, _ in found
+        if target.split(".")[0] in ("agentzoo", "torch", "huggingface_hub")
+        and not any(within(target, allowed) for allowed in BELOW[name])
+    ]
     assert upward == []
 
 
-def test_agentzoo_and_hub_reach_siblings_by_absolute_names_only() -> None:
-    for package in PACKAGES:
-        for file, name, level in all_imports(package):
-            inside = name.split(".")[0] == package
-            assert inside or level == 0, f"{file}: {name} leaves its package by dots"
-            assert not inside or level > 0, f"{file}: {name} should be a relative import"
-
-
-def test_no_relative_import_leaves_its_package() -> None:
-    for package in PACKAGES:
-        for path in sources(package):
-            depth = len(path.relative_to(ROOT).parts) - 1
-            for name, level in imported(path):
-                assert level <= depth, f"{path}: {'.' * level}{name}"
+def test_a_layer_is_relative_inside_and_absolute_across() -> None:
+    for path in sources():
+        mine = layer(path)
+        if path == ROOT / "agentzoo" / "__init__.py":
+            continue  # the front door names all three
+        for name, level in imported(path):
+            if name.split(".")[0] != "agentzoo":
+                continue
+            theirs = next(
+                (one for one in ("runtime", "hub") if within(name, f"agentzoo.{one}")), "learning"
+            )
+            assert (level > 0) == (mine == theirs), (path, name)
 
 
 def test_blocks_do_not_know_who_uses_them() -> None:
-    users = ("agentzoo.agents", "agentzoo.agent", "agentzoo.training", "agentzoo.config")
+    users = ("agentzoo.agents", "agentzoo.agent", "agentzoo.train", "agentzoo.config")
     for path in sources("agentzoo/blocks"):
         for name, _ in imported(path):
-            assert not any(name == u or name.startswith(f"{u}.") for u in users), (path, name)
+            assert not any(within(name, user) for user in users), (path, name)
 
 
 def test_no_agent_imports_another() -> None:
@@ -91,27 +110,24 @@ def test_no_agent_imports_another() -> None:
 
 def test_no_pickle_and_no_eval() -> None:
     unsafe = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
-    for package in PACKAGES:
-        for path in sources(package):
-            names = {name.split(".")[0] for name, _ in imported(path)}
-            assert not names & unsafe, path
-            calls = [
-                n.func for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call)
-            ]
-            called = {f.id for f in calls if isinstance(f, ast.Name)}
-            assert not called & {"eval", "exec"}, path
+    for path in sources():
+        names = {name.split(".")[0] for name, _ in imported(path)}
+        assert not names & unsafe, path
+        calls = [n.func for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call)]
+        called = {f.id for f in calls if isinstance(f, ast.Name)}
+        assert not called & {"eval", "exec"}, path
 
 
 @pytest.mark.parametrize("package", ["runtime", "hub"])
 def test_serving_loads_no_training(package: str) -> None:
-    modules = set(fresh(f"import {package}, sys; print(*sys.modules)").split())
-    assert package in modules
-    assert not modules & (TRAINING | {"agentzoo"})
+    modules = set(fresh(f"import agentzoo.{package}, sys; print(*sys.modules)").split())
+    assert f"agentzoo.{package}" in modules
+    assert not modules & (TRAINING | {"agentzoo.agent", "agentzoo.train", "huggingface_hub"})
 
 
 def test_every_module_of_the_runtime_imports_without_torch() -> None:
     """Torch is not merely unused at import: it may not be reachable at all."""
-    names = [module_name(path) for path in sources("runtime")]
+    names = [module_name(path) for path in sources("agentzoo/runtime")]
     code = (
         "import sys, importlib; sys.modules['torch'] = None\n"
         f"for name in {names!r}: importlib.import_module(name)\n"
@@ -134,3 +150,34 @@ def test_extras_are_those_of_the_metadata() -> None:
     for extra, modules in agentzoo.EXTRAS.items():
         listed = " ".join(extras[extra]).replace("-", "_")
         assert [m for m in modules if m not in listed] == []
+
+
+@pytest.mark.parametrize("name", ["runtime", "hub"])
+def test_the_old_names_say_the_new_ones(name: str) -> None:
+    code = (
+        f"import importlib\ntry: importlib.import_module({name!r})\n"
+        "except ImportError as error: print(error)"
+    )
+    assert fresh(code).strip() == (
+        f'"{name}" is "agentzoo.{name}": write from agentzoo import {name}'
+    )
+
+
+def test_the_old_names_stand_nowhere() -> None:
+    """Neither in code, nor in the code of subprocesses, nor in docs and cards."""
+    listed = subprocess.run(
+        ["git", "ls-files", "*.py", "*.md", "*.toml", "*.yml", ".ci/*", "Makefile", "Dockerfile"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+    assert len(listed) > 200
+    found = []
+    for name in listed:
+        if Path(name).name == "test_imports.py" or name == "CHANGELOG.md":
+            continue
+        for line in (ROOT / name).read_text(encoding="utf-8").splitlines():
+            if OLD_NAMES.search(line) and not re.search(r"from (agentzoo|\.) import", line):
+                found.append(f"{name}: {line.strip()}")
+    assert found == []

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from agentzoo import cli
-from runtime.errors import AgentZooError
+from agentzoo.cli import main as cli
+from agentzoo.runtime.errors import AgentZooError
 
 VERBS = (
     *("quickstart", "learn", "evaluate", "compare", "table", "serve", "export", "inspect"),
@@ -25,7 +25,7 @@ def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str,
 
 
 def without_torch(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    code = "import sys; sys.modules['torch'] = None\nfrom agentzoo.cli import main; main()"
+    code = "import sys; sys.modules['torch'] = None\nfrom agentzoo.cli.main import main; main()"
     command = [sys.executable, "-c", code, *arguments]
     root = Path(__file__).parents[2]
     return subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
@@ -108,5 +108,5 @@ def test_every_verb_says_its_help_without_torch(verb: str) -> None:
 def test_learning_without_torch_names_the_extra() -> None:
     done = without_torch("learn", "dreamer", "gym:CartPole-v1")
     assert done.returncode == 2
-    assert done.stderr.endswith('run: pip install "agentzoo[train]"\n')
+    assert done.stderr.endswith('run: pip install "agentzoo-rl[train]"\n')
     assert "Traceback" not in done.stderr

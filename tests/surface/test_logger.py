@@ -11,8 +11,8 @@ pytest.importorskip("torch")
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from agentzoo.logger import Logger, ProgressBar, duration, read_metrics
-from runtime.errors import RunError
+from agentzoo.runtime.errors import RunError
+from agentzoo.train.logger import Logger, ProgressBar, duration, read_metrics
 
 
 class Clock:

@@ -6,11 +6,11 @@ import sys
 
 import pytest
 
-from agentzoo.memory import SETTINGS
+from agentzoo.train.allocator import SETTINGS
 
 FAULTS = """
 import resource, sys
-from agentzoo.memory import keep_freed_memory
+from agentzoo.train.allocator import keep_freed_memory
 print(keep_freed_memory() if sys.argv[1] == "keep" else False)
 import torch
 for turn in range(8):

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from agentzoo import quickstart
-from agentzoo.quickstart import Paths, Score
-from runtime.errors import RunError
+from agentzoo.cli import quickstart
+from agentzoo.cli.quickstart import Paths, Score
+from agentzoo.runtime.errors import RunError
 
 GOOD = Score(600.0, 560.0, 640.0)
 RANDOM = Score(110.0, 90.0, 130.0)
@@ -94,7 +94,7 @@ def test_the_whole_road_in_its_shortened_form(
 
 def checkpointed(run: Path, env_step: int) -> Path:
     """A run's folder whose newest checkpoint stands at `env_step`."""
-    from agentzoo.checkpoint import Counters, save
+    from agentzoo.train.checkpoint import Counters, save
 
     def write(folder: Path) -> None:
         (folder / "training").mkdir()

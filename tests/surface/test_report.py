@@ -10,9 +10,9 @@ pytest.importorskip("matplotlib")
 
 from matplotlib.figure import Figure
 
-from agentzoo import report
-from runtime.errors import AgentZooError, RunError
-from runtime.evaluation import Evaluation
+from agentzoo.runtime.errors import AgentZooError, RunError
+from agentzoo.runtime.evaluation.rollout import Evaluation
+from agentzoo.train import plots as report
 
 
 def run_folder(folder: Path, offset: float = 0.0, evaluations: int = 3) -> Path:
@@ -25,7 +25,7 @@ def run_folder(folder: Path, offset: float = 0.0, evaluations: int = 3) -> Path:
 
 
 @pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+def with_plan_axes(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     """The figures saved, so that a test can read what was drawn."""
     figures: list[Figure] = []
     save = Figure.savefig

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-import hub
-from agentzoo import cli
-from agentzoo.sources import folder_of, locate, named, open_policy
-from runtime import Policy, RemotePolicy
-from runtime.errors import AgentZooError, BundleError
-from runtime.server import model_settings
+from agentzoo import hub
+from agentzoo.cli import main as cli
+from agentzoo.cli.open_policy import folder_of, locate, named, open_policy
+from agentzoo.runtime import Policy, RemotePolicy
+from agentzoo.runtime.errors import AgentZooError, BundleError
+from agentzoo.runtime.server import model_settings
 from soak.handmade_bundle import write_bundle
 from tests.serving.live import serving
 

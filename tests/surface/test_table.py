@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from agentzoo import cli
-from agentzoo.table import table
-from runtime.errors import BundleError, ConfigError, EnvironmentStringError
-from runtime.evaluation import Evaluation
+from agentzoo.cli import main as cli
+from agentzoo.cli.atari_table import table
+from agentzoo.runtime.errors import BundleError, ConfigError, EnvironmentStringError
+from agentzoo.runtime.evaluation.rollout import Evaluation
 
 
 def result(
@@ -21,7 +21,7 @@ def result(
     deterministic: bool = True,
 ) -> Path:
     """A results.json as evaluation writes it."""
-    from runtime.envs import resolve
+    from agentzoo.runtime.envs import resolve
 
     evaluation = Evaluation(
         agent=agent,

@@ -1,0 +1,88 @@
+"""What this machine has: versions, extras, an OpenGL library, accelerators."""
+
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib import metadata, util
+
+from agentzoo.runtime.envs.dmc import INSTALL_OPENGL
+
+from .. import EXTRAS, __version__
+
+# in a process of its own: a broken driver ends the process that asks
+_PROBE = """
+from agentzoo.runtime.envs.opengl import choose_backend
+choose_backend()
+import mujoco
+context = mujoco.GLContext(8, 8)
+context.make_current()
+context.free()
+"""
+_BASE = ("numpy", "gymnasium", "huggingface_hub", "typer")
+
+
+def diagnosis() -> Iterator[tuple[str, str]]:
+    """Name and finding, one pair a line of `agentzoo doctor`."""
+    yield "agentzoo", __version__
+    yield "python", f"{platform.python_version()} on {platform.platform()}"
+    for module in _BASE:
+        yield module, version(module)
+    for extra, modules in EXTRAS.items():
+        yield f"[{extra}]", ", ".join(f"{module} {version(module)}" for module in modules)
+    yield "OpenGL", opengl() or "rendering works"
+    yield "CUDA", cuda()
+    yield "ONNX Runtime", providers()
+
+
+def version(module: str) -> str:
+    """The installed version of an importable module, or "not installed"."""
+    if util.find_spec(module) is None:
+        return "not installed"
+    names = metadata.packages_distributions().get(module, [module])
+    return metadata.version(names[0])
+
+
+def opengl() -> str:
+    """Why rendering off screen does not work here, or "" when it does."""
+    if util.find_spec("mujoco") is None:
+        return 'not tried, mujoco is not installed; run: pip install "agentzoo-rl[dmc]"'
+    command = [sys.executable, "-c", _PROBE]
+    if subprocess.run(command, capture_output=True, check=False, timeout=60).returncode == 0:
+        return ""
+    return f"nothing here renders off screen; {INSTALL_OPENGL}"
+
+
+def cuda() -> str:
+    """What torch sees of CUDA."""
+    if util.find_spec("torch") is None:
+        return "not tried, torch is not installed"
+    import torch
+
+    if not torch.cuda.is_available():
+        return "torch sees no device"
+    return ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
+
+
+def providers() -> str:
+    """The execution providers ONNX Runtime was built with."""
+    try:
+        import onnxruntime
+    except ImportError:
+        return 'not installed; run: pip install "agentzoo-rl[onnx]" (or "agentzoo-rl[onnx-gpu]")'
+    both = [name for name in ("onnxruntime", "onnxruntime-gpu") if _installed(name)]
+    if len(both) == 2:
+        return (
+            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other; "
+            "run: pip uninstall onnxruntime onnxruntime-gpu, "
+            'then pip install "agentzoo-rl[onnx-gpu]"'
+        )
+    return ", ".join(onnxruntime.get_available_providers())
+
+
+def _installed(distribution: str) -> bool:
+    try:
+        metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return False
+    return True

@@ -1,0 +1,442 @@
+"""The `agentzoo` command: training's verbs, the runtime's and the hub's; each loads only its own.
+
+All but `quickstart`, `learn` and `export` run without torch. What a user got wrong is one
+sentence on standard error and exit code 2, never a traceback.
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from agentzoo.runtime.errors import AgentZooError, ConfigError, RunError, nearest
+
+from .. import __version__
+
+if TYPE_CHECKING:
+    from agentzoo.runtime.evaluation.rollout import Evaluation
+    from agentzoo.runtime.policy.policy import Policy
+
+    from ..agent import Agent
+
+AGENTS = {  # command line -> class
+    "dreamer": "Dreamer",
+    "dreamerv2": "DreamerV2",
+    "dreamerv3": "DreamerV3",
+    "planet": "PlaNet",
+}
+
+app = typer.Typer(
+    name="agentzoo",
+    help="World-model agents: learn, export, run anywhere without PyTorch.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def steps(text: str) -> int:
+    """A number of environment steps as people write it: 50000, 50_000, 5e4.
+
+    Raises:
+        typer.BadParameter: if it is not a whole number of at least 1.
+    """
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if number < 1 or not number.is_integer():
+        raise typer.BadParameter(f"{text!r} is not a whole number of steps; write 50000 or 5e4")
+    return int(number)
+
+
+Bundle = Annotated[
+    str, typer.Argument(help="Folder of an exported policy, or a published one: me/name@revision.")
+]
+Source = Annotated[
+    str,
+    typer.Argument(
+        help="Folder of an exported policy, a published one (me/name@revision), or ws://host:port."
+    ),
+]
+Published = Annotated[
+    str, typer.Argument(help="me/name, file:DIR/name or zoo:name, perhaps with @revision.")
+]
+Seed = Annotated[int | None, typer.Option(help="Seed; another one is another run.")]
+Provider = Annotated[
+    Literal["auto", "cpu", "cuda"], typer.Option(help="What ONNX Runtime runs on.")
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    show_version: Annotated[
+        bool, typer.Option("--version", help="Say the version and end.")
+    ] = False,
+) -> None:
+    if show_version:
+        typer.echo(f"agentzoo {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def quickstart(
+    budget: Annotated[
+        int | None, typer.Option("--steps", parser=steps, help="Environment steps to learn for.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the run.")] = 0,
+    out: Annotated[Path, typer.Option(help="Folder to leave everything in.")] = Path("demo"),
+    smoke: Annotated[
+        bool, typer.Option("--smoke", help="The whole road in seconds; scores are not judged.")
+    ] = False,
+) -> None:
+    """Learn a small task, export it, run it without PyTorch, score it: minutes on two cores."""
+    from .quickstart import run
+
+    raise typer.Exit(run(out, steps=budget, seed=seed, smoke=smoke))
+
+
+@app.command()
+def learn(
+    agent: Annotated[str, typer.Argument(help="Which agent: " + ", ".join(AGENTS) + ".")],
+    env: Annotated[str, typer.Argument(help="Environment, such as dmc:walker-walk.")],
+    budget: Annotated[
+        int | None,
+        typer.Option("--steps", parser=steps, help="Environment steps, repeat included."),
+    ] = None,
+    preset: Annotated[str | None, typer.Option(help="Named settings, such as cpu.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="field=value; may be given many times.")
+    ] = None,
+    run: Annotated[Path | None, typer.Option(help="Run folder; an existing one goes on.")] = None,
+    checkpoint_every: Annotated[
+        int | None, typer.Option(parser=steps, help="Environment steps between checkpoints.")
+    ] = None,
+    envs: Annotated[int | None, typer.Option(help="Environments to collect in at once.")] = None,
+    device: Device = "auto",
+    seed: Seed = None,
+) -> None:
+    """Learn a policy for an environment, with logs and checkpoints in a run folder."""
+    kind = agent_class(agent)
+    overrides = settings_of(kind, settings or [])
+    named = {"checkpoint_every": checkpoint_every, "envs": envs}
+    overrides |= {name: value for name, value in named.items() if value is not None}
+    learner = kind(env, preset=preset, device=device, seed=seed, **overrides)
+    learner.learn(budget, run=run)
+    typer.echo(f"run:  {learner.run}")
+    typer.echo(f"next: agentzoo export {learner.run} my-policy")
+    typer.echo(f"on:   the same command with --run {learner.run}, and more --steps to go further")
+
+
+@app.command()
+def export(
+    folder: Annotated[Path, typer.Argument(help="A run's folder, or a saved agent's.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write the bundle to.")],
+) -> None:
+    """Turn a saved agent into a bundle that runs without PyTorch."""
+    from .. import load
+    from ..publish import draw_curve
+
+    agent = load(folder)
+    agent.export(out)
+    typer.echo(f"bundle: {out}")
+    if agent.run_dir is not None:
+        try:
+            typer.echo(f"curve:  {draw_curve(agent, out)}")
+        except RunError as error:
+            typer.echo(f"curve:  none: {error}")
+    typer.echo(f"next:   agentzoo evaluate {out} --video {out / 'replay.mp4'}")
+
+
+@app.command()
+def evaluate(
+    source: Source,
+    env: Annotated[
+        str | None, typer.Argument(help="Environment; the bundle's own where left out.")
+    ] = None,
+    episodes: Annotated[int, typer.Option(min=1, help="Episodes to run.")] = 10,
+    seed: Annotated[
+        int, typer.Option(help="Seed of the first episode; the next has the next.")
+    ] = 0,
+    envs: Annotated[int, typer.Option(min=1, help="Environments to run at once.")] = 1,
+    video: Annotated[Path | None, typer.Option(help="MP4 to film the first episode to.")] = None,
+    provider: Provider = "auto",
+    override: Annotated[
+        bool, typer.Option("--override", help="Let ENV contradict the one it learned in.")
+    ] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Play the published episodes again, and compare.")
+    ] = False,
+) -> None:
+    """Run a policy, say what it scores, and record it in the bundle if it is one of yours."""
+    from agentzoo.runtime import Policy
+    from agentzoo.runtime import evaluate as score
+    from agentzoo.runtime.bundle.manifest import RESULTS
+
+    from .open_policy import folder_of, open_policy
+
+    folder = folder_of(source)
+    policy = open_policy(source, provider=provider)
+    if check:
+        if folder is None or not isinstance(policy, Policy):
+            raise ConfigError(f"--check plays a bundle's published episodes; {source} is a server")
+        raise typer.Exit(reproduced(policy, folder))
+    result = score(
+        policy, env, episodes=episodes, seed=seed, envs=envs, video=video, override=override
+    )
+    typer.echo(summary(result))
+    if video is not None:
+        typer.echo(f"video:   {video}")
+    if env is None and folder is not None and Path(source) == folder:
+        # a score elsewhere is not the bundle's own, and a published bundle is not ours to write to
+        results = folder / RESULTS
+        results.write_text(json.dumps(result.to_json(), indent=1) + "\n", encoding="utf-8")
+        typer.echo(f"results: {results}")
+
+
+@app.command()
+def table(
+    paths: Annotated[
+        list[Path], typer.Argument(help="results.json files, or folders that hold some.")
+    ],
+) -> None:
+    """Compare Atari results over games with people's and with published agents' scores."""
+    from .atari_table import table as compare
+
+    typer.echo(compare(paths))
+
+
+@app.command()
+def compare(
+    sources: Annotated[
+        list[str], typer.Argument(help="Bundles, Hub ids or URLs; NAME=SOURCE names one.")
+    ],
+    env: Annotated[
+        str | None, typer.Option(help="Environment of all; the first one's own where left out.")
+    ] = None,
+    episodes: Annotated[int, typer.Option(min=1, help="Episodes of each.")] = 10,
+    seed: Annotated[int, typer.Option(help="Seed of the first episode of each.")] = 0,
+    envs: Annotated[int, typer.Option(min=1, help="Environments to run at once.")] = 1,
+    plot: Annotated[Path | None, typer.Option(help="PNG to draw the comparison to.")] = None,
+    provider: Provider = "auto",
+) -> None:
+    """Run several policies on the same episodes and put their scores beside each other."""
+    from agentzoo.runtime import comparison_table
+    from agentzoo.runtime import evaluate as score
+
+    from .open_policy import named, open_policy
+
+    results: dict[str, Evaluation] = {}
+    for name, source in named(sources).items():
+        policy = open_policy(source, provider=provider)
+        env = env or policy.spec.env
+        results[name] = score(policy, env or None, episodes=episodes, seed=seed, envs=envs)
+    typer.echo(f"{env}, {episodes} episodes from seed {seed}\n\n{comparison_table(results)}")
+    if plot is not None:
+        from ..train.plots import comparison_plot
+
+        typer.echo(f"\nplot: {comparison_plot(results, plot)}")
+
+
+@app.command()
+def serve(
+    sources: Annotated[
+        list[str] | None,
+        typer.Argument(help="Bundles or Hub ids (owner/name@revision), as SOURCE or NAME=SOURCE."),
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="A models.toml instead; read again on SIGHUP.")
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to bind.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    api_key: Annotated[
+        str,
+        typer.Option(
+            envvar="AGENTZOO_API_KEY", help="What clients have to show.", show_envvar=True
+        ),
+    ] = "",
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Bind an open address without a key.")
+    ] = False,
+    model_control: Annotated[
+        bool, typer.Option("--model-control", help="Let clients ask for a reload.")
+    ] = False,
+    max_sessions: Annotated[int, typer.Option(min=1, help="Sessions open at once.")] = 1024,
+    session_ttl: Annotated[float, typer.Option(help="Seconds one may be idle.")] = 600.0,
+    deadline: Annotated[float, typer.Option(help="Seconds a request may take.")] = 10.0,
+    drain: Annotated[float, typer.Option(help="Seconds sessions may go on at the end.")] = 5.0,
+    threads: Annotated[int, typer.Option(min=1, help="Of ONNX Runtime, for one step.")] = 1,
+    max_batch: Annotated[int, typer.Option(min=1, help="Sessions in one step.")] = 64,
+    max_wait_ms: Annotated[float, typer.Option(help="How long one waits for others.")] = 2.0,
+    max_queue: Annotated[int, typer.Option(min=1, help="Requests that may wait.")] = 1024,
+    provider: Provider = "auto",
+) -> None:
+    """Serve policies to evaluation harnesses: openpi, vla-eval, Open Inference Protocol."""
+    import logging
+
+    from agentzoo.runtime.server import ServerSettings, model_settings, read_models
+    from agentzoo.runtime.server import serve as run
+
+    from .open_policy import locate
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    if (config is None) == (not sources):
+        raise AgentZooError("name the policies to serve, or a --config models.toml; one of the two")
+    limits = {
+        "threads": threads, "max_batch": max_batch, "max_wait_ms": max_wait_ms,
+        "max_queue": max_queue, "provider": provider,
+    }  # fmt: skip
+    models = (
+        read_models(config) if config else [model_settings(one, **limits) for one in sources or []]
+    )
+    settings = ServerSettings(
+        host=host, port=port, api_key=api_key, insecure=insecure, model_control=model_control,
+        max_sessions=max_sessions, session_ttl_s=session_ttl, deadline_s=deadline, drain_s=drain,
+    )  # fmt: skip
+    run(models, settings, locate=locate, config=config)
+
+
+@app.command()
+def inspect(bundle: Bundle) -> None:
+    """Say what a bundle holds: its files, and what the policy reads, keeps and gives."""
+    from agentzoo.hub import locate
+    from agentzoo.runtime import inspect as describe
+
+    typer.echo(describe(locate(bundle, serving=True)))
+
+
+@app.command()
+def verify(bundle: Bundle, provider: Provider = "auto") -> None:
+    """Check a bundle's files and replay its recorded steps on this machine."""
+    from agentzoo.hub import locate
+    from agentzoo.runtime import verify as check
+
+    typer.echo(str(check(locate(bundle, serving=True), provider=provider)))
+
+
+@app.command()
+def push(
+    bundle: Annotated[Path, typer.Argument(help="Folder of an exported and evaluated policy.")],
+    repo: Annotated[
+        str, typer.Argument(help="me/name; or file:DIR for a folder that is, or becomes, a hub.")
+    ],
+    private: Annotated[
+        bool | None, typer.Option(help="Whether a new repo is private; else as your account says.")
+    ] = None,
+    license_id: Annotated[
+        str, typer.Option("--license", help="Of the weights, as the Hub spells it.")
+    ] = "mit",
+    without: Annotated[
+        list[str] | None,
+        typer.Option(help="replay.mp4 or learning_curve.png, where there is none."),
+    ] = None,
+) -> None:
+    """Publish a bundle with its model card, as one commit."""
+    from agentzoo import hub
+
+    done = hub.push(bundle, repo, private=private, license_id=license_id, without=without or ())
+    typer.echo(f"published: {done}")
+    typer.echo(f"check it:  agentzoo evaluate {done} --check")
+
+
+@app.command()
+def pull(
+    repo: Published,
+    out: Annotated[
+        Path | None, typer.Argument(help="New folder to copy it to; the cache keeps it anyway.")
+    ] = None,
+) -> None:
+    """Fetch a published bundle, check every file, and say where it is."""
+    from agentzoo import hub
+
+    typer.echo(str(hub.pull(repo, folder=out)))
+
+
+@app.command()
+def search(
+    query: Annotated[str, typer.Argument(help="Part of a name, an agent or a task.")] = "",
+    where: Annotated[
+        str | None, typer.Option("--hub", help="file:DIR, or zoo: for what came along.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 20,
+) -> None:
+    """List published agents: address, mean return, agent and environment."""
+    from agentzoo import hub
+
+    found = hub.search(query, hub=where, limit=limit)
+    if not found:
+        typer.echo(f'nothing published matches "{query}"', err=True)
+        raise typer.Exit(1)
+    width = max(len(one.address) for one in found)
+    for one in found:
+        typer.echo(f"{one.address:{width}}  {one.score or 'no score':20}  {' '.join(one.tags)}")
+
+
+@app.command()
+def doctor() -> None:
+    """Say what this machine has, and the line that installs what is missing."""
+    from .doctor import diagnosis
+
+    for name, finding in diagnosis():
+        typer.echo(f"{name:16} {finding}")
+
+
+def reproduced(policy: "Policy", folder: Path) -> int:
+    """Play a bundle's published episodes again and say what came out; 0 if the scores agree."""
+    from agentzoo.hub.package import read_results
+    from agentzoo.runtime.evaluation.reproduce import reproduce
+
+    found = reproduce(policy, read_results(folder))
+    typer.echo(str(found))
+    return 0 if found.agrees else 1
+
+
+def agent_class(name: str) -> "type[Agent]":
+    """The agent a command line names, in any spelling of case and dashes.
+
+    Raises:
+        AgentZooError: with the nearest names.
+    """
+    key = name.lower().replace("-", "").replace("_", "")
+    if key not in AGENTS:
+        hint = nearest(key, AGENTS, "agents")
+        raise AgentZooError(f'there is no agent called "{name}"; {hint}')
+    return getattr(import_module("agentzoo"), AGENTS[key])  # lazy: torch only now
+
+
+def settings_of(kind: "type[Agent]", settings: Sequence[str]) -> dict[str, object]:
+    """The `--set field=value` pairs as typed overrides."""
+    from ..config import parse_setting
+
+    return dict(parse_setting(kind.config_class, setting) for setting in settings)
+
+
+def summary(result: "Evaluation") -> str:
+    """An evaluation in lines: what was run, its score, and what its suite makes of it."""
+    low, high = result.interval
+    actions = "deterministic" if result.deterministic else "sampled"
+    lines = [
+        result.env,
+        f"{len(result.returns)} episodes from seed {result.seed}, {actions} actions: "
+        f"mean {result.mean:.1f}, 95 % interval {low:.1f} to {high:.1f}",
+        *(f"{name} {value:.3g}" for name, value in result.scores.items()),
+    ]
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The entry point: `arguments`, or those of the process."""
+    try:
+        app(list(sys.argv[1:] if arguments is None else arguments))
+    except AgentZooError as error:
+        typer.echo(f"agentzoo: {error}", err=True)
+        raise SystemExit(2) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,204 @@
+"""The model card: everything in it is read from the bundle, nothing is typed by hand."""
+
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from string import Template
+
+from huggingface_hub import EvalResult, ModelCardData
+
+from .naming import Address
+from .package import CARD, CURVE, VIDEO, Package
+from .settings import Training
+
+TASK = "reinforcement-learning"
+OWN = "<!-- made by agentzoo; remove this line to keep a text of your own -->"
+FRONT = re.compile(r"\A---\n.*?\n---\n", re.DOTALL)
+PIN = "`@` and a commit behind the name pin the version. "
+TEMPLATE = Path(__file__).parent / "templates" / "card.md"
+
+
+def write_card(package: Package, address: Address, license_id: str) -> Path:
+    """Write README.md into the bundle's folder.
+
+    A text of the user's own stays, below metadata that are always made anew: a card without the
+    line that says who made it is theirs.
+
+    Args:
+        package: what is to be published.
+        address: under which name.
+        license_id: identifier of the weights' licence, as the Hub spells it.
+
+    Returns:
+        The card's path.
+    """
+    path = package.folder / CARD
+    there = path.read_text(encoding="utf-8") if path.is_file() else OWN
+    text = f"{OWN}\n\n{body(package, address)}" if OWN in there else FRONT.sub("", there)
+    data = metadata(package, license_id)
+    front = f"---\n{data.to_yaml()}\n---\n"  # pyright: ignore[reportUnknownMemberType]
+    path.write_text(front + text, encoding="utf-8")
+    return path
+
+
+def metadata(package: Package, license_id: str) -> ModelCardData:
+    """The card's front matter, with a model-index that leaderboards read.
+
+    Source: the fields and "{mean:.2f} +/- {std:.2f}" as in DLR-RM/rl-baselines3-zoo's cards.
+    """
+    results, agent = package.results, package.settings.agent
+    name = dataset(results.env)
+    score = EvalResult(
+        task_type=TASK,
+        task_name=TASK,
+        dataset_type=name,
+        dataset_name=name,
+        dataset_args={
+            "environment": results.env or "an object of the author's own",
+            "episodes": len(results.returns),
+            "seeds": spelled(results.seeds),
+            "action_repeat": results.repeat,
+            "deterministic": results.deterministic,
+        },
+        metric_type="mean_reward",
+        metric_name="mean_reward",
+        metric_value=f"{results.mean:.2f} +/- {results.std:.2f}",
+        verified=False,
+    )
+    tags = ["agentzoo", "deep-reinforcement-learning", TASK, "world-model", agent.lower(), name]
+    return ModelCardData(
+        license=license_id,
+        library_name="agentzoo",
+        pipeline_tag=TASK,
+        tags=[*tags, "onnx", *_arxiv(package.settings.training)],
+        model_name=agent,
+        eval_results=[score],
+    )
+
+
+def dataset(env: str) -> str:
+    """An environment as leaderboards name it: `CartPole-v1`, `dmc-walker-walk`."""
+    suite, _, task = env.partition("?")[0].partition(":")
+    return task if suite == "gym" else f"{suite}-{task}" if task else "own-environment"
+
+
+def spelled(seeds: Sequence[int]) -> str:
+    """Seeds in one line: `0 to 9`, or each of them."""
+    if list(seeds) == list(range(seeds[0], seeds[0] + len(seeds))) and len(seeds) > 1:
+        return f"{seeds[0]} to {seeds[-1]}"
+    return ", ".join(map(str, seeds))
+
+
+def body(package: Package, address: Address) -> str:
+    """The card's text."""
+    results, training = package.results, package.settings.training
+    low, high = results.interval
+    graph = next(iter(package.manifest.graphs))
+    paper = training.paper if training else ""
+    has_env, episodes = bool(results.env), f"episodes={len(results.returns)}"
+    return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
+        agent=results.agent,
+        task=results.env.partition("?")[0] or "an environment of its author's own",
+        paper=f" ({paper})" if paper else "",
+        mean=f"{results.mean:.2f}",
+        std=f"{results.std:.2f}",
+        low=f"{low:.2f}",
+        high=f"{high:.2f}",
+        episodes=len(results.returns),
+        seeds=spelled(results.seeds),
+        actions="the distribution's mode" if results.deterministic else "sampled",
+        env=results.env or "an object of the author's own",
+        repeat=results.repeat,
+        graph=graph,
+        sha256=results.policy_sha256[:16],
+        pictures=_pictures(package.files),
+        address=address.plain,
+        suite=_extra(results.env),
+        pin="" if address.kind == "zoo" else PIN,
+        run="\nfrom agentzoo.runtime import evaluate\n" if has_env else "\n",
+        scores=_scores(results.scores),
+        try_agent=f"print(agent.evaluate({episodes}).mean)" if has_env else "agent.act(obs)",
+        try_policy=f"print(evaluate(policy, {episodes}).mean)" if has_env else "policy.act(obs)",
+        training=_training(package, training),
+        differs=_differs(training),
+    )
+
+
+def command(package: Package, training: Training) -> str:
+    """The command that trains the agent again."""
+    settings, seed = package.settings, str(package.settings.seed)
+    lines = [
+        ["agentzoo", "learn", settings.agent.lower(), settings.env],
+        ["--steps", str(training.env_steps), "--preset", training.preset, "--seed", seed],
+        *(["--set", override] for override in training.overrides),
+    ]
+    return " \\\n  ".join(shlex.join(line) for line in lines)
+
+
+def _arxiv(training: Training | None) -> list[str]:
+    return [
+        f"arxiv:{one}"
+        for one in re.findall(r"arXiv:(\d+\.\d+)", training.paper if training else "")
+    ]
+
+
+def _scores(scores: Mapping[str, float]) -> str:
+    """A row for each of the suite's scores; those below one name share one, zeros left out."""
+    rows: dict[str, list[str]] = {}
+    for name, value in scores.items():
+        group, slash, member = name.partition("/")
+        if not slash:
+            rows[name] = [f"{value:.2f}"]
+        elif value:
+            rows.setdefault(group, []).append(f"{member} {value:.2f}")
+    return "".join(f"| `{name}` | {', '.join(values)} |\n" for name, values in rows.items())
+
+
+def _pictures(files: Sequence[str]) -> str:
+    lines: list[str] = []
+    if VIDEO in files:
+        lines.append(f'<video src="{VIDEO}" controls loop muted width="256"></video>\n')
+    if CURVE in files:
+        lines.append(f"![learning curve]({CURVE})\n")
+    return "\n".join([*lines, ""]) if lines else ""
+
+
+def _training(package: Package, training: Training | None) -> str:
+    made = _made(package.manifest.provenance)
+    if training is None:
+        return f"The folder does not say; {made}."
+    if not package.settings.env:
+        how = (
+            f"In an environment object of its author's own, for {training.env_steps:,} steps, with "
+            f"the preset `{training.preset}` and seed {package.settings.seed}."
+        )
+    else:
+        how = f"```\n{command(package, training)}\n```"
+    steps = f"{training.env_steps:,} environment steps, action repeat included"
+    return f"{how}\n\n{steps}; {made}."
+
+
+def _made(provenance: Mapping[str, str]) -> str:
+    packages = ", ".join(f"{name} {one}" for name, one in provenance.items() if name != "date")
+    return f"exported on {provenance.get('date', 'an unknown date')} with {packages}"
+
+
+def _extra(env: str) -> str:
+    """What else to install for the policy's environment: a suite's extra has its name."""
+    suite = env.partition(":")[0]
+    return "" if suite in ("", "gym") else f",{suite}"
+
+
+def _differs(training: Training | None) -> str:
+    page = (
+        "What the implementation itself does otherwise than the paper and its authors' code stands "
+        "in agentzoo's documentation, on the agent's page under *Deviations*."
+    )
+    if training is None or not training.paper:
+        return "There is no paper to compare with, or the folder does not name it."
+    if not training.differs:
+        return f"The settings are the paper's. {page}"
+    rows = [f"| `{name}` | {pair[0]} | {pair[1]} |" for name, pair in training.differs.items()]
+    table = "\n".join(["| setting | paper's preset | here |", "|---|---|---|", *rows])
+    return f"{table}\n\n{page}"

@@ -1,0 +1,241 @@
+"""What a published bundle is made of: which files, how large, who makes a missing one.
+
+The same checks stand before a push and after a pull. Nothing is run here: JSON is parsed, digests
+are compared, ONNX files and weights are looked at.
+"""
+
+import json
+import mmap
+from collections.abc import Collection
+from dataclasses import dataclass
+from itertools import pairwise
+from math import prod
+from pathlib import Path
+
+from agentzoo.runtime.bundle.manifest import (
+    GOLDEN,
+    JSON_LIMIT,
+    MANIFEST,
+    RESULTS,
+    Manifest,
+    read_json,
+    read_manifest,
+)
+from agentzoo.runtime.bundle.onnx_check import check_onnx
+from agentzoo.runtime.envs import check_downloaded
+from agentzoo.runtime.errors import BundleError, ConfigError
+from agentzoo.runtime.evaluation.rollout import Evaluation
+from agentzoo.runtime.strict_json import read_fields, read_object
+
+from .settings import CONFIG, Settings, read_settings
+
+WEIGHTS, CARD = "model.safetensors", "README.md"
+VIDEO, CURVE = "replay.mp4", "learning_curve.png"  # the Hub previews a replay.mp4
+GRAPHS = ("policy.onnx", "observe.onnx", "score.onnx")
+MIB, GIB = 1 << 20, 1 << 30
+LIMITS = {  # bytes a file may have; larger ones are not even fetched
+    CONFIG: JSON_LIMIT,
+    MANIFEST: JSON_LIMIT,
+    RESULTS: JSON_LIMIT,
+    CARD: MIB,
+    CURVE: 16 * MIB,
+    VIDEO: 256 * MIB,
+    GOLDEN: GIB,
+    WEIGHTS: 16 * GIB,
+    **dict.fromkeys(GRAPHS, 2 * GIB),  # what a protobuf message can hold
+}
+NAMES = tuple(LIMITS)  # all that ever goes up or comes down
+SERVING = (MANIFEST, CONFIG, GOLDEN, RESULTS, *GRAPHS)  # what a machine that only acts needs
+PICTURES = (VIDEO, CURVE)  # what a machine that cannot draw may leave out
+HEADER_LIMIT = (
+    25_000_000  # bytes of a safetensors header; huggingface_hub constants.py has the same
+)
+WIDTHS = {  # bytes of a number
+    **dict.fromkeys(("BOOL", "U8", "I8"), 1),
+    **dict.fromkeys(("F16", "BF16", "I16", "U16"), 2),
+    **dict.fromkeys(("F32", "I32", "U32"), 4),
+    **dict.fromkeys(("F64", "I64", "U64"), 8),
+}
+
+
+@dataclass(frozen=True)
+class _Tensor:
+    """A tensor's entry in a safetensors header."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    data_offsets: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Package:
+    """A folder that has passed the checks for being published.
+
+    Attributes:
+        folder: where it is.
+        manifest: its manifest.json.
+        settings: its config.json.
+        results: its results.json.
+        files: the names of what goes up, the card left out.
+    """
+
+    folder: Path
+    manifest: Manifest
+    settings: Settings
+    results: Evaluation
+    files: tuple[str, ...]
+
+
+def read_package(folder: Path, without: Collection[str] = ()) -> Package:
+    """Check a folder that is to be published.
+
+    Args:
+        folder: a bundle's.
+        without: pictures that may be missing.
+
+    Raises:
+        BundleError: if a file is missing (naming the command that makes it), is not what the
+            manifest says, or the score is of another graph.
+        ConfigError: if `without` names something else than a picture.
+    """
+    for name in without:
+        if name not in PICTURES:
+            raise ConfigError(f'"{name}" cannot be left out; only {" and ".join(PICTURES)} can')
+    _require_files(folder, (CONFIG, WEIGHTS, MANIFEST, GOLDEN, RESULTS, *PICTURES), without)
+    manifest = read_manifest(folder)
+    _require_files(folder, manifest.graphs, ())
+    settings = check_content(folder, manifest)
+    results = read_results(folder)
+    graph = next(iter(manifest.graphs))
+    if results.policy_sha256 != manifest.files[graph].sha256:
+        raise BundleError(
+            f"{folder / RESULTS} is of another graph than the {graph} in this folder; evaluate it "
+            f"anew with: {_command(RESULTS, folder)}"
+        )
+    present = (name for name in NAMES if name != CARD and (folder / name).is_file())
+    files = tuple(name for name in present if name not in GRAPHS or name in manifest.graphs)
+    return Package(folder, manifest, settings, results, files)
+
+
+COMMANDS = {
+    RESULTS: "agentzoo evaluate {folder}",
+    VIDEO: "agentzoo evaluate {folder} --video {folder}/replay.mp4",
+}
+EXPORT = "agentzoo export RUN {folder}"  # all else
+
+
+def _command(name: str, folder: Path) -> str:
+    return COMMANDS.get(name, EXPORT).format(folder=folder)
+
+
+def _require_files(folder: Path, names: Collection[str], without: Collection[str]) -> None:
+    if not folder.is_dir():
+        raise BundleError(f"there is no folder {folder}; give one that agentzoo export wrote")
+    for name in names:
+        path = folder / name
+        if not path.is_file():
+            if name in without:
+                continue
+            leave = f", or leave it out with --without {name}" if name in PICTURES else ""
+            raise BundleError(
+                f"{folder} has no {name}; make it with: {_command(name, folder)}{leave}"
+            )
+        check_size(name, path.stat().st_size)
+
+
+def check_size(name: str, size: int) -> None:
+    """Refuse a file that is larger than any of its name should be.
+
+    Raises:
+        BundleError: saying how large it may be.
+    """
+    if size > LIMITS[name]:
+        raise BundleError(f"{name} has {size:,} bytes, expected at most {LIMITS[name]:,}")
+
+
+def check_content(folder: Path, manifest: Manifest) -> Settings:
+    """Look at what a bundle's files say, before anything opens them for use.
+
+    Args:
+        folder: whose files have the manifest's digests; may lack the weights.
+        manifest: the folder's.
+
+    Returns:
+        What config.json says.
+
+    Raises:
+        BundleError: if a graph reaches outside of itself, weights are no safetensors, or
+            config.json and manifest.json contradict each other.
+        EnvironmentStringError: if the environment string is not that of a registered suite.
+    """
+    for name in manifest.graphs:
+        _check_graph(folder / name, manifest.opset)
+    if (folder / WEIGHTS).is_file():
+        check_safetensors(folder / WEIGHTS)
+    settings = read_settings(folder)
+    policy = manifest.policy
+    ours = (settings.agent, settings.env, dict(settings.policy.obs), settings.policy.action)
+    if ours != (policy.agent, policy.env, dict(policy.obs), policy.action):
+        raise BundleError(
+            f"{folder / CONFIG} is of {settings.agent} in {settings.env!r}, {MANIFEST} of "
+            f"{policy.agent} in {policy.env!r}, or their spaces differ; export the agent again"
+        )
+    if policy.env:
+        check_downloaded(policy.env)
+    return settings
+
+
+def read_results(folder: Path) -> Evaluation:
+    """The published evaluation.
+
+    Raises:
+        BundleError: if there is none, or it is ill-formed.
+    """
+    return Evaluation.from_json(read_json(folder / RESULTS))
+
+
+def _check_graph(path: Path, opset: int) -> None:
+    if path.stat().st_size == 0:
+        raise BundleError(f"{path} is empty; export the policy again")
+    with path.open("rb") as file:  # mapped: a look at it takes no memory of its size
+        content = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    check_onnx(content, path.name, opset)
+
+
+def check_safetensors(path: Path) -> None:
+    """Refuse weights that are not plain tensors lying end to end, reading the header only.
+
+    Raises:
+        BundleError: saying what is wrong with the file.
+
+    Source: the format's description in huggingface/safetensors README.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if not 2 <= length <= min(HEADER_LIMIT, size - 8):
+            raise _no_safetensors(path, f"its header would have {length:,} bytes")
+        header = file.read(length)
+    try:
+        entries = read_object(json.loads(header), path.name)
+    except (ValueError, RecursionError) as error:
+        raise _no_safetensors(path, "its header is no JSON object") from error
+    entries.pop("__metadata__", None)
+    spans = sorted(_span(path, name, entry) for name, entry in entries.items())
+    edges = [(0, 0), *spans, (size - 8 - length,) * 2]
+    if any(end != start for (_, end), (start, _) in pairwise(edges)):
+        raise _no_safetensors(path, "its tensors do not lie end to end")
+
+
+def _span(path: Path, name: str, value: object) -> tuple[int, int]:
+    """Where a tensor begins and ends."""
+    tensor = read_fields(_Tensor, value, f"{path.name}.{name[:80]}")
+    if len(tensor.data_offsets) == 2 and min(tensor.shape, default=0) >= 0:
+        start, end = tensor.data_offsets
+        if prod(tensor.shape) * WIDTHS.get(tensor.dtype, -1) == end - start:
+            return start, end
+    raise _no_safetensors(path, f'the entry of "{name[:80]}" is {value!r:.120}')
+
+
+def _no_safetensors(path: Path, why: str) -> BundleError:
+    return BundleError(f"{path} is not in the safetensors format: {why}; save the agent again")

@@ -1,0 +1,78 @@
+"""config.json of a published agent: who it is, and how it was trained."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from agentzoo.runtime.bundle.manifest import read_json
+from agentzoo.runtime.errors import BundleError
+from agentzoo.runtime.spec import ActionSpec, ObsSpec
+from agentzoo.runtime.strict_json import read_fields, read_object
+
+CONFIG, FORMAT = "config.json", 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """How an agent was trained.
+
+    Attributes:
+        preset: name of the settings it started from.
+        overrides: what was set beside them, each as field=value.
+        env_steps: environment steps it learned for, action repeat included.
+        paper: the paper the agent is from; "" for an agent of somebody's own.
+        differs: field -> (value in the paper's preset, value here).
+    """
+
+    preset: str
+    overrides: tuple[str, ...]
+    env_steps: int
+    paper: str
+    differs: Mapping[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spaces:
+    """What the agent reads and gives, as in the manifest."""
+
+    obs: Mapping[str, ObsSpec]
+    action: ActionSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The parts of config.json that publishing reads; the configuration itself is the agent's.
+
+    Attributes:
+        agent: class name.
+        env: resolved environment string, or "".
+        seed: of the run.
+        policy: what the agent reads and gives.
+        training: how it was trained; None in a folder saved by an earlier version.
+    """
+
+    agent: str
+    env: str
+    seed: int
+    policy: Spaces
+    training: Training | None
+
+
+def read_settings(folder: Path) -> Settings:
+    """Read config.json, strictly where it is read.
+
+    Raises:
+        BundleError: if it is missing, no JSON, of a newer format, or a field is not what it has to
+            be.
+    """
+    value = read_object(read_json(folder / CONFIG), CONFIG)
+    found = value.get("format")
+    if type(found) is not int or not 1 <= found <= FORMAT:
+        raise BundleError(
+            f"{folder / CONFIG} has format {found}, this version reads up to {FORMAT}; "
+            "run: pip install --upgrade agentzoo-rl"
+        )
+    read_object(value.get("config"), "config.json.config")
+    names = ("agent", "env", "seed", "policy")
+    given: dict[str, object] = {name: value[name] for name in names if name in value}
+    return read_fields(Settings, {**given, "training": value.get("training")}, CONFIG)

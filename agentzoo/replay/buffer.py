@@ -1,0 +1,647 @@
+"""Replay: one append-only stream of rows per environment, in sealed immutable chunk files.
+
+A row is one decision of one environment, laid out as a fixed-size record, so that a window is one
+contiguous read through the page cache; nothing of a sealed chunk stays in memory, and no file stays
+open. Sealed chunks are never written again: a checkpoint hard-links them. Columns that change after
+their row was stored live apart, in memory, and are saved whole.
+"""
+
+import json
+import os
+import shutil
+from collections import deque
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from agentzoo.runtime.errors import ReplayError, SpaceError
+from agentzoo.runtime.spec import ActionSpec, ColumnSpec, ObsSpec
+
+from ..algorithm import Batch, Transitions
+
+CHUNK_ROWS = 1024
+UNSEALED_BYTES = 2**30  # of full chunks that may wait in memory for room on the disk
+STANDARD = {
+    "action": np.float32,
+    "reward": np.float32,
+    "is_first": np.bool_,
+    "is_last": np.bool_,
+    "is_terminal": np.bool_,
+}
+
+
+class Segment(NamedTuple):
+    """Consecutive rows of one stream: `length` rows from absolute row `start` of `env`."""
+
+    env: int
+    start: int
+    length: int
+
+
+# lengths add up to the batch length; a new segment begins at an is_first
+SequenceIndex = list[Segment]
+
+
+class Sampler(Protocol):
+    """Which rows a batch is made of; an agent's rule (design: one row a paper)."""
+
+    def ready(self, replay: "ReplayBuffer", length: int) -> bool:
+        """Whether a window of `length` rows can be drawn."""
+        ...
+
+    def draw(self, replay: "ReplayBuffer", length: int, rng: np.random.Generator) -> SequenceIndex:
+        """One window whose segments add up to `length` rows."""
+        ...
+
+
+@dataclass(frozen=True)
+class EpisodeSampler:
+    """Uniform finished episode, uniform start in it, last row included.
+
+    An episode shorter than the window is joined with the beginnings of further ones, each from its
+    is_first row (the references drop short episodes, and so never learn from them).
+
+    Args:
+        prioritize_ends: draw starts up to a window's length further and move those that do not fit
+            to the last that does, so that half and more of a short episode's windows end with it.
+
+    Source: google-research/planet tools/numpy_episodes.py includes the last frame, which we follow;
+    danijar/dreamer tools.py:load_episodes never samples it, and so no terminal reward or label.
+    Ends danijar/dreamerv2 common/replay.py:_sample_sequence.
+    """
+
+    prioritize_ends: bool = False
+
+    def ready(self, replay: "ReplayBuffer", length: int) -> bool:
+        """One finished episode suffices, since short ones are joined."""
+        return replay.episodes > 0
+
+    def draw(self, replay: "ReplayBuffer", length: int, rng: np.random.Generator) -> SequenceIndex:
+        """Draw an episode and a start in it, joining further episodes where it is too short."""
+        env, start, rows = replay.episode(int(rng.integers(replay.episodes)))
+        if rows >= length:
+            last = rows - length
+            beyond = length if self.prioritize_ends else 0
+            offset = min(int(rng.integers(last + 1 + beyond)), last)
+            return [Segment(env, start + offset, length)]
+        window = [Segment(env, start, rows)]
+        missing = length - rows
+        while missing:
+            env, start, rows = replay.episode(int(rng.integers(replay.episodes)))
+            window.append(Segment(env, start, min(rows, missing)))
+            missing -= window[-1].length
+        return window
+
+
+@dataclass(frozen=True)
+class StreamSampler:
+    """Uniform start in one stream, across episodes and into the unfinished one.
+
+    The first row is the context: recipes that store latents start from its stored ones.
+    """
+
+    def ready(self, replay: "ReplayBuffer", length: int) -> bool:
+        """Whether some stream holds a whole window."""
+        return any(stream.rows >= length for stream in replay.streams)
+
+    def draw(self, replay: "ReplayBuffer", length: int, rng: np.random.Generator) -> SequenceIndex:
+        """Draw a start uniformly over all streams."""
+        starts = np.array([max(0, stream.rows - length + 1) for stream in replay.streams])
+        k = int(rng.integers(starts.sum()))
+        env = int(np.searchsorted(np.cumsum(starts), k, side="right"))
+        offset = k - int(starts[:env].sum())
+        return [Segment(env, replay.streams[env].first + offset, length)]
+
+
+@dataclass(frozen=True)
+class OnlineSampler:
+    """Transitions that were never handed out first, then as `StreamSampler`.
+
+    Every stream is cut into windows that do not overlap; each is handed out once, the oldest first,
+    as soon as it is whole. So every row is trained on soon after it was collected, whatever the
+    size of the replay. How far a stream was handed out is part of the replay and saved with it.
+
+    Source: Hafner et al. 2025 (arXiv:2301.04104v2), online queue; danijar/dreamerv3
+    embodied/core/replay.py.
+    """
+
+    rest: StreamSampler = StreamSampler()
+
+    def ready(self, replay: "ReplayBuffer", length: int) -> bool:
+        """Whether some stream holds a whole window."""
+        return self.rest.ready(replay, length)
+
+    def draw(self, replay: "ReplayBuffer", length: int, rng: np.random.Generator) -> SequenceIndex:
+        """The oldest window that was never handed out; where there is none, a uniform one."""
+        fresh = replay.take_fresh(length)
+        return self.rest.draw(replay, length, rng) if fresh is None else [fresh]
+
+
+def row_dtype(
+    obs: Mapping[str, ObsSpec], action: ActionSpec, columns: Mapping[str, ColumnSpec]
+) -> np.dtype:
+    """The record of one stored row: observations, the standard columns, immutable extra ones.
+
+    Raises:
+        SpaceError: if an observation or extra column has a standard column's name.
+    """
+    taken = [name for name in (*obs, *columns) if name in STANDARD or name == "prev_action"]
+    if taken:
+        raise SpaceError(
+            f"the observation is named {taken[0]!r}, which replay uses for itself "
+            f"({', '.join([*STANDARD, 'prev_action'])}); rename it in your environment"
+        )
+    fields = [(name, spec.dtype, spec.shape) for name, spec in obs.items()]
+    fields += [
+        (name, dtype, (action.size,) if name == "action" else ())
+        for name, dtype in STANDARD.items()
+    ]
+    fields += [(n, c.dtype, c.shape) for n, c in columns.items() if not c.mutable]
+    return np.dtype(fields)
+
+
+@dataclass
+class Chunk:
+    """Up to CHUNK_ROWS consecutive rows: in memory, or in the file `path` once it is sealed."""
+
+    records: np.ndarray  # empty once sealed
+    mutable: dict[str, np.ndarray]
+    path: Path | None = None
+
+    @property
+    def rows(self) -> np.ndarray:
+        """All records, those of a sealed chunk read from its file."""
+        if self.path is None:
+            return self.records
+        return np.fromfile(self.path, self.records.dtype)
+
+    def read(self, start: int, into: np.ndarray) -> np.ndarray:
+        """As many records from row `start` on as `into` has; a sealed chunk's are put there.
+
+        Raises:
+            ReplayError: if the file is shorter than a chunk.
+        """
+        if self.path is None:
+            return self.records[start : start + len(into)]
+        with self.path.open("rb", buffering=0) as file:
+            file.seek(start * into.itemsize)
+            if file.readinto(into.view(np.uint8).data) != into.nbytes:
+                raise ReplayError(
+                    f"{self.path} ends before row {start + len(into)}: the file is damaged; go on "
+                    "from a checkpoint"
+                )
+        return into
+
+
+@dataclass
+class Stream:
+    """One environment's rows: absolute row numbers `first` .. `count - 1` are held."""
+
+    first: int = 0
+    count: int = 0
+    chunks: deque[Chunk] = field(default_factory=deque)
+    finished: deque[tuple[int, int]] = field(default_factory=deque)  # (start, rows) of episodes
+    open_start: int = 0  # first row of the unfinished episode
+    fresh: int = 0  # first row that the online queue has not handed out
+
+    @property
+    def rows(self) -> int:
+        """How many rows are held."""
+        return self.count - self.first
+
+
+class ReplayBuffer:
+    """Transitions of all environments, sampled as windows (B, T).
+
+    Args:
+        folder: where chunk files go; emptied when the buffer is new.
+        obs: observations by key.
+        action: the environment's action; stored in model units.
+        columns: extra columns of the algorithm.
+        envs: number of streams.
+        capacity: rows over all streams; the oldest chunks are dropped beyond it.
+        chunk_rows: rows in a chunk file.
+
+    Raises:
+        ReplayError: if the capacity is below one chunk per environment.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        obs: Mapping[str, ObsSpec],
+        action: ActionSpec,
+        columns: Mapping[str, ColumnSpec] | None = None,
+        *,
+        envs: int = 1,
+        capacity: int = 1_000_000,
+        chunk_rows: int = CHUNK_ROWS,
+    ) -> None:
+        self.folder = Path(folder)
+        self.columns = dict(columns or {})
+        self.dtype = row_dtype(obs, action, self.columns)
+        self.mutable = {n: c for n, c in self.columns.items() if c.mutable}
+        self.chunk_rows = chunk_rows
+        self.capacity = capacity // envs  # rows per stream
+        if self.capacity < chunk_rows:
+            raise ReplayError(
+                f"replay_rows={capacity} for {envs} environment(s) is below one chunk of "
+                f"{chunk_rows} rows each; give at least {chunk_rows * envs}"
+            )
+        self.streams = [Stream() for _ in range(envs)]
+        shutil.rmtree(self.folder, ignore_errors=True)
+        for env in range(envs):
+            self._folder(env).mkdir(parents=True)
+
+    def __len__(self) -> int:
+        """Transitions held, over all streams."""
+        return sum(stream.rows for stream in self.streams)
+
+    @property
+    def episodes(self) -> int:
+        """Finished episodes held whole, over all streams."""
+        return sum(len(stream.finished) for stream in self.streams)
+
+    @property
+    def unsealed(self) -> int:
+        """Bytes of full chunks that wait in memory, because the disk had no room for them."""
+        full = [chunk for stream in self.streams for chunk in self._full(stream)]
+        return sum(chunk.records.nbytes for chunk in full if chunk.path is None)
+
+    def episode(self, k: int) -> Segment:
+        """The k-th finished episode, streams one after another."""
+        for env, stream in enumerate(self.streams):
+            if k < len(stream.finished):
+                return Segment(env, *stream.finished[k])
+            k -= len(stream.finished)
+        raise IndexError(f"episode {k} beyond the last of {self.episodes}")
+
+    def take_fresh(self, length: int) -> Segment | None:
+        """The oldest `length` rows of a stream that this has not given before, or None."""
+        # rows may have been dropped before they were asked for
+        starts = [(max(s.fresh, s.first), env) for env, s in enumerate(self.streams)]
+        whole = [(k, env) for k, env in starts if self.streams[env].count - k >= length]
+        if not whole:
+            return None
+        start, env = min(whole)
+        self.streams[env].fresh = start + length
+        return Segment(env, start, length)
+
+    def require_space(self, more: int, kept: int = 0) -> str:
+        """Check before a run that the rows it will hold fit on the disk and into memory.
+
+        Args:
+            more: rows to come.
+            kept: rows that checkpoints may hold on to after they were dropped here.
+
+        Returns:
+            What will be held, in rows and bytes.
+
+        Raises:
+            ReplayError: saying how many bytes are needed and free.
+        """
+        held, capacity = len(self), self.capacity * len(self.streams)
+        rows = min(held + more, capacity)
+        dropped = min(held + more - rows, kept)
+        need = max(rows - held, 0) * self.dtype.itemsize + dropped * self.dtype.itemsize
+        free = shutil.disk_usage(self.folder).free
+        if need > free:
+            raise ReplayError(
+                f"replay needs {need / 1e9:.1f} GB in {self.folder} for {rows:,} rows of "
+                f"{self.dtype.itemsize:,} bytes, but {free / 1e9:.1f} GB are free; "
+                "set replay_rows lower, or put the run on a larger disk"
+            )
+        row = sum(np.dtype(c.dtype).itemsize * int(np.prod(c.shape)) for c in self.mutable.values())
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        if rows * row > memory:
+            raise ReplayError(
+                f"replay keeps {', '.join(self.mutable)} in memory: {rows * row / 1e9:.1f} GB for "
+                f"{rows:,} rows of {row:,} bytes, but this machine has {memory / 1e9:.1f} GB; "
+                "set replay_rows lower, or a smaller model"
+            )
+        size = self.dtype.itemsize
+        return f"up to {rows:,} rows of {size:,} bytes, {_size(rows * size)}"
+
+    def add(self, env: int, row: Mapping[str, np.ndarray]) -> None:
+        """Append one row to a stream; its columns are exactly the schema's."""
+        stream = self.streams[env]
+        position = (stream.count - stream.first) % self.chunk_rows
+        if position == 0:
+            stream.chunks.append(self._open_chunk())
+        chunk = stream.chunks[-1]
+        for name in self.dtype.names or ():
+            chunk.records[name][position] = row[name]
+        for name in self.mutable:
+            chunk.mutable[name][position] = row[name]
+        if row["is_first"]:
+            stream.open_start = stream.count
+        stream.count += 1
+        if row["is_last"]:
+            stream.finished.append((stream.open_start, stream.count - stream.open_start))
+        if position == self.chunk_rows - 1:
+            self._seal(env)
+            self._evict(stream)
+
+    def write_late(self, env: int, back: int, values: Mapping[str, np.ndarray | float]) -> None:
+        """Write mutable columns of the row `back` rows before the newest, if it is still held."""
+        stream = self.streams[env]
+        row = stream.count - 1 - back
+        if row >= stream.first:
+            chunk, position = self._locate(stream, row)
+            for name, value in values.items():
+                chunk.mutable[name][position] = value
+
+    def sample(
+        self, sampler: Sampler, batch: int, length: int, rng: np.random.Generator
+    ) -> tuple[Batch, list[SequenceIndex]]:
+        """Draw a batch of windows.
+
+        Args:
+            sampler: the agent's rule.
+            batch: B, number of windows.
+            length: T, rows in each.
+            rng: where the draws come from.
+
+        Returns:
+            Columns (B, T, ...) as tensors, `prev_action` included, and the windows they came from.
+
+        Raises:
+            ReplayError: if no window can be drawn yet.
+        """
+        drawn = self.draw(sampler, batch, length, rng)
+        return self.read(drawn) | self.read_mutable(drawn), drawn
+
+    def draw(
+        self, sampler: Sampler, batch: int, length: int, rng: np.random.Generator
+    ) -> list[SequenceIndex]:
+        """The windows of a batch, without their rows; arguments and errors are those of `sample`.
+
+        What the online queue hands out is gone from it; `rewind` puts it back.
+        """
+        if not sampler.ready(self, length):
+            raise ReplayError(
+                f"no window of {length} rows can be drawn from {len(self)} rows in "
+                f"{self.episodes} finished episodes; collect more before updating"
+            )
+        return [sampler.draw(self, length, rng) for _ in range(batch)]
+
+    def read(self, drawn: Sequence[SequenceIndex], *, pin: bool = False) -> Batch:
+        """The columns (B, T, ...) that never change, of drawn windows; `prev_action` included.
+
+        Safe in another thread as long as no row is added or dropped.
+
+        Args:
+            drawn: windows of one length.
+            pin: into page-locked memory, from which a GPU copies by itself.
+        """
+        length = sum(segment.length for segment in drawn[0])
+        lead = len(drawn), length
+        tensors = {name: self._empty(name, lead, pin=pin) for name in self.dtype.names or ()}
+        out = {name: tensor.numpy() for name, tensor in tensors.items()}
+        before = np.zeros((lead[0], 1, *out["action"].shape[2:]), np.float32)
+        scratch = np.empty(length, self.dtype)
+        for b, window in enumerate(drawn):
+            before[b, 0] = self._action_before(window[0], scratch)
+            self._read(window, {name: column[b] for name, column in out.items()}, scratch)
+        # THE shift: what replay stores as chosen after o_t becomes what led to o_{t+1}
+        shifted = np.concatenate([before, out["action"][:, :-1]], axis=1)
+        tensors["prev_action"] = self._empty("action", lead, pin=pin)
+        np.copyto(tensors["prev_action"].numpy(), np.where(out["is_first"][..., None], 0, shifted))
+        return tensors
+
+    def read_mutable(self, drawn: Sequence[SequenceIndex], *, pin: bool = False) -> Batch:
+        """The columns (B, T, ...) that change in place, of drawn windows, as they are now."""
+        length = sum(segment.length for segment in drawn[0])
+        tensors = {name: self._empty(name, (len(drawn), length), pin=pin) for name in self.mutable}
+        for b, window in enumerate(drawn):
+            t = 0
+            for env, start, rows in window:
+                for chunk, inside, at in self._pieces(env, start, rows):
+                    for name, tensor in tensors.items():
+                        tensor.numpy()[b, t + at.start : t + at.stop] = chunk.mutable[name][inside]
+                t += rows
+        return tensors
+
+    @property
+    def handed_out(self) -> list[int]:
+        """How far the online queue has handed out each stream; `rewind` goes back there."""
+        return [stream.fresh for stream in self.streams]
+
+    def rewind(self, handed_out: Sequence[int]) -> None:
+        """Take back what the online queue has handed out since."""
+        for stream, fresh in zip(self.streams, handed_out, strict=True):
+            stream.fresh = fresh
+
+    def write_back(
+        self, windows: Sequence[SequenceIndex], columns: Mapping[str, np.ndarray]
+    ) -> None:
+        """Store new values (B, T, ...) of mutable columns for the last T rows of drawn windows."""
+        rows = next(iter(columns.values())).shape[1]
+        for b, window in enumerate(windows):
+            t = rows - sum(segment.length for segment in window)  # negative before the first value
+            for env, start, length in window:
+                skipped = min(max(-t, 0), length)
+                new = {n: c[b, t + skipped : t + length] for n, c in columns.items()}
+                if skipped < length:
+                    self._write(env, start + skipped, new)
+                t += length
+
+    # -- chunks ---------------------------------------------------------------------------------
+
+    def _folder(self, env: int) -> Path:
+        return self.folder / f"env{env:02d}"
+
+    def _open_chunk(self) -> Chunk:
+        return Chunk(np.zeros(self.chunk_rows, self.dtype), self._mutable_columns())
+
+    def _mutable_columns(self) -> dict[str, np.ndarray]:
+        return {n: np.zeros((self.chunk_rows, *c.shape), c.dtype) for n, c in self.mutable.items()}
+
+    def _full(self, stream: Stream) -> list[Chunk]:
+        return list(stream.chunks)[: stream.rows // self.chunk_rows]
+
+    def _name(self, stream: Stream, index: int) -> str:
+        return f"{stream.first // self.chunk_rows + index:08d}.rows"
+
+    def _seal(self, env: int) -> None:
+        """Write full chunks to their files; those for which there is no room stay in memory.
+
+        Raises:
+            ReplayError: if more of them wait than memory should hold.
+        """
+        stream = self.streams[env]
+        for index, chunk in enumerate(self._full(stream)):
+            if chunk.path is not None:
+                continue
+            path = self._folder(env) / self._name(stream, index)
+            try:
+                write_durably(path, chunk.records.tobytes())
+            except OSError as error:
+                with suppress(OSError):  # what there is of it only takes room
+                    path.unlink()
+                if self.unsealed > UNSEALED_BYTES:
+                    raise ReplayError(
+                        f"{self.folder} cannot be written ({error.strerror}), and the "
+                        f"{_size(self.unsealed)} that wait for it in memory are as much as may; "
+                        "make room on the disk and go on from the last checkpoint"
+                    ) from error
+                return
+            chunk.path, chunk.records = path, np.empty(0, self.dtype)
+
+    def _evict(self, stream: Stream) -> None:
+        while stream.rows > self.capacity:
+            chunk = stream.chunks.popleft()
+            if chunk.path is not None:
+                chunk.path.unlink()
+            stream.first += self.chunk_rows
+        while stream.finished and stream.finished[0][0] < stream.first:
+            stream.finished.popleft()
+
+    def _locate(self, stream: Stream, row: int) -> tuple[Chunk, int]:
+        index, position = divmod(row - stream.first, self.chunk_rows)
+        return stream.chunks[index], position
+
+    def _empty(self, name: str, lead: tuple[int, int], *, pin: bool) -> Tensor:
+        if name in self.mutable:
+            spec = self.mutable[name]
+            shape, kind = spec.shape, np.dtype(spec.dtype)
+        else:
+            shape, kind = self.dtype[name].shape, self.dtype[name].base
+        dtype = torch.from_numpy(np.empty(0, kind)).dtype
+        return torch.empty((*lead, *shape), dtype=dtype, pin_memory=pin)
+
+    def _pieces(self, env: int, start: int, length: int) -> "list[tuple[Chunk, slice, slice]]":
+        """The chunks a run of rows lies in: (chunk, rows in it, rows of the run)."""
+        stream, pieces, done = self.streams[env], [], 0
+        while done < length:
+            chunk, position = self._locate(stream, start + done)
+            n = min(length - done, self.chunk_rows - position)
+            pieces.append((chunk, slice(position, position + n), slice(done, done + n)))
+            done += n
+        return pieces
+
+    def _read(
+        self, window: SequenceIndex, out: Mapping[str, np.ndarray], scratch: np.ndarray
+    ) -> None:
+        t = 0
+        for env, start, length in window:
+            for chunk, rows, at in self._pieces(env, start, length):
+                to = slice(t + at.start, t + at.stop)
+                records = chunk.read(rows.start, scratch[: rows.stop - rows.start])
+                for name, column in out.items():
+                    column[to] = records[name]
+            t += length
+
+    def _write(self, env: int, start: int, columns: Mapping[str, np.ndarray]) -> None:
+        gone = max(0, self.streams[env].first - start)  # rows dropped since they were drawn
+        length = len(next(iter(columns.values())))
+        for chunk, rows, at in self._pieces(env, start + gone, length - gone):
+            for name, column in columns.items():
+                chunk.mutable[name][rows] = column[gone:][at]
+
+    def _action_before(self, segment: Segment, scratch: np.ndarray) -> np.ndarray | float:
+        stream = self.streams[segment.env]
+        if segment.start == stream.first:
+            return 0.0
+        chunk, position = self._locate(stream, segment.start - 1)
+        return chunk.read(position, scratch[:1])["action"][0]
+
+    # -- checkpoints ----------------------------------------------------------------------------
+
+    def save(self, folder: Path) -> None:
+        """Write everything held to a folder: sealed chunks as hard links, the rest as files."""
+        for env, stream in enumerate(self.streams):
+            to = folder / f"env{env:02d}"
+            to.mkdir(parents=True)
+            for index, chunk in enumerate(self._full(stream)):
+                if chunk.path is not None:
+                    link(chunk.path, to / chunk.path.name)
+                else:
+                    write_durably(to / self._name(stream, index), chunk.records.tobytes())
+            rest = stream.rows % self.chunk_rows
+            tail = stream.chunks[-1].records[:rest].tobytes() if rest else b""
+            write_durably(to / "open.rows", tail)
+            episodes = np.array(stream.finished, np.int64).reshape(-1, 2)
+            write_durably(to / "episodes.i64", episodes.tobytes())
+            for name in self.mutable:
+                column = b"".join(chunk.mutable[name].tobytes() for chunk in stream.chunks)
+                write_durably(to / f"{name}.column", column)
+        state = {
+            "rows": np.lib.format.dtype_to_descr(self.dtype),
+            "mutable": {n: [c.dtype, list(c.shape)] for n, c in self.mutable.items()},
+            "chunk_rows": self.chunk_rows,
+            "streams": [[s.first, s.count, s.open_start, s.fresh] for s in self.streams],
+        }
+        write_durably(folder / "replay.json", json.dumps(state, indent=1).encode())
+
+    def restore(self, folder: Path) -> None:
+        """Become what `save` wrote, with chunk files linked into this buffer's own folder.
+
+        Raises:
+            ReplayError: if the saved rows have another layout or number of environments.
+        """
+        state = json.loads((folder / "replay.json").read_text())
+        layout = json.loads(json.dumps(np.lib.format.dtype_to_descr(self.dtype)))
+        if state["rows"] != layout or len(state["streams"]) != len(self.streams):
+            raise ReplayError(
+                f"the replay in {folder} holds {len(state['streams'])} stream(s) of rows "
+                f"{state['rows']}, this run has {len(self.streams)} of {layout}; "
+                "resume with the settings the run was started with"
+            )
+        self.chunk_rows = state["chunk_rows"]
+        for env, numbers in enumerate(state["streams"]):
+            self.streams[env] = self._restored(env, folder / f"env{env:02d}", *numbers)
+
+    def _restored(
+        self, env: int, folder: Path, first: int, count: int, opened: int, fresh: int = 0
+    ) -> Stream:
+        stream = Stream(first=first, count=count, open_start=opened, fresh=fresh)
+        for path in sorted(folder.glob("*.rows")):
+            if path.name != "open.rows":
+                mine = self._folder(env) / path.name
+                link(path, mine)
+                nothing = np.empty(0, self.dtype)
+                stream.chunks.append(Chunk(nothing, self._mutable_columns(), mine))
+        tail = np.fromfile(folder / "open.rows", self.dtype)
+        if len(tail):
+            stream.chunks.append(self._open_chunk())
+            stream.chunks[-1].records[: len(tail)] = tail
+        episodes = np.fromfile(folder / "episodes.i64", np.int64).reshape(-1, 2)
+        stream.finished.extend((int(start), int(rows)) for start, rows in episodes)
+        for name, spec in self.mutable.items():
+            column = np.fromfile(folder / f"{name}.column", spec.dtype)
+            column = column.reshape(len(stream.chunks), self.chunk_rows, *spec.shape)
+            for chunk, values in zip(stream.chunks, column, strict=True):
+                chunk.mutable[name][:] = values
+        return stream
+
+
+def write_durably(path: Path, content: bytes) -> None:
+    """Write a file so that it is on the disk when this returns."""
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def link(source: Path, target: Path) -> None:
+    """Hard-link a file, or copy it where the file system has no hard links."""
+    try:
+        target.hardlink_to(source)
+    except OSError:
+        write_durably(target, source.read_bytes())
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
+
+
+def record(rows: Transitions, index: int) -> dict[str, np.ndarray]:
+    """One environment's row out of the columns of a decision."""
+    return {name: column[index] for name, column in rows.items()}

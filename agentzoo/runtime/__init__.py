@@ -1,0 +1,70 @@
+"""Serving: run exported policies with numpy and onnxruntime; never imports torch."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .bundle.load import inspect, load_policy, verify
+    from .client.remote_policy import RemotePolicy
+    from .envs import make_env
+    from .errors import AgentZooError
+    from .evaluation.rollout import Evaluation, evaluate, evaluate_random
+    from .evaluation.statistics import comparison_table, iqm, iqm_interval
+    from .policy.device_batch import DeviceBatch, load_batch
+    from .policy.policy import Policy
+    from .spec import PolicySpec
+
+if __name__ != "agentzoo.runtime":  # a checkout's link "runtime" is for people, not for Python
+    raise ImportError(f'"{__name__}" is "agentzoo.runtime": write from agentzoo import runtime')
+
+__all__ = [
+    "AgentZooError",
+    "DeviceBatch",
+    "Evaluation",
+    "Policy",
+    "PolicySpec",
+    "RemotePolicy",
+    "comparison_table",
+    "evaluate",
+    "evaluate_random",
+    "inspect",
+    "iqm",
+    "iqm_interval",
+    "load_batch",
+    "load_policy",
+    "make_env",
+    "verify",
+]
+
+_HOMES = {
+    "AgentZooError": "errors",
+    "DeviceBatch": "policy.device_batch",
+    "Evaluation": "evaluation.rollout",
+    "Policy": "policy.policy",
+    "PolicySpec": "spec",
+    "RemotePolicy": "client.remote_policy",
+    "comparison_table": "evaluation.statistics",
+    "evaluate": "evaluation.rollout",
+    "evaluate_random": "evaluation.rollout",
+    "inspect": "bundle.load",
+    "iqm": "evaluation.statistics",
+    "iqm_interval": "evaluation.statistics",
+    "load_policy": "bundle.load",
+    "load_batch": "policy.device_batch",
+    "make_env": "envs",
+    "verify": "bundle.load",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Resolve an exported name on first use, so that importing the package costs nothing."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """The exported names beside the module's own."""
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,1 @@
+"""Bundles: the folder format, how it is read, checked and verified."""

@@ -1,0 +1,257 @@
+"""The golden trace: recorded acting steps that an exported graph has to reproduce.
+
+Every row is one step on its own, with the carry that torch had before it. The replay is therefore
+teacher-forced: categorical latents flip where two logits tie, and closed loops diverge from there.
+"""
+
+import re
+import struct
+import zipfile
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from io import BytesIO
+from math import prod
+from typing import NamedTuple
+
+import numpy as np
+
+from ..errors import BundleError
+from ..policy.noise import draw, with_plan_axes
+from ..policy.onnx_session import Graph, OnnxImagine, Port, Ports, graph_specs
+from ..policy.planners import Imagine, Rollouts, first_proposals
+from ..spec import Array, Arrays, PlanSpec, PolicySpec
+
+SCORED = 10  # rows whose proposals are scored: a whole planner's decision costs 1,000 rollouts
+BYTES = 2 << 30  # of the unpacked trace
+ROWS = 100_000
+BATCHES = (1, 7)  # rows in one call: each alone, then together, since a graph may mix rows
+EXCUSABLE = 0.1  # largest share of a trace's rows that may differ with an excuse
+HEADER = re.compile(  # of an array as numpy writes it; what else may stand there is not parsed
+    rb"\x93NUMPY\x01\x00(?s:..)"
+    rb"\{'descr': '([<>|][a-zA-Z]\d+)', 'fortran_order': (True|False), "
+    rb"'shape': \(([\d, ]*)\), \} *\n"
+)
+HEADER_BYTES = 1 << 10
+DAMAGED = (  # what zipfile and zlib raise for an archive that lies about itself
+    ValueError,
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    EOFError,
+    OSError,
+    RuntimeError,  # encrypted, or (NotImplementedError) of a zip version that is not read
+)
+
+
+class TraceComparison(NamedTuple):
+    """How an exported graph compares with the recording.
+
+    Attributes:
+        error: (T,) largest difference in each row, relative where numbers exceed 1.
+        margin: (T,) how far each row's closest discrete choice was from falling otherwise,
+            relative to the scores it separates; inf where nothing was chosen.
+    """
+
+    error: Array
+    margin: Array
+
+    def excused(self, tolerance: float) -> Array:
+        """(T,) bool: rows that differ in a discrete choice too close to call."""
+        differs = np.isfinite(self.error) & ~(self.error <= tolerance)
+        return differs & (self.margin < tolerance)
+
+    def failed(self, tolerance: float) -> Array:
+        """(T,) bool: rows that differ without an excuse; NaN is a difference."""
+        return ~(self.error <= tolerance) & ~self.excused(tolerance)
+
+
+def golden_ports(spec: PolicySpec) -> Ports:
+    """What a trace holds, each (T, *shape): inputs and outputs of the acting graph, and two more.
+
+    `address` is each row's noise address. `margin` is the smallest top-2 margin of its discrete
+    choices, inf where nothing is chosen: the difference of the two best scores over max(1, the
+    larger magnitude of the two), so that it has the unit of `difference`. A planning agent's trace
+    also holds `returns` of the first proposals of the first 10 rows, each a whole rollout of
+    imagined steps.
+    """
+    graph = next(iter(graph_specs(spec).values()))
+    return {
+        **graph.inputs,
+        **graph.outputs,
+        "address": Port(role="noise", key="address", shape=(3,), dtype="int64"),
+        "margin": Port(role="noise", key="margin", shape=(), dtype="float32"),
+        **({"returns": _returns_port(spec.plan)} if spec.plan else {}),
+    }
+
+
+def _returns_port(plan: PlanSpec) -> Port:
+    return Port(role="returns", key="", shape=(plan.candidates,), dtype="float32")
+
+
+def read_golden(content: bytes, spec: PolicySpec) -> Arrays:
+    """A trace from `golden.npz`, checked against the policy's spec.
+
+    Raises:
+        BundleError: if it is no such file, too large, an array is missing or ill-shaped, or a
+            margin is none.
+    """
+    ports = golden_ports(spec)
+    try:
+        with zipfile.ZipFile(BytesIO(content)) as archive:
+            _check_members(archive.infolist(), ports)
+            arrays = _arrays(archive, ports)
+    except BundleError:
+        raise
+    except DAMAGED as error:
+        raise BundleError(
+            f"golden.npz cannot be read ({error}); export the policy again"
+        ) from error
+    margin = arrays["margin"]
+    if not (margin >= 0).all():  # written so that NaN counts too
+        raise BundleError(
+            f"golden.npz holds the margin {margin[~(margin >= 0)][0]}, expected numbers of at "
+            "least 0, and inf where a step makes no discrete choice; export the policy again"
+        )
+    return arrays
+
+
+def _check_members(members: Sequence[zipfile.ZipInfo], ports: Mapping[str, Port]) -> None:
+    found = sorted(one.filename.removesuffix(".npy") for one in members)
+    if found != sorted(ports):
+        differing = ", ".join(sorted({*found} ^ ports.keys())) or "some arrays twice"
+        raise BundleError(f"golden.npz lacks or adds {differing:.200}; export the policy again")
+    packed = {one.compress_type for one in members}
+    if not packed <= {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
+        raise BundleError(
+            "golden.npz is packed otherwise than numpy packs arrays; export the policy again"
+        )
+    unpacked = sum(one.file_size for one in members)
+    if unpacked > BYTES:
+        raise BundleError(f"golden.npz unpacks to {unpacked:,} bytes, expected at most {BYTES:,}")
+
+
+class _Header(NamedTuple):
+    """What a member of the archive says of itself, and where its numbers begin."""
+
+    dtype: str
+    is_fortran: bool
+    shape: tuple[int, ...]
+    start: int
+
+
+def _header(archive: zipfile.ZipFile, name: str) -> _Header:
+    with archive.open(f"{name}.npy") as file:
+        found = HEADER.match(file.read(HEADER_BYTES))
+    if found is None:
+        raise BundleError(
+            f"golden.npz cannot be read: {name} is not a plain array; export the policy again"
+        )
+    dtype, order, shape = (text.decode() for text in found.groups())
+    sizes = tuple(int(size) for size in shape.replace(" ", "").split(",") if size)
+    return _Header(dtype, order == "True", sizes, found.end())
+
+
+def _arrays(archive: zipfile.ZipFile, ports: Mapping[str, Port]) -> Arrays:
+    rows = (*_header(archive, "margin").shape, 0)[0]
+    if not 0 < rows <= ROWS:
+        raise BundleError(
+            f"golden.npz records {rows:,} steps, expected 1 to {ROWS:,}; export the policy again"
+        )
+    counts = {"returns": min(rows, SCORED)}
+    return {
+        name: _array(archive, name, port, counts.get(name, rows)) for name, port in ports.items()
+    }
+
+
+def _array(archive: zipfile.ZipFile, name: str, port: Port, rows: int) -> Array:
+    """An array of the trace; nothing is unpacked before its header is what it has to be."""
+    header, expected = _header(archive, name), (rows, *port.shape)
+    dtype = np.dtype(port.dtype).newbyteorder("<")
+    if (header.shape, header.dtype) != (expected, dtype.str):
+        raise BundleError(
+            f"golden.npz holds {name} of shape {header.shape} and type {header.dtype}, expected "
+            f"{expected} and {dtype.str} ({port.dtype}); export the policy again"
+        )
+    size = prod(expected) * dtype.itemsize
+    if archive.getinfo(f"{name}.npy").file_size != header.start + size:
+        raise BundleError(
+            f"golden.npz holds more or less of {name} than it says; export the policy again"
+        )
+    numbers = archive.read(f"{name}.npy")[header.start :]
+    return np.frombuffer(numbers, dtype).reshape(expected, order="F" if header.is_fortran else "C")
+
+
+def check_trace(
+    graphs: Mapping[str, Graph], spec: PolicySpec, golden: Arrays, batch: int = 1
+) -> TraceComparison:
+    """Run the recorded rows through the graphs, `batch` rows at a time.
+
+    Args:
+        graphs: the policy's open graphs by file name.
+        spec: the policy's spec.
+        golden: a trace (see `golden_ports`).
+        batch: rows in one call.
+
+    Returns:
+        Each row's largest difference from the recording, and its margin.
+
+    Raises:
+        BundleError: if a graph cannot run the rows.
+    """
+    graph = next(iter(graphs.values()))
+    rows = len(golden["margin"])
+    chunks = [slice(at, at + batch) for at in range(0, rows, batch)]
+    error = np.concatenate([_step_error(graph, golden, chunk) for chunk in chunks])
+    if spec.plan is not None:
+        imagine = OnnxImagine(graphs["score.onnx"])
+        chunks = [slice(at, min(at + batch, SCORED)) for at in range(0, min(rows, SCORED), batch)]
+        for chunk in chunks:
+            returns = score_first(imagine, spec, golden, chunk)
+            error[chunk] = np.maximum(error[chunk], difference(returns, golden["returns"][chunk]))
+    return TraceComparison(error, golden["margin"])
+
+
+def _step_error(graph: Graph, golden: Arrays, rows: slice) -> Array:
+    outputs = graph.run(by_role(graph.spec.inputs, golden, rows))
+    return np.max(
+        [
+            difference(outputs[port.role, port.key], golden[name][rows])
+            for name, port in graph.spec.outputs.items()
+        ],
+        axis=0,
+    )
+
+
+def score_first(imagine: Imagine, spec: PolicySpec, golden: Arrays, rows: slice) -> Array:
+    """Returns (B, J) of what a planner scores first in rows of the trace.
+
+    The proposals' noise is drawn again by its address; recorded it would be most of the file.
+    """
+    ports = graph_specs(spec)["observe.onnx"].outputs
+    carry = by_role(ports, golden, rows)["carry"]
+    actions, rollouts = first_proposals(spec, trace_noise(spec, golden["address"][rows]))
+    return Rollouts(imagine)(carry, actions, rollouts)
+
+
+def trace_noise(spec: PolicySpec, address: Array) -> Arrays:
+    """What the steps of a trace draw at (B, 3) addresses: of a plan, its first iteration only."""
+    plan = spec.plan and replace(spec.plan, iterations=1)
+    return draw(with_plan_axes(spec.noise, plan), address)
+
+
+def by_role(ports: Mapping[str, Port], arrays: Arrays, rows: slice) -> dict[str, Arrays]:
+    """Arrays that are named as in a graph, by role and key."""
+    values: dict[str, Arrays] = {port.role: {} for port in ports.values()}
+    for name, port in ports.items():
+        values[port.role][port.key] = arrays[name][rows]
+    return values
+
+
+def difference(found: Array, expected: Array) -> Array:
+    """(B,) each row's largest |found - expected| / max(1, |expected|); 1 where an index differs."""
+    found, expected = found.reshape(len(found), -1), expected.reshape(len(expected), -1)
+    if expected.dtype.kind in "iub":
+        return (found != expected).max(1, initial=0).astype(np.float64)
+    scale = np.maximum(1.0, np.abs(expected))
+    return (np.abs(found.astype(np.float64) - expected) / scale).max(1, initial=0.0)

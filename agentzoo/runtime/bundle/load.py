@@ -1,0 +1,269 @@
+"""Open a bundle's folder: everything is checked before anything is run.
+
+The format is described in docs/bundle.md.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+
+from ..errors import BundleError
+from ..policy.onnx_session import Graph, Provider, graph_specs, onnx_step
+from ..policy.planners import replanned
+from ..policy.policy import Policy
+from ..spec import Arrays, PolicySpec
+from ..strict_json import read_object
+from .golden_trace import BATCHES, EXCUSABLE, TraceComparison, check_trace, read_golden
+from .manifest import GOLDEN, OPSET, RESULTS, Manifest, read_checked, read_json, read_manifest
+from .onnx_check import check_onnx
+
+TOLERANCE = {"cpu": 1e-4, "cuda": 1e-3}  # between the recording and a replay, by provider
+
+
+@dataclass(frozen=True)
+class Verification:
+    """The outcome of replaying a bundle's golden trace.
+
+    Attributes:
+        agent: class name of the agent.
+        provider: what it ran on, "cpu" or "cuda".
+        steps: recorded steps.
+        worst: largest difference among the steps that were not excused.
+        tolerance: what it may be at most.
+        excused: steps in which a discrete choice too close to call fell otherwise; at most a
+            tenth.
+    """
+
+    agent: str
+    provider: str
+    steps: int
+    worst: float
+    tolerance: float
+    excused: int
+
+    def __str__(self) -> str:
+        """One line for the terminal."""
+        return (
+            f"{self.agent}: {self.steps} recorded steps agree on {self.provider}; largest "
+            f"difference {self.worst:.1e} of {self.tolerance:.0e} allowed, {self.excused} excused"
+        )
+
+
+def load_policy(
+    folder: str | Path,
+    *,
+    provider: Provider = "auto",
+    threads: int = 1,
+    seed: int | None = None,
+    deterministic: bool | None = None,
+    plan: Mapping[str, int] | None = None,
+) -> Policy:
+    """Check a bundle's folder and open its policy.
+
+    Args:
+        folder: what `export` wrote.
+        provider: "cpu", "cuda", or "auto" for CUDA where there is a device.
+        threads: of onnxruntime, for one step.
+        seed: keys the policy's noise; None is the one recorded in the bundle.
+        deterministic: whether actions are the distribution's mode where a call does not say; None
+            is the paper's evaluation protocol.
+        plan: settings of a planning agent that differ from the bundle's, such as
+            `{"candidates": 200, "elites": 20}`; also horizon and iterations.
+
+    Raises:
+        BundleError: if the folder is incomplete, damaged, foreign or from a newer version.
+        ConfigError: if `plan` does not fit the policy or contradicts itself.
+        MissingExtraError: without onnxruntime.
+        ProviderError: if CUDA was asked for and is not there.
+    """
+    folder = Path(folder)
+    manifest = read_manifest(folder)
+    graphs = _open_graphs(folder, manifest, provider, threads)
+    spec = manifest.policy if plan is None else replanned(manifest.policy, plan)
+    digest = manifest.files[next(iter(graphs))].sha256
+    return Policy(
+        onnx_step(spec, graphs), spec, seed=seed, deterministic=deterministic, digest=digest
+    )
+
+
+def load_verified(
+    folder: str | Path, *, provider: Provider = "auto", threads: int = 1
+) -> tuple[Policy, Verification]:
+    """`load_policy` and `verify` in one: what replayed the trace is what acts.
+
+    Raises:
+        BundleError, MissingExtraError, ProviderError: as those two.
+    """
+    folder = Path(folder)
+    manifest = read_manifest(folder)
+    graphs = _open_graphs(folder, manifest, provider, threads)
+    found = judge(graphs, manifest.policy, _golden(folder, manifest))
+    digest = manifest.files[next(iter(graphs))].sha256
+    spec = manifest.policy
+    return Policy(onnx_step(spec, graphs), spec, digest=digest), found
+
+
+def _golden(folder: Path, manifest: Manifest) -> Arrays:
+    return read_golden(read_checked(folder, GOLDEN, manifest.files[GOLDEN]), manifest.policy)
+
+
+def verify(folder: str | Path, *, provider: Provider = "auto", threads: int = 1) -> Verification:
+    """Check a bundle's golden trace on this machine, step by step from the recorded carry.
+
+    Each step is replayed alone and together with others.
+
+    Raises:
+        BundleError: if the folder does not pass its checks, if a step differs by more than the
+            tolerance without a discrete choice too close to call (naming the worst step), or if
+            more than a tenth of the steps differ in such a choice.
+        MissingExtraError: without onnxruntime.
+        ProviderError: if CUDA was asked for and is not there.
+    """
+    folder = Path(folder)
+    manifest = read_manifest(folder)
+    graphs = _open_graphs(folder, manifest, provider, threads)
+    return judge(graphs, manifest.policy, _golden(folder, manifest))
+
+
+def judge(
+    graphs: Mapping[str, Graph],
+    spec: PolicySpec,
+    golden: Arrays,
+    batches: Sequence[int] = BATCHES,
+) -> Verification:
+    """Check a trace through open graphs, its rows alone and together, and say how they agree.
+
+    Args:
+        graphs: the policy's open graphs by file name.
+        spec: the policy's spec.
+        golden: the trace.
+        batches: rows in one call; the whole trace is replayed with each.
+
+    Raises:
+        BundleError: if a step differs (naming the worst one), or if more than a tenth of the steps
+            differ and are excused.
+    """
+    provider = next(iter(graphs.values())).provider
+    tolerance = TOLERANCE[provider]
+    error = np.zeros(len(golden["margin"]))
+    for batch in batches:
+        found = check_trace(graphs, spec, golden, batch)
+        if found.failed(tolerance).any():
+            raise _differs(found, tolerance, provider, batch)
+        error = np.maximum(error, found.error)
+    found = TraceComparison(error, golden["margin"])
+    excused = found.excused(tolerance)
+    if excused.sum() > EXCUSABLE * len(excused):
+        raise _undecided(found, tolerance, provider)
+    return Verification(
+        agent=spec.agent,
+        provider=provider,
+        steps=len(excused),
+        worst=float(found.error[~excused].max(initial=0.0)),
+        tolerance=tolerance,
+        excused=int(excused.sum()),
+    )
+
+
+def _differs(found: TraceComparison, tolerance: float, provider: str, batch: int) -> BundleError:
+    failed = found.failed(tolerance)
+    error = np.where(failed, np.nan_to_num(found.error, nan=np.inf), -1.0)
+    worst = int(error.argmax())
+    together = f", {batch} rows together" if batch > 1 else ""
+    return BundleError(
+        f"{int(failed.sum())} of {len(failed)} recorded steps differ on {provider}{together}; the "
+        f"worst is step {worst}, by {found.error[worst]:.2e} with {tolerance:.0e} allowed, and its "
+        f"closest discrete choice had a margin of {found.margin[worst]:.2e}: export the policy "
+        "again, and if that does not help, do not trust this provider"
+    )
+
+
+def _undecided(found: TraceComparison, tolerance: float, provider: str) -> BundleError:
+    excused = found.excused(tolerance)
+    return BundleError(
+        f"{int(excused.sum())} of {len(excused)} recorded steps differ on {provider} in discrete "
+        f"choices with margins below {tolerance:.0e}; at most a tenth may, since beyond that the "
+        "replay says nothing: if the agent has hardly learned, let it learn and export it again; "
+        "else look at the unit of its margins (Algorithm.margin)"
+    )
+
+
+def inspect(folder: str | Path) -> str:
+    """What a bundle holds, for people: the policy's parts, its files, its score.
+
+    Raises:
+        BundleError: if the folder does not pass its checks.
+    """
+    folder = Path(folder)
+    manifest = read_manifest(folder)
+    spec = manifest.policy
+    mode = "the distribution's mode" if spec.deterministic else "sampled"
+    facts = [
+        ("agent", spec.agent),
+        ("environment", spec.env or "an object of the user's own"),
+        *((f"reads {key}", f"{one.kind} {one.source}") for key, one in spec.obs.items()),
+        ("gives", f"{spec.action.kind} {spec.action.shape} {spec.action.dtype}, {mode}"),
+        *((f"keeps {key}", f"{one.dtype} {one.shape}") for key, one in spec.carry.items()),
+        *((f"draws {key}", f"{one.kind} {one.shape}") for key, one in spec.noise.items()),
+        *(
+            (f"plans with {name}", str(n))
+            for name, n in (asdict(spec.plan) if spec.plan else {}).items()
+        ),
+        *((f"file {name}", f"{entry.bytes:,} bytes") for name, entry in manifest.files.items()),
+        *((f"made with {name}", found) for name, found in manifest.provenance.items()),
+        ("score", _score(folder)),
+    ]
+    width = max(len(name) for name, _ in facts)
+    return "\n".join(f"{name:{width}}  {fact}" for name, fact in facts)
+
+
+def _score(folder: Path) -> str:
+    path = folder / RESULTS
+    if not path.is_file():
+        return "not evaluated yet"
+    results = read_object(read_json(path), RESULTS)
+    returns = results.get("returns")
+    episodes = len(cast("list[object]", returns)) if isinstance(returns, list) else 0
+    return f"mean {results.get('mean')} over {episodes} episodes"
+
+
+def _open_graphs(
+    folder: Path, manifest: Manifest, provider: Provider, threads: int
+) -> dict[str, Graph]:
+    contents = {name: read_checked(folder, name, manifest.files[name]) for name in manifest.graphs}
+    return open_graphs(
+        contents, manifest.policy, opset=manifest.opset, provider=provider, threads=threads
+    )
+
+
+def open_graphs(
+    contents: Mapping[str, bytes],
+    spec: PolicySpec,
+    *,
+    opset: int = OPSET,
+    provider: Provider = "auto",
+    threads: int = 1,
+) -> dict[str, Graph]:
+    """Look inside a policy's ONNX files, then open them.
+
+    Args:
+        contents: the files by name.
+        spec: the policy's spec.
+        opset: the operator set that they import.
+        provider: as in `Graph`.
+        threads: as in `Graph`.
+
+    Raises:
+        BundleError: if a graph reaches outside of itself or is not the spec's.
+        MissingExtraError: without onnxruntime.
+        ProviderError: if CUDA was asked for and is not there.
+    """
+    for name, content in contents.items():
+        check_onnx(content, name, opset)
+    return {
+        name: Graph(name, contents[name], graph, provider=provider, threads=threads)
+        for name, graph in graph_specs(spec).items()
+    }

@@ -1,0 +1,176 @@
+"""manifest.json: what a bundle's files are and what they have to be."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from ..errors import BundleError
+from ..policy.onnx_session import GraphSpec, graph_specs
+from ..spec import PolicySpec
+from ..strict_json import read_fields, read_object
+from .spec_check import check_spec
+
+FORMAT = 1
+OPSET = 20
+MANIFEST, GOLDEN, RESULTS = "manifest.json", "golden.npz", "results.json"
+OWNED = ("config.json", "model.safetensors")  # the agent's; a serving machine may do without
+JSON_LIMIT = 4 << 20  # bytes of a JSON file
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileEntry:
+    """What a file has to be.
+
+    Attributes:
+        sha256: of its content, in hexadecimal.
+        bytes: its size.
+    """
+
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """A bundle's manifest.json.
+
+    Attributes:
+        format: version of the folder's format.
+        policy: what the policy reads, keeps, draws and gives.
+        graphs: inputs and outputs of each ONNX file.
+        files: size and sha256 of the files that existed at export.
+        opset: ONNX operator set of the graphs.
+        provenance: versions of the packages that made the bundle.
+    """
+
+    format: int
+    policy: PolicySpec
+    graphs: Mapping[str, GraphSpec]
+    files: Mapping[str, FileEntry]
+    opset: int
+    provenance: Mapping[str, str]
+
+
+def read_manifest(folder: Path, digests: Mapping[str, str] | None = None) -> Manifest:
+    """A folder's manifest, after checking it and the files it lists.
+
+    Args:
+        folder: a bundle's.
+        digests: name -> sha256 of files that the caller has just hashed; the others are read.
+
+    Raises:
+        BundleError: if it is missing, from a newer version, ill-formed, or not true of the folder.
+    """
+    value = read_object(read_json(folder / MANIFEST), MANIFEST)
+    _check_format(value.get("format"), folder)
+    manifest = read_fields(Manifest, value, MANIFEST)
+    check_spec(manifest.policy)
+    specs = graph_specs(manifest.policy)
+    if manifest.graphs != specs:
+        raise BundleError(
+            f"{folder / MANIFEST} names the graphs' tensors otherwise than its policy implies; "
+            "export the policy again"
+        )
+    _check_files(folder, manifest.files, [*specs, GOLDEN], digests or {})
+    return manifest
+
+
+def write_manifest(folder: Path, spec: PolicySpec, provenance: Mapping[str, str]) -> None:
+    """Write manifest.json for the files that are in the folder now."""
+    specs = graph_specs(spec)
+    names = [name for name in (*specs, GOLDEN, *OWNED) if (folder / name).is_file()]
+    manifest = Manifest(
+        format=FORMAT,
+        policy=spec,
+        graphs=specs,
+        files={name: _entry(folder / name) for name in names},
+        opset=OPSET,
+        provenance=provenance,
+    )
+    text = json.dumps(asdict(manifest), indent=1, allow_nan=False)
+    (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> object:
+    """Parsed JSON of a file that may come from anywhere.
+
+    Raises:
+        BundleError: if it is missing, larger than 4 MiB, or not JSON.
+    """
+    if not path.is_file():
+        raise BundleError(
+            f"{path.parent} has no {path.name}, so it is not a whole bundle; "
+            "make one with agent.export(folder) or agentzoo export"
+        )
+    if path.stat().st_size > JSON_LIMIT:
+        raise BundleError(f"{path} is larger than {JSON_LIMIT:,} bytes, which no manifest is")
+    try:
+        value = json.loads(path.read_bytes())
+        # a lone surrogate, which JSON can spell, could be neither shown, sent nor stored
+        json.dumps(value, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{path} is not JSON ({error}); fetch or export it again") from error
+    return value
+
+
+def _check_format(found: object, folder: Path) -> None:
+    if type(found) is not int or found < 1:
+        raise BundleError(f"{folder / MANIFEST} is not a bundle's manifest: its format is {found}")
+    if found > FORMAT:
+        raise BundleError(
+            f"{folder} has format {found}, this version reads up to {FORMAT}; "
+            "run: pip install --upgrade agentzoo-rl"
+        )
+
+
+def _check_files(
+    folder: Path,
+    files: Mapping[str, FileEntry],
+    needed: Sequence[str],
+    digests: Mapping[str, str],
+) -> None:
+    for name in needed:
+        if name not in files:
+            raise BundleError(f"{folder / MANIFEST} does not list {name}; export the policy again")
+    for name, entry in files.items():
+        if name not in (*needed, *OWNED):
+            raise BundleError(f'{folder / MANIFEST} lists "{name}", which no bundle has')
+        if name not in OWNED or (folder / name).is_file():
+            _check_file(folder / name, entry, digests.get(name))
+
+
+def _check_file(path: Path, entry: FileEntry, digest: str | None) -> None:
+    if not path.is_file():
+        raise BundleError(f"{path.parent} lacks {path.name}; fetch or export the bundle again")
+    if path.stat().st_size != entry.bytes or (digest or _sha256(path)) != entry.sha256:
+        raise _tampered(path)
+
+
+def _tampered(path: Path) -> BundleError:
+    return BundleError(
+        f"{path} is not the file that was exported: its sha256 differs from {MANIFEST}; "
+        "fetch or export the bundle again"
+    )
+
+
+def read_checked(folder: Path, name: str, entry: FileEntry) -> bytes:
+    """A file's content, hashed as it was read: what was checked is what is parsed.
+
+    Raises:
+        BundleError: if it is not the file that the manifest lists.
+    """
+    content = (folder / name).read_bytes()
+    if hashlib.sha256(content).hexdigest() != entry.sha256:
+        raise _tampered(folder / name)
+    return content
+
+
+def _entry(path: Path) -> FileEntry:
+    return FileEntry(sha256=_sha256(path), bytes=path.stat().st_size)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,274 @@
+"""The only row maker: Gymnasium's five-tuples become rows of agentzoo/algorithm.py's timeline."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import cast
+
+import gymnasium as gym
+import numpy as np
+from numpy.typing import ArrayLike
+
+from ..errors import ConfigError, EpisodeError, ObservationError
+from ..policy.noise import derive_seed
+from ..policy.spaces import action_spec, encode, observation_specs
+from ..spec import ActionSpec, Array, Arrays, ObsSpec
+from .backend import InProcess, Outcome, Source
+from .subprocess_env import TIMEOUT_S, ProcessVectorEnv
+from .suite import Env, make_env, resolve, settings_of
+from .vector import Vector, VectorEnv
+
+Transitions = Arrays  # column -> (B, ...)
+
+
+def episode_seed(run_seed: int, env_index: int, episode: int) -> int:
+    """The seed of one episode of one environment in a run: 31 bits, the same on every machine."""
+    return derive_seed("episode", run_seed, env_index, episode) >> 32
+
+
+class Adapter:
+    """Several environments behind one interface, each stepped and reset by its index.
+
+    `reset` and `step` return rows: every observation key as `spaces.encode` gives it, `is_first`,
+    `is_last`, `is_terminal` (bool) and `reward` (float32), each with the leading axis
+    B = len(indices). Nothing resets by itself: after a row with `is_last` comes `reset`. `send` and
+    `receive` do both at once, and let environments in processes work while the caller does.
+
+    Attributes:
+        obs: observation specs by key.
+        action: the environments' action.
+        repeat: environment steps in one decision.
+        name: the resolved environment string, or "" for environments of the user's own making.
+        sync_reset: whether resets come between two steps (vector environments that step all their
+            environments together); else they come along with the others' steps.
+    """
+
+    def __init__(self, envs: Sequence[Env] | Source, *, name: str = "", repeat: int = 1) -> None:
+        """Take environments that share their spaces.
+
+        Raises:
+            ConfigError: if there is none, or if their spaces differ.
+            SpaceError: if agents cannot read or fill their spaces.
+        """
+        if not envs:
+            raise ConfigError("an adapter was given no environments; give at least one")
+        self._source = InProcess(envs) if isinstance(envs, Sequence) else envs
+        self.obs, self.action = self._shared_specs()
+        self.name, self.repeat, self.sync_reset = name, repeat, self._source.sync_reset
+        self._steps = [-1] * len(envs)  # decisions taken in the open episode; -1 is none open
+        self._resets: Sequence[int] = ()
+
+    @classmethod
+    def open(
+        cls,
+        env: str | Env | VectorEnv | Callable[[], Env],
+        count: int | None = None,
+        *,
+        defaults: Mapping[str, object] | None = None,
+        parallel: bool = False,
+        timeout: float = TIMEOUT_S,
+    ) -> "Adapter":
+        """Make the environments from a string, one object, or a function that makes one.
+
+        Args:
+            env: `suite:task?key=value`, a Gymnasium environment or vector environment, or a
+                function without arguments.
+            count: how many; None is one, or all of a vector environment. One object can only be
+                one, a vector environment only what it is.
+            defaults: settings that the string leaves open (see `resolve`).
+            parallel: a process for each environment; no matter for objects.
+            timeout: seconds without an answer after which such a process counts as hung.
+
+        Raises:
+            EnvironmentStringError: if the string names something unknown.
+            ConfigError: if `count` environments cannot come from what was given.
+            SpaceError: if agents cannot read or fill the spaces.
+            WorkerError: if a process cannot make its environment.
+        """
+        if count is not None and count < 1:
+            raise ConfigError(f"{count} environments were asked for; ask for at least one")
+        if isinstance(env, gym.vector.VectorEnv):
+            return cls(Vector(_of_size(cast("VectorEnv", env), count)))
+        count, name, repeat = count or 1, "", 1
+        if isinstance(env, str):
+            name = resolve(env, defaults or {})
+            repeat = int(settings_of(name).get("repeat", 1))
+            env = partial(make_env, name)
+        if parallel and not isinstance(env, gym.Env):
+            return cls(ProcessVectorEnv(env, count, timeout=timeout), name=name, repeat=repeat)
+        return cls(_objects(cast("Env | Callable[[], Env]", env), count), name=name, repeat=repeat)
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def reset(self, indices: Sequence[int], seeds: Sequence[int]) -> Transitions:
+        """Start a new episode in each of the environments; an open one is left behind.
+
+        Returns:
+            First rows: `is_first` set, reward 0.
+
+        Raises:
+            ObservationError: if an observation is not what the space says.
+            WorkerError: if a process that holds an environment raised, died or hangs.
+        """
+        self.send((), (), indices, seeds)
+        return self._received(indices)
+
+    def step(self, indices: Sequence[int], actions: ArrayLike) -> Transitions:
+        """Take one decision in each of the environments.
+
+        Args:
+            indices: environments with an open episode.
+            actions: (B, *action.shape) in the environments' own units.
+
+        Raises:
+            EpisodeError: if an action or a reward is not finite.
+            ObservationError: if an observation is not what the space says.
+            WorkerError: if a process that holds an environment raised, died or hangs.
+        """
+        self.send(indices, actions)
+        return self._received(indices)
+
+    def send(
+        self,
+        indices: Sequence[int],
+        actions: ArrayLike,
+        resets: Sequence[int] = (),
+        seeds: Sequence[int] = (),
+    ) -> None:
+        """Take one decision in some environments and reset others; `receive` gives the rows.
+
+        Raises:
+            EpisodeError: if an action is not finite.
+        """
+        assert len(resets) == len(seeds), (resets, seeds)
+        for index in indices:
+            assert self._steps[index] >= 0, f"environment {index} has no open episode; reset it"
+        typed = self._typed(indices, actions) if len(indices) else ()
+        self._resets = resets
+        self._source.send(
+            dict(zip(indices, typed, strict=True)),
+            {index: int(seed) for index, seed in zip(resets, seeds, strict=True)},
+        )
+
+    def receive(self) -> tuple[list[int], Transitions]:
+        """The rows of all that was sent, in the order of their environments, which come first.
+
+        Raises:
+            EpisodeError: if a reward is not finite.
+            ObservationError: if an observation is not what the space says.
+            WorkerError: if a process that holds an environment raised, died or hangs.
+        """
+        rows = self._rows()
+        indices = sorted(rows)
+        return indices, _stacked([rows[index] for index in indices]) if rows else {}
+
+    def _received(self, indices: Sequence[int]) -> Transitions:
+        rows = self._rows()
+        return _stacked([rows[index] for index in indices])
+
+    def _rows(self) -> dict[int, Transitions]:
+        return {i: self._row(i, outcome) for i, outcome in self._source.receive().items()}
+
+    def _typed(self, indices: Sequence[int], actions: ArrayLike) -> Array:
+        given: Array = np.asarray(actions)
+        assert given.shape == (len(indices), *self.action.shape), (given.shape, self.action.shape)
+        finite = np.isfinite(given.reshape(len(indices), -1)).all(1)
+        if not finite.all():
+            raise EpisodeError(
+                f"the action for {self._where(indices[int(finite.argmin())])} is not finite: "
+                f"{given[finite.argmin()].tolist()}; the policy that chose it has diverged"
+            )
+        return given.astype(self.action.dtype)
+
+    def render(self, index: int) -> Array:
+        """The picture of one environment now, (h, w, 3) uint8.
+
+        Raises:
+            EpisodeError: if the environment does not draw.
+        """
+        frame = self._source.render(index)
+        if not isinstance(frame, np.ndarray):
+            raise EpisodeError(
+                f"environment {index} drew {type(frame).__name__}, expected an array (h, w, 3); "
+                'make it with render_mode="rgb_array"'
+            )
+        return cast("Array", frame)
+
+    def close(self) -> None:
+        """Close every environment of our own making."""
+        self._source.close()
+
+    def _row(self, index: int, outcome: Outcome) -> Transitions:
+        is_first = index in self._resets
+        self._steps[index] = 0 if is_first else self._steps[index] + 1
+        try:
+            row = encode(self.obs, outcome.observation, batched=False)
+        except ObservationError as error:
+            raise ObservationError(f"{self._where(index)}: {error}") from error
+        is_last = bool(outcome.terminated or outcome.truncated)
+        row["is_first"] = np.array([is_first])
+        row["is_last"] = np.array([is_last])
+        row["is_terminal"] = np.array([bool(outcome.terminated)])
+        row["reward"] = self._finite(index, outcome.reward)
+        if is_last:
+            self._steps[index] = -1
+        return row
+
+    def _finite(self, index: int, reward: object) -> Array:
+        value: Array = np.asarray(reward)
+        if value.size == 1 and value.dtype.kind in "fiub":
+            with np.errstate(over="ignore"):  # beyond float32 it is infinite, and said so below
+                value = value.reshape(1).astype(np.float32)
+            if np.isfinite(value[0]):
+                return value
+        raise EpisodeError(
+            f"the reward of {self._where(index)} is {reward!r}, expected one finite number that "
+            "float32 holds; look at what the environment computes there"
+        )
+
+    def _where(self, index: int) -> str:
+        return f"environment {index} at step {self._steps[index]} of its episode"
+
+    def _shared_specs(self) -> tuple[dict[str, ObsSpec], ActionSpec]:
+        (first, *others) = [
+            (observation_specs(obs), action_spec(action)) for obs, action in self._source.spaces
+        ]
+        for index, specs in enumerate(others, 1):
+            if specs != first:
+                raise ConfigError(
+                    f"environment {index} has other spaces than environment 0: {specs}; "
+                    "environments that learn together must share them"
+                )
+        return first
+
+
+def _of_size(venv: VectorEnv, count: int | None) -> VectorEnv:
+    if count not in (None, venv.num_envs):
+        raise ConfigError(
+            f"the vector environment holds {venv.num_envs} environments, but {count} were asked "
+            f"for; leave envs out, or say envs={venv.num_envs}"
+        )
+    return venv
+
+
+def _objects(env: Env | Callable[[], Env], count: int) -> list[Env]:
+    if isinstance(env, gym.Env):
+        if count == 1:
+            return [env]
+        raise ConfigError(
+            f"one environment object cannot be {count} environments; pass a function that makes "
+            "one, such as lambda: MyEnv()"
+        )
+    made: list[object] = [env() if callable(env) else env for _ in range(count)]
+    for each in made:
+        if not isinstance(each, gym.Env):
+            raise ConfigError(
+                f"a {type(each).__name__} was given as environment, expected a gymnasium.Env, a "
+                "function that makes one, or a string such as dmc:walker-walk; a vector "
+                "environment is passed itself"
+            )
+    return cast("list[Env]", made)
+
+
+def _stacked(rows: Sequence[Transitions]) -> Transitions:
+    return {key: np.concatenate([row[key] for row in rows]) for key in rows[0]}

@@ -1,0 +1,143 @@
+"""A vector environment of the user's own making, in whichever way it resets itself."""
+
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from typing import Any, cast
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.vector import AutoresetMode
+from gymnasium.vector.utils import iterate
+
+from ..errors import ConfigError, EpisodeError
+from ..policy.spaces import Observation, action_spec, env_action
+from ..spec import Array
+from .backend import Outcome, Spaces
+
+VectorEnv = gym.vector.VectorEnv[Any, Any, Any]
+
+
+class Vector:
+    """All environments of a vector environment, which step together.
+
+    DISABLED: an ended episode's environment is reset by mask and seed before the next step.
+    SAME_STEP: the step that ends an episode brings the next one's first observation.
+    NEXT_STEP: the step after it does, and ignores that environment's action.
+
+    Where all environments are to begin, all are reset with seeds, whatever the mode: at the start
+    and after each checkpoint, and whenever all episodes end together. Environments that wait while
+    others go on are stepped without anybody looking.
+    """
+
+    def __init__(self, venv: VectorEnv) -> None:
+        """Take a vector environment; the caller closes it.
+
+        Raises:
+            ConfigError: if it does not say how it resets itself.
+        """
+        self._venv, self._mode = cast("Any", venv), _mode(venv)  # its spaces are untyped
+        self.sync_reset = self._mode is not AutoresetMode.NEXT_STEP
+        action = action_spec(self._venv.single_action_space)
+        self._idle = env_action(action, np.zeros(action.size))
+        self._over = np.ones(len(self), np.bool_)
+        self._first: dict[int, Observation] = {}  # SAME_STEP's, of the episodes it began
+        self._actions: Mapping[int, Array] = {}
+        self._seeds: Mapping[int, int] = {}
+
+    def __len__(self) -> int:
+        return self._venv.num_envs
+
+    @property
+    def spaces(self) -> Sequence[Spaces]:
+        """Observation and action space, one pair for all."""
+        return [(self._venv.single_observation_space, self._venv.single_action_space)]
+
+    def send(self, actions: Mapping[int, Array], seeds: Mapping[int, int]) -> None:
+        """Remember what to do; at once, environments are stepped or reset, not both."""
+        assert not (self.sync_reset and actions and seeds), (list(actions), list(seeds))
+        self._actions, self._seeds = actions, seeds
+
+    def receive(self) -> dict[int, Outcome]:
+        """Do it.
+
+        Raises:
+            EpisodeError: if a final observation is missing that the mode promises.
+        """
+        actions, seeds = self._actions, self._seeds
+        if len(seeds) == len(self):
+            return self._reset(seeds)
+        if seeds and self.sync_reset:
+            return self._reset(seeds) if self._mode is AutoresetMode.DISABLED else self._begun()
+        return self._step(actions) if actions else {}
+
+    def render(self, index: int) -> object:
+        """The picture of one environment."""
+        frames = self._venv.render()
+        return None if frames is None else frames[index]
+
+    def close(self) -> None:
+        """Nothing: it is the user's."""
+
+    def _reset(self, seeds: Mapping[int, int]) -> dict[int, Outcome]:
+        mask = np.isin(np.arange(len(self)), list(seeds))
+        # all at once without a mask, which only DISABLED is sure to know
+        options = None if mask.all() else {"reset_mask": mask}
+        listed = [seeds.get(i) for i in range(len(self))]
+        observations, _ = self._venv.reset(seed=listed, options=options)
+        self._over[mask] = False
+        rows = self._rows(observations)
+        return {i: Outcome(rows[i]) for i in seeds}
+
+    def _begun(self) -> dict[int, Outcome]:
+        return {i: Outcome(self._first[i]) for i in self._seeds}
+
+    def _step(self, actions: Mapping[int, Array]) -> dict[int, Outcome]:
+        began = self._over.copy()  # NEXT_STEP resets these now
+        if self._mode is AutoresetMode.DISABLED and began.any():
+            self._reset_unseen(began)
+        batch = np.stack([actions.get(i, self._idle) for i in range(len(self))])
+        observations, rewards, terminated, truncated, infos = self._venv.step(batch)
+        self._over = np.logical_or(terminated, truncated)
+        rows = self._rows(observations)
+        if self._mode is AutoresetMode.SAME_STEP:
+            self._first = {int(i): deepcopy(rows[i]) for i in np.flatnonzero(self._over)}
+            for i in self._first:
+                rows[i] = self._final(infos, i)
+        outcomes = {
+            i: Outcome(rows[i], rewards[i], bool(terminated[i]), bool(truncated[i]))
+            for i in actions
+        }
+        for i in self._seeds:
+            assert began[i], f"environment {i} was to begin, but its episode goes on"
+            outcomes[i] = Outcome(rows[i])
+        return outcomes
+
+    def _reset_unseen(self, mask: Array) -> None:
+        self._venv.reset(seed=[None] * len(self), options={"reset_mask": mask})
+
+    def _rows(self, observations: Any) -> list[Observation]:
+        return list(cast("Any", iterate(self._venv.observation_space, observations)))
+
+    def _final(self, infos: Mapping[str, Any], index: int) -> Observation:
+        final = infos.get("final_obs")
+        if isinstance(final, Mapping):  # of a Dict space: one array a key, masks beside them
+            given = cast("Mapping[str, Any]", final)
+            return {key: given[key][index] for key in self._venv.single_observation_space}
+        if final is None or final[index] is None:
+            raise EpisodeError(
+                f"environment {index} ended its episode, but the vector environment gave no "
+                'infos["final_obs"], as AutoresetMode.SAME_STEP promises; give it, or use another '
+                "mode"
+            )
+        return final[index]
+
+
+def _mode(venv: VectorEnv) -> AutoresetMode:
+    mode = venv.metadata.get("autoreset_mode")
+    if mode in list(AutoresetMode) or mode in [each.value for each in AutoresetMode]:
+        return AutoresetMode(mode)
+    raise ConfigError(
+        f"the vector environment does not say how it resets itself (its metadata has "
+        f"autoreset_mode={mode!r}); set it to gymnasium.vector.AutoresetMode.NEXT_STEP, SAME_STEP "
+        "or DISABLED, whichever it does"
+    )

@@ -1,0 +1,76 @@
+"""The program of a process that holds one environment; `processes` starts it and talks to it.
+
+It imports what the environment needs and nothing of the learner: neither torch nor its main script.
+"""
+
+import fcntl
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any, Literal, cast
+
+import gymnasium as gym
+
+from .suite import Env
+
+LIFELINE = 0  # standard input: a pipe that the learner holds open and never writes to
+
+Request = (
+    tuple[Literal["reset"], int | None, dict[str, Any] | None]
+    | tuple[Literal["step"], Any]
+    | tuple[Literal["render"]]
+    | tuple[Literal["close"]]
+)
+Answer = tuple[Literal["done"], Any] | tuple[Literal["failed"], str, str]  # sentence, traceback
+
+
+def serve(descriptor: int) -> None:
+    """Make an environment and do what the connection asks, until it closes."""
+    die_with_the_learner()
+    connection: Connection[Answer, Any] = Connection(descriptor)
+    try:
+        env = _made(connection.recv().fn)
+        connection.send(("done", (env.observation_space, env.action_space, env.metadata)))
+        while (request := connection.recv())[0] != "close":
+            connection.send(("done", _result(env, request)))
+        env.close()
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        return  # nobody is there to be told
+    except Exception as error:
+        sentence = f"{type(error).__name__}: {error}"
+        connection.send(("failed", sentence, traceback.format_exc()))
+
+
+def die_with_the_learner() -> None:
+    """Have the kernel kill this process and its children once the learner is gone.
+
+    A process that only waits sees its connection close. This one is for those inside a step that
+    never ends, which run no code of ours. Linux only.
+    """
+    if sys.platform == "linux":
+        fcntl.fcntl(LIFELINE, fcntl.F_SETOWN, -os.getpgrp())
+        fcntl.fcntl(LIFELINE, fcntl.F_SETSIG, signal.SIGKILL)
+        flags = fcntl.fcntl(LIFELINE, fcntl.F_GETFL)
+        fcntl.fcntl(LIFELINE, fcntl.F_SETFL, flags | os.O_ASYNC)
+
+
+def _made(make: Callable[[], object]) -> Env:
+    env = make()
+    if not isinstance(env, gym.Env):
+        raise TypeError(
+            f"the function made a {type(env).__name__}, expected a gymnasium.Env; return one"
+        )
+    return cast("Env", env)
+
+
+def _result(env: Env, request: Request) -> Any:
+    match request:
+        case ("reset", seed, options):
+            return env.reset(seed=seed, options=options)[0]
+        case ("step", action):
+            return env.step(action)[:4]
+        case _:
+            return env.render()

@@ -1,0 +1,1 @@
+"""Evaluation: episodes played, scored, filmed, compared and played again."""

@@ -1,0 +1,110 @@
+"""Whether a published score comes out again: the same protocol, episode by episode."""
+
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+
+from ..envs import for_evaluation, resolve
+from ..errors import BundleError
+from .rollout import Evaluation, Sessions, bootstrap, evaluate
+
+TOLERANCE = 1e-6  # between the returns of one episode on one machine
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """A published evaluation beside the same episodes played here.
+
+    Attributes:
+        published: what the bundle says.
+        found: what came out here, over the same seeds.
+    """
+
+    published: Evaluation
+    found: Evaluation
+
+    @property
+    def worst(self) -> float:
+        """The largest difference between the two returns of one episode."""
+        return float(np.abs(self._differences()).max())
+
+    @property
+    def is_equal(self) -> bool:
+        """Whether every episode gave the return that was published, to 1e-6."""
+        return self.worst <= TOLERANCE
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % bootstrap interval of the mean difference, found minus published, by episode."""
+        return bootstrap(cast("list[float]", self._differences().tolist()))
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the returns are equal, or zero lies in the interval of their difference."""
+        low, high = self.interval
+        return self.is_equal or low <= 0.0 <= high
+
+    def __str__(self) -> str:
+        """What was found, in two lines."""
+        lines = (
+            f"published: mean {self.published.mean:.2f} over {len(self.published.returns)} "
+            f"episodes; here: mean {self.found.mean:.2f} over the same seeds"
+        )
+        if self.is_equal:
+            return f"{lines}\nequal: no episode's return differs by more than {TOLERANCE:.0e}"
+        low, high = self.interval
+        verdict = "contains zero: the scores agree" if self.agrees else "does not contain zero"
+        return (
+            f"{lines}\nnot equal: an episode's return differs by {self.worst:.3g}; the 95 % "
+            f"interval of the mean difference, {low:.2f} to {high:.2f}, {verdict}"
+        )
+
+    def _differences(self) -> np.ndarray:
+        return np.subtract(self.found.returns, self.published.returns)
+
+
+def reproduce(policy: Sessions, published: Evaluation, *, progress: bool = False) -> Reproduction:
+    """Play a published evaluation's episodes again: its environment, seeds and kind of actions.
+
+    Args:
+        policy: the published policy.
+        published: its results.json.
+        progress: print a line for each episode.
+
+    Raises:
+        BundleError: if the evaluation is not of this policy's graph, or its environment was an
+            object of the author's own, or its seeds are no range.
+    """
+    _require_same(policy, published)
+    found = evaluate(
+        policy,
+        episodes=len(published.seeds),
+        seed=published.seed,
+        deterministic=published.deterministic,
+        progress=progress,
+    )
+    return Reproduction(published, found)
+
+
+def _require_same(policy: Sessions, published: Evaluation) -> None:
+    run_dir = policy.spec.env
+    env = for_evaluation(resolve(run_dir, trusted=False)) if run_dir else ""
+    if not published.env or published.env != env:
+        raise BundleError(
+            f'the published score is from the environment "{published.env}", the policy is for '
+            f'"{env}" (empty is an object of the author\'s own); there is nothing to '
+            "run again"
+        )
+    digest = policy.session().digest
+    if published.policy_sha256 != digest:
+        raise BundleError(
+            f"the published score is of a graph with sha256 {published.policy_sha256[:12]}, the "
+            f"bundle holds {digest[:12]}; it was exported anew and has to be evaluated anew"
+        )
+    expected = range(published.seed, published.seed + len(published.seeds))
+    if published.seeds != tuple(expected):
+        raise BundleError(
+            f"the published seeds {published.seeds[:5]}... are no range, which evaluate plays; "
+            "evaluate the policy anew"
+        )

@@ -1,0 +1,467 @@
+"""Episodes, their returns, and how sure one can be of the mean."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol, cast, runtime_checkable
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.vector import VectorEnv
+
+from ..bundle.manifest import RESULTS
+from ..envs import (
+    Env,
+    Outcome,
+    for_evaluation,
+    make_env,
+    merge,
+    protocol_of,
+    resolve,
+    scores_of,
+    settings_of,
+)
+from ..errors import BundleError, ConfigError, EpisodeError, SpaceError
+from ..policy.policy import Policy
+from ..policy.spaces import Observation, action_spec, env_action, observation_specs
+from ..spec import Array, Arrays, NoiseSpec, PolicySpec, TensorSpec
+from ..strict_json import read_fields, read_object
+from .vector_rollout import Vector, play_vector
+from .video import VideoWriter
+
+FORMAT = 1  # of results.json
+DERIVED = ("mean", "std", "interval", "protocol")  # made anew from the rest
+RESAMPLES = 10_000
+LEVEL = 0.95  # of the bootstrap interval
+FPS = 30.0  # of a film whose environment does not say
+
+
+class Session(Protocol):
+    """What plays one episode."""
+
+    deterministic: bool
+    digest: str
+
+    def act(self, obs: Observation, *, deterministic: bool | None = None) -> Array:
+        """The action for one observation; remembers the episode so far."""
+        ...
+
+
+@runtime_checkable
+class JointSession(Session, Protocol):
+    """One that can act in one go with others of its kind."""
+
+    @staticmethod
+    def act_batch(
+        sessions: Sequence[Session],
+        observations: Sequence[Observation],
+        *,
+        deterministic: bool | None = None,
+    ) -> list[Array]:
+        """The action of each session for its observation."""
+        ...
+
+
+@runtime_checkable
+class Closing(Protocol):
+    """A session that holds something, such as a connection."""
+
+    def close(self) -> None:
+        """Let go of it."""
+        ...
+
+
+class Sessions(Protocol):
+    """What can be evaluated: a Policy, an Agent, a policy behind a network."""
+
+    spec: PolicySpec
+
+    def session(self, seed: int | None = None) -> Session:
+        """The same weights with their own carry and noise."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """Episodes of one policy in one environment.
+
+    Attributes:
+        agent: class name of the agent ("random" for the baseline).
+        env: resolved environment string, or "" for an environment object.
+        returns: undiscounted sum of rewards of each episode.
+        lengths: decisions in each episode.
+        seeds: environment and noise seed of each episode.
+        deterministic: whether actions were the distribution's mode.
+        repeat: environment steps in one decision.
+        policy_sha256: of the graph that ran; "" for a policy that is still in training.
+        scores: what the environment's suite makes of the episodes, such as `human_normalized`.
+    """
+
+    agent: str
+    env: str
+    returns: tuple[float, ...]
+    lengths: tuple[int, ...]
+    seeds: tuple[int, ...]
+    deterministic: bool
+    repeat: int = 1
+    policy_sha256: str = ""
+    scores: Mapping[str, float] = field(default_factory=dict[str, float])
+
+    @property
+    def seed(self) -> int:
+        """The first episode's seed."""
+        return self.seeds[0]
+
+    @property
+    def mean(self) -> float:
+        """Mean return."""
+        return float(np.mean(self.returns))
+
+    @property
+    def std(self) -> float:
+        """Standard deviation of the returns over these episodes (population, as in SB3)."""
+        return float(np.std(self.returns))
+
+    @cached_property
+    def interval(self) -> tuple[float, float]:
+        """95 % bootstrap interval of the mean return (see `bootstrap`)."""
+        return bootstrap(self.returns)
+
+    @property
+    def protocol(self) -> dict[str, object]:
+        """What has to be equal for two scores to be compared.
+
+        `name`, if the environment's settings are a named protocol of its suite; every one of these
+        settings; and `deterministic`.
+        """
+        name = protocol_of(self.env) if self.env else ""
+        settings = settings_of(self.env) if self.env else {}
+        named = {"name": name} if name else {}
+        return {**named, **settings, "deterministic": self.deterministic}
+
+    def to_json(self) -> dict[str, object]:
+        """The content of results.json."""
+        derived = {"mean": self.mean, "std": self.std, "interval": list(self.interval)}
+        return {"format": FORMAT, **asdict(self), **derived, "protocol": self.protocol}
+
+    @classmethod
+    def from_json(cls, value: object) -> "Evaluation":
+        """Read what `to_json` gave, strictly; mean, deviation and interval are computed anew.
+
+        Raises:
+            BundleError: naming the field, what stands there and what was expected.
+        """
+        entries = read_object(value, RESULTS)
+        found = entries.pop("format", None)
+        if found != FORMAT:
+            raise BundleError(
+                f"{RESULTS} has format {found}, this version reads {FORMAT}; evaluate the policy "
+                "again, or run: pip install --upgrade agentzoo-rl"
+            )
+        kept = {name: one for name, one in entries.items() if name not in DERIVED}
+        read = read_fields(cls, kept, RESULTS)
+        counts = {len(read.returns), len(read.lengths), len(read.seeds)}
+        if len(counts) != 1 or 0 in counts:
+            raise BundleError(
+                f"{RESULTS} lists {len(read.returns)} returns, {len(read.lengths)} lengths and "
+                f"{len(read.seeds)} seeds, expected as many of each; evaluate the policy again"
+            )
+        return read
+
+
+def bootstrap(values: Sequence[float]) -> tuple[float, float]:
+    """Percentile bootstrap interval of the mean: 10,000 resamples from a fixed seed, 95 %.
+
+    Source: Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapter 13.
+    """
+    sample = np.asarray(values, np.float64)
+    rng = np.random.default_rng(0)
+    means = sample[rng.integers(0, len(sample), (RESAMPLES, len(sample)))].mean(1)
+    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
+
+
+def evaluate(
+    policy: Sessions,
+    env: str | Env | Vector | None = None,
+    *,
+    episodes: int = 10,
+    seed: int = 0,
+    deterministic: bool | None = None,
+    envs: int = 1,
+    progress: bool = False,
+    video: str | Path | None = None,
+    override: bool = False,
+) -> Evaluation:
+    """Play episodes and add up their rewards.
+
+    Episode i has environment seed and noise seed `seed + i`, however many run at once. Settings
+    that are for learning only, such as `life_loss` of atari, are those of evaluation.
+
+    Args:
+        policy: a Policy or whatever else gives sessions.
+        env: an environment string, whose missing keys are the policy's; an environment object or
+            a `gymnasium.vector.VectorEnv`, taken as it is; or None for the policy's own
+            environment.
+        episodes: how many.
+        seed: of the first episode.
+        deterministic: whether actions are the distribution's mode; None is the policy's protocol.
+        envs: how many environments run at once; their actions are computed in one batch.
+        progress: print a line for each episode.
+        video: mp4 to film the first episode to.
+        override: let `env` contradict the environment the policy was trained in.
+
+    Raises:
+        ConfigError: if `episodes` or `envs` is below 1, one object should run several times, or a
+            vector environment should be filmed.
+        EnvironmentStringError: if the string is unknown or contradicts the policy's.
+        SpaceError: if the environment's spaces are not the policy's.
+        EpisodeError: if the environment gives a reward that is not finite, or no picture to film.
+    """
+    if episodes < 1 or envs < 1:
+        raise ConfigError(f"evaluate got episodes={episodes}, envs={envs}; expected at least 1")
+    name = _resolved(policy.spec, env, override)
+    seeds = range(seed, seed + episodes)
+    if isinstance(env, VectorEnv):
+        return _evaluate_vector(policy, env, seeds, deterministic, video, progress)
+    with ExitStack() as stack:
+        places = _open(name, env, min(envs, episodes), video is not None, stack)
+        _check_spaces(policy.spec, places[0].observation_space, places[0].action_space)
+        fps = float(places[0].metadata.get("render_fps", FPS))
+        film = None if video is None else stack.enter_context(VideoWriter(video, fps=fps))
+        played = [_Episode(policy.session(one), one) for one in seeds]
+        _play(places, played, deterministic, film, _tell if progress else _silent)
+    return _scored(policy, name, played, deterministic)
+
+
+def _evaluate_vector(
+    policy: Sessions,
+    env: Vector,
+    seeds: Sequence[int],
+    deterministic: bool | None,
+    video: str | Path | None,
+    progress: bool,
+) -> Evaluation:
+    if video is not None:
+        raise ConfigError("a vector environment is not filmed; pass a string, or leave video out")
+    spaces = cast("Any", env)  # the type of a vector environment's spaces is not known
+    _check_spaces(policy.spec, spaces.single_observation_space, spaces.single_action_space)
+    played = [_Episode(policy.session(one), one) for one in seeds]
+
+    def act(running: Sequence[_Episode]) -> list[Array]:
+        return _act(running, deterministic)
+
+    play_vector(env, played, act, _tell if progress else _silent)
+    return _scored(policy, "", played, deterministic)
+
+
+def _scored(
+    policy: Sessions, name: str, played: "Sequence[_Episode]", deterministic: bool | None
+) -> Evaluation:
+    first = played[0].session
+    return Evaluation(
+        agent=policy.spec.agent,
+        env=name,
+        returns=tuple(episode.total for episode in played),
+        lengths=tuple(episode.length for episode in played),
+        seeds=tuple(episode.seed for episode in played),
+        deterministic=first.deterministic if deterministic is None else deterministic,
+        repeat=int(settings_of(name).get("repeat", 1)) if name else 1,
+        policy_sha256=first.digest,
+        scores=scores_of(name, [episode.outcome for episode in played]) if name else {},
+    )
+
+
+def evaluate_random(
+    env: str | Env,
+    *,
+    episodes: int = 10,
+    seed: int = 0,
+    envs: int = 1,
+    progress: bool = False,
+    video: str | Path | None = None,
+) -> Evaluation:
+    """The baseline: actions uniform in the action space (in [-1, 1] where a Box has no bounds).
+
+    Args, seeds and errors are those of `evaluate`.
+    """
+    if isinstance(env, str):
+        with ExitStack() as stack:
+            name, probe = resolve(env), stack.enter_context(make_env(env))
+            policy = random_policy(probe, name)
+    else:
+        policy = random_policy(env)
+    return evaluate(
+        policy, env, episodes=episodes, seed=seed, envs=envs, progress=progress, video=video
+    )
+
+
+def random_policy(env: Env, name: str = "") -> Policy:
+    """A policy that draws uniform actions for an environment's spaces."""
+    action = action_spec(env.action_space)
+
+    def step(
+        carry: Arrays, obs: Arrays, noise: Arrays, deterministic: Array, /
+    ) -> tuple[Arrays, Array]:
+        # the largest of independent uniforms is uniform among the classes, too
+        units = 2.0 * noise["action"] - 1.0
+        return {"prev_action": units}, env_action(action, units)
+
+    spec = PolicySpec(
+        agent="random",
+        env=name,
+        obs=observation_specs(env.observation_space),
+        action=action,
+        carry={"prev_action": TensorSpec(shape=(action.size,))},
+        noise={"action": NoiseSpec(shape=(action.size,), kind="uniform", role="action")},
+        deterministic=False,
+    )
+    return Policy(step, spec)
+
+
+class _Episode:
+    """One episode: its session, its environment while it runs, and its sums."""
+
+    def __init__(self, session: Session, seed: int) -> None:
+        self.session, self.seed = session, seed
+        self.total, self.length, self.is_over = 0.0, 0, False
+        self.info: Mapping[str, Any] = {}
+        self.env: Env
+        self.obs: Observation
+
+    def start(self, env: Env) -> "_Episode":
+        self.env = env
+        self.obs, _ = env.reset(seed=self.seed)
+        return self
+
+    def step(self, action: Array) -> None:
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        self.take(obs, float(reward), bool(terminated or truncated), info)
+
+    def begin(self, obs: Observation) -> None:
+        self.obs = obs
+
+    def take(self, obs: Observation, reward: float, is_over: bool, info: Mapping[str, Any]) -> None:
+        self.obs, self.info = obs, info
+        if not math.isfinite(reward):
+            raise EpisodeError(
+                f"the environment gave the reward {reward} at decision {self.length + 1} of the "
+                f"episode with seed {self.seed}; it has diverged or is broken"
+            )
+        self.total += reward
+        self.length += 1
+        self.is_over = is_over
+        if is_over and isinstance(self.session, Closing):
+            self.session.close()
+
+    @property
+    def outcome(self) -> Outcome:
+        return Outcome(total=self.total, length=self.length, info=self.info)
+
+
+Tell = Callable[[_Episode], None]
+
+
+def _play(
+    places: Sequence[Env],
+    episodes: Sequence[_Episode],
+    deterministic: bool | None,
+    film: VideoWriter | None,
+    tell: Tell,
+) -> None:
+    """Run all episodes, as many at once as there are environments."""
+    waiting = iter(episodes)
+    running = [episode.start(env) for env, episode in zip(places, waiting, strict=False)]
+    while running:
+        _capture_frame(film, episodes[0])
+        actions = _act(running, deterministic)
+        for episode, action in zip(running, actions, strict=True):
+            episode.step(action)
+        for episode in running:
+            if episode.is_over:
+                tell(episode)
+        running = list(_next_round(running, waiting))
+
+
+def _next_round(running: Sequence[_Episode], waiting: Iterator[_Episode]) -> Iterator[_Episode]:
+    for episode in running:
+        if not episode.is_over:
+            yield episode
+        elif (following := next(waiting, None)) is not None:
+            yield following.start(episode.env)
+
+
+def _act(running: Sequence[_Episode], deterministic: bool | None) -> list[Array]:
+    sessions = [one.session for one in running]
+    observations = [one.obs for one in running]
+    first = sessions[0]
+    if isinstance(first, JointSession) and {type(one) for one in sessions} == {type(first)}:
+        return first.act_batch(sessions, observations, deterministic=deterministic)
+    return [one.session.act(one.obs, deterministic=deterministic) for one in running]
+
+
+def _capture_frame(film: VideoWriter | None, episode: _Episode) -> None:
+    if film is None or episode.is_over:
+        return
+    try:
+        frame: object = episode.env.render()
+    except gym.error.DependencyNotInstalled as error:
+        raise EpisodeError(
+            f"the environment cannot be drawn: {error}; or leave video out"
+        ) from error
+    if not isinstance(frame, np.ndarray):
+        raise EpisodeError(
+            f"the environment drew {type(frame).__name__}, expected an array (h, w, 3); make it "
+            'with render_mode="rgb_array", or leave video out'
+        )
+    film.add(frame)
+
+
+def _resolved(spec: PolicySpec, env: str | Env | Vector | None, override: bool) -> str:
+    if isinstance(env, str):
+        return for_evaluation(merge(spec.env, env, override))
+    if env is not None:
+        return ""
+    if not spec.env:
+        raise ConfigError(
+            f"this {spec.agent} learned on an environment object, which it cannot name; "
+            "pass evaluate an environment"
+        )
+    return for_evaluation(
+        resolve(spec.env, trusted=False)
+    )  # the string may have come with a download
+
+
+def _open(name: str, env: str | Env | None, count: int, draws: bool, stack: ExitStack) -> list[Env]:
+    if env is not None and not isinstance(env, str):
+        if count > 1:
+            raise ConfigError(
+                f"one environment object cannot run {count} episodes at once; pass envs=1 or a "
+                "string"
+            )
+        return [env]  # the caller's to close
+    modes = ["rgb_array" if draws and i == 0 else None for i in range(count)]
+    return [stack.enter_context(make_env(name, render_mode=mode)) for mode in modes]
+
+
+def _check_spaces(
+    spec: PolicySpec, observation: gym.Space[object], action: gym.Space[object]
+) -> None:
+    found = (observation_specs(observation), action_spec(action))
+    if found != (dict(spec.obs), spec.action):
+        raise SpaceError(
+            f"the environment reads and gives {found}, the policy {(dict(spec.obs), spec.action)}; "
+            "run it in the environment it was trained in"
+        )
+
+
+def _tell(episode: _Episode) -> None:
+    decisions = f"{episode.length} decisions"
+    print(f"seed {episode.seed}: return {episode.total:.1f} in {decisions}", flush=True)
+
+
+def _silent(episode: _Episode) -> None:
+    del episode

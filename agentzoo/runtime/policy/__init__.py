@@ -1,0 +1,1 @@
+"""Policies: acting from an observation to an action, in ONNX Runtime or torch alike."""

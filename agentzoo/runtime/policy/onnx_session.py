@@ -1,0 +1,467 @@
+"""ONNX graphs as acting steps: the names of their tensors, and the device they run on."""
+
+import re
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from types import ModuleType
+from typing import Literal, Protocol
+
+import numpy as np
+
+from ..errors import BundleError, MissingExtraError, ProviderError
+from ..spec import Array, Arrays, PolicySpec, TensorSpec
+from .planners import PlanStep, Rollouts
+from .policy import Step
+
+Provider = Literal["auto", "cpu", "cuda"]
+Role = Literal["carry", "obs", "noise", "is_first", "deterministic", "action", "reward", "returns"]
+
+PROVIDERS = ("auto", "cpu", "cuda")
+CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
+NUMPY_TYPES = {
+    "tensor(float)": "float32",
+    "tensor(double)": "float64",
+    "tensor(uint8)": "uint8",
+    "tensor(int32)": "int32",
+    "tensor(int64)": "int64",
+    "tensor(bool)": "bool",
+}
+REFUSALS = (  # what onnxruntime raises for a graph it cannot open or run; all are Exceptions only
+    "EPFail",
+    "Fail",
+    "InvalidArgument",
+    "InvalidGraph",
+    "InvalidProtobuf",
+    "NotImplemented",
+    "RuntimeException",
+)
+
+
+# -- names ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Port:
+    """One input or output of a graph: whose tensor it is, its shape and dtype.
+
+    Attributes:
+        role: where the tensor comes from or goes to.
+        key: its name there ("image", "deter"); "" where a role has a single tensor.
+        shape: without the batch axis.
+        dtype: numpy's name for it.
+    """
+
+    role: Role
+    key: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+Ports = dict[str, Port]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GraphSpec:
+    """Inputs and outputs of one graph by the names they have in it, in its order."""
+
+    inputs: Mapping[str, Port]
+    outputs: Mapping[str, Port]
+
+
+def graph_specs(spec: PolicySpec) -> dict[str, GraphSpec]:
+    """The files a policy's graphs stand in, and every tensor's name in them.
+
+    Returns:
+        `policy.onnx`, or for planning agents `observe.onnx` and `score.onnx`.
+
+    Raises:
+        BundleError: if the policy has more than 100 tensors of a kind.
+    """
+    state_in = _numbered("state_in", "carry", spec.carry)
+    state_out = _numbered("state_out", "carry", spec.carry)
+    obs = _numbered("obs", "obs", _tensors(spec.obs)) | _single("is_first", (), "bool")
+    step_noise = _noise(spec, planned=False)
+    if spec.plan is None:
+        inputs = state_in | obs | step_noise | _single("deterministic", (), "bool")
+        dtype = "float32" if spec.action.kind == "box" else "int64"
+        outputs = state_out | _single("action", spec.action.shape, dtype)
+        return {"policy.onnx": GraphSpec(inputs=inputs, outputs=outputs)}
+    # one imagined step: rows are candidates, so the planner's settings are in no graph's shape
+    action = _single("action", (spec.action.size,), "float32")
+    inputs = _imagined(state_in) | action | _noise(spec, planned=True)
+    outputs = _imagined(state_out) | _single("reward", (), "float32")
+    return {
+        "observe.onnx": GraphSpec(inputs=state_in | obs | step_noise, outputs=state_out),
+        "score.onnx": GraphSpec(inputs=inputs, outputs=outputs),
+    }
+
+
+def slug(key: str) -> str:
+    """A key in the letters a graph's names have; keys that share one differ in their number."""
+    return re.sub(r"[^a-z0-9_]", "_", key.lower())
+
+
+def _tensors(specs: Mapping[str, "Shaped"]) -> dict[str, TensorSpec]:
+    return {key: TensorSpec(shape=one.shape, dtype=one.dtype) for key, one in specs.items()}
+
+
+class Shaped(Protocol):
+    """Anything with the shape and dtype of a tensor."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Without the batch axis."""
+        ...
+
+    @property
+    def dtype(self) -> str:
+        """Numpy's name for it."""
+        ...
+
+
+def _noise(spec: PolicySpec, *, planned: bool) -> Ports:
+    """Noise of the filtering step, or of one imagined step."""
+    tensors = {key: TensorSpec(shape=noise.shape) for key, noise in spec.noise.items()}
+    numbered = _numbered("noise", "noise", tensors)
+    roles = ("score",) if planned else ("latent", "action", "dequantise")
+    return {name: port for name, port in numbered.items() if spec.noise[port.key].role in roles}
+
+
+def _imagined(state: Ports) -> Ports:
+    """The carry without the action that a candidate replaces."""
+    return {name: port for name, port in state.items() if port.key != "prev_action"}
+
+
+def _numbered(prefix: str, role: Role, tensors: Mapping[str, Shaped]) -> Ports:
+    # two digits: Triton Inference Server pairs states by the order of their sorted names
+    if len(tensors) > 100:
+        raise BundleError(
+            f"the policy has {len(tensors)} tensors of the kind {role}, and a graph's names count "
+            "100 of a kind; join some"
+        )
+    return {
+        f"{prefix}_{k:02d}_{slug(key)}": Port(
+            role=role, key=key, shape=tuple(one.shape), dtype=one.dtype
+        )
+        for k, (key, one) in enumerate(tensors.items())
+    }
+
+
+def _single(role: Role, shape: tuple[int, ...], dtype: str) -> Ports:
+    return {role: Port(role=role, key="", shape=shape, dtype=dtype)}
+
+
+# -- sessions ------------------------------------------------------------------------------------
+
+
+class _Node(Protocol):
+    name: str
+    type: str
+    shape: list[int | str | None]
+
+
+class Buffer(Protocol):
+    """Memory on a device: onnxruntime's OrtValue."""
+
+    def numpy(self) -> Array:
+        """Its content; on the CPU the very memory."""
+        ...
+
+    def update_inplace(self, np_arr: Array, /) -> None:
+        """Copy an array of its shape and type into it."""
+        ...
+
+
+class _Binding(Protocol):
+    def bind_ortvalue_input(self, name: str, ortvalue: Buffer, /) -> None: ...
+    def bind_ortvalue_output(self, name: str, ortvalue: Buffer, /) -> None: ...
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A graph's inputs and outputs at fixed addresses.
+
+    Attributes:
+        binding: onnxruntime's.
+        options: of each run; names the CUDA graph, if there are any.
+    """
+
+    binding: _Binding
+    options: object
+
+
+class _Session(Protocol):
+    def io_binding(self) -> _Binding: ...
+    def run_with_iobinding(self, iobinding: _Binding, run_options: object, /) -> None: ...
+    def run(self, outputs: Sequence[str], feeds: Mapping[str, Array]) -> list[Array]: ...
+    def get_inputs(self) -> list[_Node]: ...
+    def get_outputs(self) -> list[_Node]: ...
+    def get_providers(self) -> list[str]: ...
+
+
+class Graph:
+    """One open graph whose tensors are called by role and key.
+
+    Attributes:
+        file: its name.
+        spec: its inputs and outputs.
+        provider: what it runs on, "cpu" or "cuda".
+    """
+
+    def __init__(
+        self,
+        file: str,
+        content: bytes,
+        spec: GraphSpec,
+        *,
+        provider: Provider = "auto",
+        threads: int = 1,
+        cuda_graph: bool = False,
+    ) -> None:
+        """Open a graph; `content` has been checked (see `bundle`).
+
+        Args:
+            file: its name, for messages.
+            content: the ONNX file.
+            spec: the inputs and outputs it has to have.
+            provider: auto takes CUDA where there is a device, else the CPU.
+            threads: onnxruntime's intra-op threads.
+            cuda_graph: capture bound runs on CUDA, and replay them; see `device`.
+
+        Raises:
+            MissingExtraError: without onnxruntime.
+            ProviderError: if CUDA was asked for and is not there.
+            BundleError: if onnxruntime refuses the graph, or its tensors are not the spec's.
+        """
+        self.file, self.spec = file, spec
+        self._session = _open(file, content, provider, threads, cuda_graph)
+        self.provider = "cuda" if CUDA in self._session.get_providers() else "cpu"
+        _compare(file, "input", self._session.get_inputs(), spec.inputs)
+        _compare(file, "output", self._session.get_outputs(), spec.outputs)
+        self._inputs = [(name, port.role, port.key) for name, port in spec.inputs.items()]
+        self._outputs = list(spec.outputs)
+        self._shapes = [port.shape for port in spec.outputs.values()]
+        self._keys = [(port.role, port.key) for port in spec.outputs.values()]
+
+    def run(self, values: Mapping[str, Arrays]) -> dict[tuple[str, str], Array]:
+        """Outputs by (role, key) from inputs by role and key.
+
+        Raises:
+            BundleError: if onnxruntime cannot run the graph on them, or an output has another shape
+                than the spec says.
+        """
+        feeds = {name: values[role][key] for name, role, key in self._inputs}
+        with self._said_plainly():
+            outputs = self._session.run(self._outputs, feeds)
+        rows = (len(next(iter(feeds.values()))),)
+        for name, array, shape in zip(self._outputs, outputs, self._shapes, strict=True):
+            if array.shape != rows + shape:
+                raise BundleError(
+                    f"{self.file} gave {name} of shape {array.shape} for {rows[0]} rows, expected "
+                    f"{rows + shape}; its rows are not independent: export the policy again"
+                )
+        return dict(zip(self._keys, outputs, strict=True))
+
+    @contextmanager
+    def _said_plainly(self) -> Generator[None]:
+        try:
+            yield
+        except _refusals() as error:
+            raise BundleError(
+                f"onnxruntime cannot run {self.file}: {_first_line(error)}; export the policy again"
+            ) from error
+
+    def buffer(self, port: Port, rows: int) -> Buffer:
+        """Memory for a tensor of `rows` rows where the graph runs; zeros."""
+        zeros = np.zeros((rows, *port.shape), port.dtype)
+        kind = zeros.dtype.type
+        made: Buffer = _onnxruntime().OrtValue.ortvalue_from_shape_and_type(
+            list(zeros.shape), kind, self.provider, 0
+        )
+        made.update_inplace(zeros)
+        return made
+
+    def bind(
+        self, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer], graph_id: int
+    ) -> Bound:
+        """Fix where all inputs and outputs are.
+
+        Args:
+            inputs: by the names they have in the graph.
+            outputs: likewise.
+            graph_id: of the CUDA graph that these addresses get, if graphs are captured.
+        """
+        binding = self._session.io_binding()
+        for name, buffer in inputs.items():
+            binding.bind_ortvalue_input(name, buffer)
+        for name, buffer in outputs.items():
+            binding.bind_ortvalue_output(name, buffer)
+        options = _onnxruntime().RunOptions()
+        options.add_run_config_entry("gpu_graph_id", str(graph_id))
+        return Bound(binding, options)
+
+    def run_bound(self, bound: Bound) -> None:
+        """Read the bound inputs, write the bound outputs.
+
+        Raises:
+            BundleError: if onnxruntime cannot run the graph on them.
+        """
+        with self._said_plainly():
+            self._session.run_with_iobinding(bound.binding, bound.options)
+
+
+def _open(
+    file: str, content: bytes, provider: Provider, threads: int, cuda_graph: bool
+) -> _Session:
+    ort = _onnxruntime()
+    available: list[str] = ort.get_available_providers()
+    wanted = _wanted(provider, available, cuda_graph)
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # idle threads that spin starve whoever shares the machine: environments, an event loop
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # else content that begins like onnxruntime's own format is opened as that, past all checks
+    options.add_session_config_entry("session.load_model_format", "ONNX")
+    options.log_severity_level = 3  # errors
+    try:
+        session: _Session = ort.InferenceSession(content, options, providers=wanted)
+    except _refusals() as error:
+        raise BundleError(
+            f"onnxruntime cannot open {file}: {_first_line(error)}; export the policy again"
+        ) from error
+    if provider == "cuda" and CUDA not in session.get_providers():
+        raise ProviderError(  # onnxruntime itself only logs this and takes the CPU
+            "cuda was asked for, but onnxruntime could not start it and offers "
+            f"{', '.join(session.get_providers())}; check the driver, CUDA and cuDNN versions, or "
+            'pass provider="cpu"'
+        )
+    return session
+
+
+def _wanted(provider: Provider, available: Sequence[str], cuda_graph: bool) -> list[object]:
+    if provider not in PROVIDERS:
+        raise ProviderError(f"the provider is {provider!r}, expected {', '.join(PROVIDERS)}")
+    if provider == "cuda" and CUDA not in available:
+        raise ProviderError(
+            f"cuda was asked for, but this onnxruntime has only {', '.join(available)}; "
+            'run: pip uninstall onnxruntime && pip install "agentzoo-rl[onnx-gpu]", '
+            'or pass provider="cpu"'
+        )
+    if provider == "cpu" or CUDA not in available:
+        return [CPU]
+    # TF32 rounds products to 10 bits
+    return [(CUDA, {"use_tf32": 0, "enable_cuda_graph": int(cuda_graph)}), CPU]
+
+
+def _onnxruntime() -> ModuleType:
+    if find_spec("onnxruntime") is None:
+        raise MissingExtraError("onnxruntime", "onnx")
+    if all(map(_is_installed, ("onnxruntime", "onnxruntime-gpu"))):
+        raise ProviderError(
+            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other's files; "
+            "run: pip uninstall onnxruntime onnxruntime-gpu, then install one of the two"
+        )
+    return import_module("onnxruntime")
+
+
+def _is_installed(distribution: str) -> bool:
+    try:
+        version(distribution)
+    except PackageNotFoundError:
+        return False
+    return True
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__
+
+
+@cache
+def _refusals() -> tuple[type[Exception], ...]:
+    state = import_module("onnxruntime.capi.onnxruntime_pybind11_state")
+    return tuple(getattr(state, name) for name in REFUSALS if hasattr(state, name))
+
+
+def _compare(file: str, kind: str, nodes: Sequence[_Node], ports: Mapping[str, Port]) -> None:
+    found = {node.name: node for node in nodes}
+    if found.keys() != ports.keys():
+        differing = ", ".join(sorted(found.keys() ^ ports.keys()))
+        raise BundleError(
+            f"{file} and the manifest differ in their {kind}s: {differing}; export it again"
+        )
+    for name, port in ports.items():
+        shape, dtype = found[name].shape, NUMPY_TYPES.get(found[name].type, found[name].type)
+        if (tuple(shape[1:]), dtype) != (port.shape, port.dtype) or isinstance(shape[0], int):
+            raise BundleError(
+                f"{file} has the {kind} {name} of shape {shape} and type {dtype}, expected "
+                f"{['batch', *port.shape]} and {port.dtype}; export it again"
+            )
+
+
+# -- steps ---------------------------------------------------------------------------------------
+
+
+class OnnxStep:
+    """The acting step of `policy.onnx`."""
+
+    def __init__(self, graph: Graph) -> None:
+        """Wrap an open graph."""
+        self.graph = graph
+
+    def __call__(
+        self, carry: Arrays, obs: Arrays, noise: Arrays, deterministic: Array, /
+    ) -> tuple[Arrays, Array]:
+        """One acting step; see `policy.Step`."""
+        outputs = self.graph.run(
+            {
+                "carry": carry,
+                "obs": obs,
+                "noise": noise,
+                "is_first": {"": obs["is_first"]},
+                "deterministic": {"": deterministic},
+            }
+        )
+        action = outputs.pop(("action", ""))
+        return {key: array for (_, key), array in outputs.items()}, action
+
+
+class OnnxObserve:
+    """The filtering step of `observe.onnx`."""
+
+    def __init__(self, graph: Graph) -> None:
+        """Wrap an open graph."""
+        self.graph = graph
+
+    def __call__(self, carry: Arrays, obs: Arrays, noise: Arrays, /) -> Arrays:
+        """The carry after this observation; `prev_action` is left as it was."""
+        inputs = {"carry": carry, "obs": obs, "noise": noise, "is_first": {"": obs["is_first"]}}
+        return {key: array for (_, key), array in self.graph.run(inputs).items()}
+
+
+class OnnxImagine:
+    """The imagined step of `score.onnx`."""
+
+    def __init__(self, graph: Graph) -> None:
+        """Wrap an open graph."""
+        self.graph = graph
+
+    def __call__(self, carry: Arrays, action: Array, noise: Arrays, /) -> tuple[Arrays, Array]:
+        """The next carry, without `prev_action`, and the reward (N,) of actions (N, A)."""
+        outputs = self.graph.run({"carry": carry, "action": {"": action}, "noise": noise})
+        reward = outputs.pop(("reward", ""))
+        return {key: array for (_, key), array in outputs.items()}, reward
+
+
+def onnx_step(spec: PolicySpec, graphs: Mapping[str, Graph]) -> Step:
+    """The acting step of a policy whose graphs are open, planning or not."""
+    if spec.plan is None:
+        return OnnxStep(graphs["policy.onnx"])
+    score = Rollouts(OnnxImagine(graphs["score.onnx"]))
+    return PlanStep(OnnxObserve(graphs["observe.onnx"]), score, spec)

@@ -1,0 +1,416 @@
+"""Between Gymnasium and a policy: what spaces mean, and values on their way in and out.
+
+Raw observations become step inputs in `encode` and nowhere else; actions move between the
+environment's own form and model units in `env_action` and `model_action`. All of it is numpy.
+"""
+
+from collections.abc import Mapping
+from functools import lru_cache
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import ArrayLike
+
+from ..errors import NotFiniteError, ObservationError, SpaceError
+from ..spec import UNBOUNDED, ActionSpec, Array, Arrays, ObsSpec
+
+BARE = "observation"  # the key of an observation space that is not a Dict
+RESERVED = frozenset(
+    {"is_first", "is_last", "is_terminal", "reward", "action", "prev_action"}
+)  # the timeline's own columns
+CHANNELS = (1, 3, 4)  # grey, RGB, RGBA or four stacked grey frames
+LARGEST = 1e38  # stands for an infinite bound: JSON has no infinity, float32 holds this
+
+Observation = ArrayLike | Mapping[str, ArrayLike]
+
+
+# -- what a space is read as ---------------------------------------------------------------------
+
+
+def observation_specs(space: gym.Space[object]) -> dict[str, ObsSpec]:
+    """How each part of an observation space is read.
+
+    A uint8 Box (h, w, c) with 1, 3 or 4 channels or (h, w) is an image; every other Box a flat
+    float32 vector; Discrete, MultiDiscrete and MultiBinary are joined one-hots.
+
+    Args:
+        space: a Box, Discrete, MultiDiscrete or MultiBinary, or a Dict of those.
+
+    Returns:
+        Specs in the order of the space's keys; a space other than a Dict has the key "observation".
+
+    Raises:
+        SpaceError: if the space is of another kind, empty, or uses a key that rows need themselves.
+    """
+    if not isinstance(space, spaces.Dict):
+        return {BARE: _obs_spec(BARE, space)}
+    specs = {_key(key): _obs_spec(key, space[key]) for key in space}
+    if not specs:
+        raise SpaceError("the observation space is an empty Dict; an agent needs at least one key")
+    return specs
+
+
+def _key(key: object) -> str:
+    if not isinstance(key, str) or not key:
+        raise SpaceError(f"the observation key {key!r} is not a name; use a non-empty string")
+    if key in RESERVED:
+        raise SpaceError(
+            f'the observation key "{key}" is taken by the rows an agent stores; rename it with '
+            "gymnasium.wrappers.TransformObservation"
+        )
+    return key
+
+
+def _obs_spec(key: str, space: gym.Space[object]) -> ObsSpec:
+    match space:
+        case spaces.Box():
+            return _box_obs_spec(key, space)
+        case spaces.Discrete():
+            return _onehot((), (int(space.n),), (int(space.start),))
+        case spaces.MultiDiscrete():
+            return _onehot(space.shape, _ints(space.nvec), _ints(space.start))
+        case spaces.MultiBinary():
+            size = int(np.prod(space.shape))
+            return _onehot(space.shape, (2,) * size, (0,) * size)
+        case _:
+            raise SpaceError(
+                f'the observation "{key}" is a {type(space).__name__} space; agents read Box, '
+                "Discrete, MultiDiscrete, MultiBinary and one flat Dict of those: convert it with "
+                "gymnasium.wrappers.FlattenObservation or TransformObservation"
+            )
+
+
+def _ints(numbers: Array) -> tuple[int, ...]:
+    return tuple(int(n) for n in np.ravel(numbers))
+
+
+def _onehot(source: tuple[int, ...], nvec: tuple[int, ...], start: tuple[int, ...]) -> ObsSpec:
+    return ObsSpec(kind="onehot", shape=(sum(nvec),), source=source, nvec=nvec, start=start)
+
+
+def _box_obs_spec(key: str, space: spaces.Box) -> ObsSpec:
+    shape, size = space.shape, int(np.prod(space.shape))
+    if size == 0:
+        raise SpaceError(
+            f'the observation "{key}" has shape {shape} and so no numbers; leave it out'
+        )
+    if space.dtype == np.uint8 and len(shape) == 2:
+        return ObsSpec(kind="image", shape=(*shape, 1), source=shape)
+    if space.dtype == np.uint8 and len(shape) == 3:
+        if shape[2] in CHANNELS:
+            return ObsSpec(kind="image", shape=shape, source=shape)
+        if shape[0] in CHANNELS:
+            raise SpaceError(
+                f'the observation "{key}" has shape {shape}, which looks like an image with its '
+                "channels first; images are (height, width, channels): move the axis with "
+                "gymnasium.wrappers.TransformObservation"
+            )
+    return ObsSpec(kind="vector", shape=(size,), source=shape)
+
+
+def action_spec(space: gym.Space[object]) -> ActionSpec:
+    """An action space and its size in model units.
+
+    Args:
+        space: a floating point Box of any shape, Discrete, MultiDiscrete or MultiBinary (read as a
+            MultiDiscrete of twos).
+
+    Raises:
+        SpaceError: if the space is of another kind, empty, or a Box with no room between bounds.
+    """
+    match space:
+        case spaces.Box():
+            return _box_action_spec(space)
+        case spaces.Discrete():
+            n, start = int(space.n), int(space.start)
+            return ActionSpec(
+                kind="discrete", size=n, shape=(), dtype=str(space.dtype), nvec=(n,), start=(start,)
+            )
+        case spaces.MultiDiscrete():
+            return _multidiscrete(space, _ints(space.nvec), _ints(space.start))
+        case spaces.MultiBinary():
+            size = int(np.prod(space.shape))
+            return _multidiscrete(space, (2,) * size, (0,) * size)
+        case _:
+            raise SpaceError(
+                f"the action space is a {type(space).__name__}; agents fill Box, Discrete, "
+                "MultiDiscrete and MultiBinary: flatten it with gymnasium.wrappers.TransformAction"
+            )
+
+
+def _multidiscrete(
+    space: spaces.MultiDiscrete | spaces.MultiBinary, nvec: tuple[int, ...], start: tuple[int, ...]
+) -> ActionSpec:
+    return ActionSpec(
+        kind="multidiscrete",
+        size=sum(nvec),
+        shape=space.shape,
+        dtype=str(space.dtype),
+        nvec=nvec,
+        start=start,
+    )
+
+
+def _box_action_spec(space: spaces.Box) -> ActionSpec:
+    low, high = np.ravel(space.low).astype(float), np.ravel(space.high).astype(float)
+    if not np.issubdtype(space.dtype, np.floating):
+        raise SpaceError(
+            f"the action space is a Box of {space.dtype}; agents fill a Box with fractions: use a "
+            "float Box, or MultiDiscrete for whole numbers"
+        )
+    if low.size == 0:
+        raise SpaceError(f"the action space has shape {space.shape} and so no numbers to choose")
+    bad = np.flatnonzero(~(low < high))  # written so that NaN counts too
+    if bad.size:
+        i = int(bad[0])
+        raise SpaceError(
+            f"dimension {i} of the action space reaches from {low[i]} to {high[i]}; its low bound "
+            "must be below its high bound: drop the dimension or widen it"
+        )
+    clip = np.clip([low, high], -LARGEST, LARGEST)
+    return ActionSpec(
+        kind="box",
+        size=low.size,
+        shape=space.shape,
+        dtype=str(space.dtype),
+        low=tuple(clip[0].tolist()),
+        high=tuple(clip[1].tolist()),
+    )
+
+
+# -- observations --------------------------------------------------------------------------------
+
+
+def encode(specs: Mapping[str, ObsSpec], observation: Observation, *, batched: bool) -> Arrays:
+    """Raw observations as the tensors a step takes; they always have a batch axis.
+
+    Args:
+        specs: what to expect, by key.
+        observation: an array (if there is one key) or a mapping from key to array, each of the
+            spec's `source` shape, with a batch axis in front if `batched`. Vectors may be of any
+            real dtype, images are uint8, one-hots are given as indices.
+        batched: whether the arrays carry a batch axis; without it, B is 1 in the result.
+
+    Returns:
+        key -> (B, *spec.shape) of the spec's dtype, in the order of `specs`.
+
+    Raises:
+        ObservationError: if a key is missing or unknown, or a value has another shape or dtype, is
+            not finite, is out of range, or is an empty batch.
+    """
+    values = _by_key(specs, observation)
+    encoded = {key: _encode(key, spec, values[key], batched) for key, spec in specs.items()}
+    sizes = {len(array) for array in encoded.values()}
+    if len(sizes) != 1:
+        lengths = ", ".join(f'"{key}" has {len(array)}' for key, array in encoded.items())
+        raise ObservationError(
+            f"the observations differ in batch size: {lengths} rows; give as many"
+        )
+    return encoded
+
+
+def is_batched(specs: Mapping[str, ObsSpec], observation: Observation) -> bool:
+    """Whether an observation has a batch axis in front, by the number of axes of its first part."""
+    key, spec = next(iter(specs.items()))
+    value = observation.get(key, 0) if isinstance(observation, Mapping) else observation
+    return np.ndim(value) == len(spec.source) + 1
+
+
+def _by_key(specs: Mapping[str, ObsSpec], observation: Observation) -> Mapping[str, ArrayLike]:
+    if not isinstance(observation, Mapping):
+        if len(specs) == 1:
+            return {next(iter(specs)): observation}
+        raise ObservationError(
+            f"the observation is a single {type(observation).__name__}, expected a dict with the "
+            f"keys {', '.join(specs)}; pass one value for each"
+        )
+    if observation.keys() != specs.keys():
+        missing = [key for key in specs if key not in observation]
+        extra = [str(key) for key in observation if key not in specs]
+        raise ObservationError(
+            f"the observation has the keys {', '.join(map(str, observation)) or 'none'}, expected "
+            f"{', '.join(specs)}; add {', '.join(missing) or 'none'} and leave out "
+            f"{', '.join(extra) or 'none'}"
+        )
+    return observation
+
+
+def _encode(key: str, spec: ObsSpec, value: ArrayLike, batched: bool) -> Array:
+    array = _array(key, value)
+    shape = array.shape[1:] if batched else array.shape
+    if shape != spec.source or (batched and array.ndim == 0):
+        raise _wrong_shape(key, spec, array, batched)
+    if array.size == 0:
+        raise ObservationError(f'the observation "{key}" is an empty batch; give at least one row')
+    if spec.kind == "image":
+        return _image(key, spec, array)
+    if spec.kind == "vector":
+        return _vector(key, spec, array)
+    return _indices(key, spec, array)
+
+
+def _array(key: str, value: ArrayLike) -> Array:
+    try:
+        return np.asarray(value)
+    except ValueError as error:  # rows of unequal length
+        raise ObservationError(
+            f'the observation "{key}" cannot be made an array ({error}); pass a numpy array'
+        ) from error
+
+
+def _wrong_shape(key: str, spec: ObsSpec, array: Array, batched: bool) -> ObservationError:
+    row = ", ".join(map(str, spec.source))
+    expected = (f"(batch, {row})" if row else "(batch,)") if batched else str(spec.source)
+    if array.shape == spec.source:
+        mend = "add a batch axis in front: observation[None]"
+    elif array.shape[1:] == spec.source:
+        mend = "take one row of the batch"
+    elif spec.kind == "image" and sorted(array.shape[-len(spec.source) :]) == sorted(spec.source):
+        mend = "move the axes: images are (height, width, channels)"
+    else:
+        mend = "make it the shape the policy was trained on"
+    return ObservationError(
+        f'the observation "{key}" has shape {array.shape}, expected {expected}; {mend}'
+    )
+
+
+def _wrong_dtype(key: str, array: Array, expected: str, mend: str) -> ObservationError:
+    return ObservationError(
+        f'the observation "{key}" has dtype {array.dtype}, expected {expected}; {mend}'
+    )
+
+
+def _image(key: str, spec: ObsSpec, array: Array) -> Array:
+    if array.dtype != np.uint8:
+        mend = "pass the raw frame"
+        if array.dtype.kind == "f":
+            mend = "if it is scaled to [0, 1], use (255 * image).round().astype(numpy.uint8)"
+        raise _wrong_dtype(key, array, "uint8 in 0..255", mend)
+    return array.reshape(-1, *spec.shape)
+
+
+def _vector(key: str, spec: ObsSpec, array: Array) -> Array:
+    if array.dtype.kind not in "fiub":
+        raise _wrong_dtype(key, array, "real numbers", "pass a numpy array of floats")
+    if array.dtype != np.float32:
+        with np.errstate(over="ignore"):  # a float64 beyond float32 is reported below
+            array = array.astype(np.float32)
+    if not np.isfinite(array).all():
+        raise NotFiniteError(
+            f'the observation "{key}" holds NaN or infinity (or a number beyond float32), expected '
+            "finite numbers; look at what the environment or sensor gave"
+        )
+    return array.reshape(-1, *spec.shape)
+
+
+@lru_cache
+def _groups(nvec: tuple[int, ...], start: tuple[int, ...]) -> tuple[Array, Array, Array]:
+    counts = np.array(nvec, np.int64)
+    return counts, np.array(start, np.int64), np.cumsum(counts) - counts
+
+
+def _indices(key: str, spec: ObsSpec, array: Array) -> Array:
+    if array.dtype.kind not in "iub":
+        raise _wrong_dtype(key, array, "whole numbers", "pass the index, not its one-hot")
+    counts, start, offset = _groups(spec.nvec, spec.start)
+    # (B, *source) -> (B, groups)
+    index = array.reshape(-1, len(spec.nvec)).astype(np.int64) - start
+    if ((index < 0) | (index >= counts)).any():
+        highest = start + counts - 1
+        raise ObservationError(
+            f'the observation "{key}" is {array.tolist()}, expected whole numbers from '
+            f"{start.tolist()} to {highest.tolist()}; look at what the environment gave"
+        )
+    return _ones_at(index + offset, spec.shape[0])
+
+
+def _ones_at(columns: Array, size: int) -> Array:
+    onehot = np.zeros((len(columns), size), np.float32)
+    np.put_along_axis(onehot, columns, 1.0, axis=1)
+    return onehot
+
+
+# -- actions -------------------------------------------------------------------------------------
+
+
+@lru_cache
+def _bounds(spec: ActionSpec) -> tuple[Array, Array, Array]:
+    low, high = np.array(spec.low), np.array(spec.high)
+    return low, high, (np.abs(low) < UNBOUNDED) & (np.abs(high) < UNBOUNDED)
+
+
+def env_action(spec: ActionSpec, action: ArrayLike) -> Array:
+    """An action in model units as the environment takes it.
+
+    Box: low + (a + 1) / 2 * (high - low), clipped to the bounds; dimensions with a bound of 1e6 or
+    more are clipped only. Discrete and MultiDiscrete: the largest entry of each group, plus start.
+
+    Args:
+        spec: the environment's action.
+        action: (..., A) in model units; any number of leading axes.
+
+    Returns:
+        (..., *spec.shape) of spec.dtype.
+    """
+    array = np.asarray(action)
+    lead = array.shape[:-1]
+    assert array.shape[-1:] == (spec.size,), (array.shape, spec.size)
+    if spec.kind == "box":
+        low, high, bounded = _bounds(spec)
+        with np.errstate(over="ignore", invalid="ignore"):  # in dimensions that are passed through
+            scaled = np.where(bounded, low + (array + 1.0) / 2.0 * (high - low), array)
+        return np.clip(scaled, low, high).astype(spec.dtype).reshape((*lead, *spec.shape))
+    _, start, offset = _groups(spec.nvec, spec.start)
+    groups = np.split(array, offset[1:], axis=-1)
+    chosen = np.stack([group.argmax(-1) for group in groups], axis=-1) + start
+    return chosen.astype(spec.dtype).reshape((*lead, *spec.shape))
+
+
+def model_action(spec: ActionSpec, action: ArrayLike) -> Array:
+    """An environment's action in model units; the inverse of `env_action`.
+
+    Args:
+        spec: the environment's action.
+        action: (..., *spec.shape), in the environment's bounds; any number of leading axes.
+
+    Returns:
+        (..., A) float32.
+
+    Raises:
+        SpaceError: if the action has another shape, is not finite, or is an index out of range.
+    """
+    array = np.asarray(action)
+    lead = array.ndim - len(spec.shape)
+    if lead < 0 or array.shape[lead:] != spec.shape:
+        raise SpaceError(
+            f"the action has shape {array.shape}, expected {spec.shape} or that with leading axes; "
+            "pass it as the environment's action space has it"
+        )
+    flat = array.reshape(*array.shape[:lead], -1)
+    return _box_units(spec, flat) if spec.kind == "box" else _onehot_units(spec, flat)
+
+
+def _box_units(spec: ActionSpec, flat: Array) -> Array:
+    if not np.isfinite(flat).all():
+        raise SpaceError(
+            "the action holds NaN or infinity, expected finite numbers; look at its source"
+        )
+    low, high, bounded = _bounds(spec)
+    clipped = np.clip(flat, low, high)
+    with np.errstate(over="ignore"):
+        units = np.where(bounded, 2.0 * (clipped - low) / (high - low) - 1.0, clipped)
+    return units.astype(np.float32)
+
+
+def _onehot_units(spec: ActionSpec, flat: Array) -> Array:
+    counts, start, offset = _groups(spec.nvec, spec.start)
+    index = flat.astype(np.int64) - start
+    if (index + start != flat).any() or ((index < 0) | (index >= counts)).any():
+        raise SpaceError(
+            f"the action is {flat.tolist()}, expected whole numbers from {start.tolist()} to "
+            f"{(start + counts - 1).tolist()}; pass indices as the action space has them"
+        )
+    return _ones_at((index + offset).reshape(-1, counts.size), spec.size).reshape(
+        *flat.shape[:-1], spec.size
+    )

@@ -1,0 +1,208 @@
+"""One port: which path speaks which protocol, and who may ask."""
+
+import hashlib
+import hmac
+import secrets
+import time
+from collections.abc import Awaitable, Callable
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as version_of
+
+from aiohttp import web
+
+from ..errors import ServingError
+from . import open_inference as v2
+from . import openpi, vla_eval
+from .access_log import REQUEST_ID, record
+from .error_codes import REFUSALS, RETRY_AFTER_S, refusal_of
+from .request_body import read_body
+from .service import Service
+
+SERVICE = web.AppKey("service", Service)
+OPEN_PATHS = frozenset({"/health", "/healthz", "/v2/health/live", "/v2/health/ready"})
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+# -- what every request passes -------------------------------------------------------------------
+
+
+@web.middleware
+async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Let in who may come in, say no in JSON, and write a line about it."""
+    request[REQUEST_ID] = secrets.token_hex(8)
+    started = time.monotonic()
+    response: web.StreamResponse
+    try:
+        _check_caller(request)
+        response = await handler(request)
+    except web.HTTPException as error:
+        response = _refused(ServingError(error.reason, "unknown"), error.status)
+    except Exception as error:
+        refusal = refusal_of(error)
+        request.app[SERVICE].metrics.request(v2.PROTOCOL, None, "refused", refusal.reason)
+        response = _refused(refusal)
+    if not response.prepared:  # a websocket has been, and writes its own line
+        response.headers["X-Request-Id"] = request[REQUEST_ID]
+        record(request, status=response.status, seconds=time.monotonic() - started)
+    return response
+
+
+def _check_caller(request: web.Request) -> None:
+    """Refuse browsers, which send requests of other people's pages, and callers without the key."""
+    if "Origin" in request.headers:
+        raise ServingError("this server does not speak to web pages", "forbidden")
+    key = request.app[SERVICE].settings.api_key
+    if not key or request.path in OPEN_PATHS:
+        return
+    scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() not in ("bearer", "api-key") or not _same(given.strip(), key):
+        raise ServingError(
+            'a key is needed: send the header "Authorization: Bearer KEY"', "unauthorized"
+        )
+
+
+def _same(given: str, key: str) -> bool:
+    # digests have one length, so the comparison takes the same time whatever was given
+    digests = [hashlib.sha256(one.encode(errors="replace")).digest() for one in (given, key)]
+    return hmac.compare_digest(*digests)
+
+
+def _refused(error: ServingError, status: int | None = None) -> web.Response:
+    refusal = REFUSALS[error.reason]
+    headers = {"Retry-After": str(RETRY_AFTER_S)} if refusal.retry else {}
+    content = {"error": str(error), "reason": error.reason}
+    return web.json_response(content, status=status or refusal.status, headers=headers)
+
+
+# -- paths ---------------------------------------------------------------------------------------
+
+
+async def _openpi(request: web.Request) -> web.StreamResponse:
+    return await _socket(request, openpi.serve)
+
+
+async def _vla_eval(request: web.Request) -> web.StreamResponse:
+    return await _socket(request, vla_eval.serve)
+
+
+async def _socket(
+    request: web.Request, serve: Callable[[Service, web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    if not web.WebSocketResponse().can_prepare(request):
+        error = ServingError("this path speaks websocket; see docs/serving.md", "malformed")
+        return _refused(error, 426)
+    return await serve(request.app[SERVICE], request)
+
+
+async def _healthz(request: web.Request) -> web.Response:
+    ready = request.app[SERVICE].is_ready
+    return web.Response(text="OK\n" if ready else "not ready\n", status=200 if ready else 503)
+
+
+async def _health(request: web.Request) -> web.Response:
+    ready = request.app[SERVICE].is_ready
+    content = {"status": "ok" if ready else "not ready"}
+    return web.json_response(content, status=200 if ready else 503)
+
+
+async def _live(request: web.Request) -> web.Response:
+    return web.json_response({"live": True})
+
+
+async def _ready(request: web.Request) -> web.Response:
+    ready = request.app[SERVICE].is_ready
+    return web.json_response({"ready": ready}, status=200 if ready else 503)
+
+
+async def _metrics(request: web.Request) -> web.Response:
+    service = request.app[SERVICE]
+    service.observe()
+    kind = "text/plain; version=0.0.4; charset=utf-8"
+    return web.Response(body=service.metrics.text(), headers={"Content-Type": kind})
+
+
+async def _server(request: web.Request) -> web.Response:
+    try:
+        version = version_of("agentzoo-rl")
+    except PackageNotFoundError:
+        version = "checkout"  # run from its sources, without being installed
+    return web.json_response(v2.server_metadata("agentzoo", version))
+
+
+async def _model(request: web.Request) -> web.Response:
+    service, name = request.app[SERVICE], request.match_info["model"]
+    current = service.current(name)
+    asked = request.match_info.get("version", current.label)
+    for version in service.models[name].versions:
+        if version.label == asked:
+            return web.json_response(v2.model_metadata(service.models[name], version))
+    raise ServingError(f"{name} has no version {asked[:20]}", "unknown")
+
+
+async def _model_ready(request: web.Request) -> web.Response:
+    version = request.app[SERVICE].current(request.match_info["model"])
+    asked = request.match_info.get("version", version.label)
+    ready = asked == version.label
+    return web.json_response({"ready": ready}, status=200 if ready else 503)
+
+
+async def _infer(request: web.Request) -> web.Response:
+    service, name = request.app[SERVICE], request.match_info["model"]
+    limit = service.message_limit(service.current(name))
+    body = await read_body(request, limit, service.settings.deadline_s)
+    asked = v2.read_request(body, request.headers.get(v2.HEADER_LENGTH))
+    wanted = request.match_info.get("version", "")
+    content, length, version = await v2.infer(service, name, wanted, asked)
+    service.metrics.request(v2.PROTOCOL, version)
+    service.metrics.traffic(v2.PROTOCOL, "received", len(body))
+    service.metrics.traffic(v2.PROTOCOL, "sent", len(content))
+    if length is None:
+        return web.Response(body=content, content_type="application/json")
+    return web.Response(
+        body=content,
+        content_type="application/octet-stream",
+        headers={v2.HEADER_LENGTH: str(length)},
+    )
+
+
+async def _index(request: web.Request) -> web.Response:
+    models = request.app[SERVICE].models.values()
+    found = [
+        {"name": model.settings.name, "version": one.label, "state": "READY"}
+        for model in models
+        for one in model.versions
+    ]
+    return web.json_response(found)
+
+
+async def _load(request: web.Request) -> web.Response:
+    service, name = request.app[SERVICE], request.match_info["model"]
+    if not service.settings.model_control:
+        raise ServingError("reloading is off; start the server with --model-control", "forbidden")
+    service.current(name)
+    version = await service.models[name].load()
+    return web.json_response({"name": name, "version": version.label})
+
+
+def application(service: Service) -> web.Application:
+    """Every path of the server."""
+    app = web.Application(middlewares=[guard])
+    app[SERVICE] = service
+    get, post = app.router.add_get, app.router.add_post
+    for path in ("/", "/openpi", "/openpi/{model}", "/models/{model}"):
+        get(path, _openpi)
+    for path in ("/vla", "/vla/{model}"):
+        get(path, _vla_eval)
+    get("/healthz", _healthz)
+    get("/health", _health)
+    get("/metrics", _metrics)
+    get("/v2", _server)
+    get("/v2/health/live", _live)
+    get("/v2/health/ready", _ready)
+    post("/v2/repository/index", _index)
+    post("/v2/repository/models/{model}/load", _load)
+    for path in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
+        get(path, _model)
+        get(f"{path}/ready", _model_ready)
+        post(f"{path}/infer", _infer)
+    return app

@@ -1,0 +1,243 @@
+"""Many sessions, one call of the step: rows that wait together are computed together.
+
+A thread of its own runs the step. It waits for company only while it can expect some: at most
+`max_wait_s`, and no longer than until as many rows are there as the batch before had. A row is
+computed from the state it came with and gives a new one; whether that state is kept is decided by
+whoever asked, so a step that fails or comes too late changes nothing.
+"""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from ..errors import ServingError
+from ..policy.policy import Policy, State, flags, stack
+from ..spec import Array, Arrays
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchLimits:
+    """How rows are gathered.
+
+    Attributes:
+        max_batch: rows in one call of the step.
+        max_wait_s: how long a row may wait for others once the step is free.
+        max_queue: rows that may wait; further ones are refused.
+    """
+
+    max_batch: int = 64
+    max_wait_s: float = 0.002
+    max_queue: int = 1024
+
+
+@dataclass(slots=True, eq=False)
+class Row:
+    """One session's step, waiting to be computed.
+
+    Attributes:
+        obs: key -> (1, *shape), as `spaces.encode` gives them.
+        is_first: whether the observation is its episode's first.
+        state: one row.
+        deterministic: whether the action is the distribution's mode.
+        deadline: on the clock of `time.monotonic`; a row that is later is not computed.
+        reply: for the receiver's own use.
+        queued: when it was submitted, on the same clock.
+    """
+
+    obs: Arrays
+    is_first: bool
+    state: State
+    deterministic: bool
+    deadline: float
+    reply: object = None
+    queued: float = 0.0
+
+
+class Answer(NamedTuple):
+    """What a row was answered.
+
+    Attributes:
+        action: (*action.shape), the environment's own.
+        state: one row, to be kept by whoever accepts the answer.
+    """
+
+    action: Array
+    state: State
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Requests that were computed together, and what came of each.
+
+    Attributes:
+        rows: in the order they came.
+        outcomes: an answer or a refusal for each.
+        started: when the step was called, on the clock of `time.monotonic`.
+        seconds: how long it took.
+    """
+
+    rows: Sequence[Row]
+    outcomes: Sequence[Answer | ServingError]
+    started: float
+    seconds: float
+
+
+class Batcher:
+    """Computes rows of one policy in a thread of its own.
+
+    Attributes:
+        policy: whose step is called.
+        limits: how rows are gathered.
+    """
+
+    def __init__(
+        self, policy: Policy, deliver: Callable[[Batch], None], limits: BatchLimits | None = None
+    ) -> None:
+        """Start the thread.
+
+        Args:
+            policy: whose step is called; its own session is not touched.
+            deliver: takes each batch, in the batcher's thread.
+            limits: how rows are gathered.
+        """
+        self.policy, self.limits = policy, limits or BatchLimits()
+        self._deliver = deliver
+        self._waiting: deque[Row] = deque()
+        self._lock = threading.Lock()
+        self._bell = threading.Lock()  # held; letting go of it wakes the thread, and nothing else
+        self._bell.acquire()
+        self._wanted = 0  # rows that are worth waking the thread for; 0 while it is awake
+        self._usual = 1  # rows the batch before had
+        self._is_closed = False
+        self._thread = threading.Thread(target=self._work, name="batcher", daemon=True)
+        self._thread.start()
+
+    def __len__(self) -> int:
+        """Requests that wait."""
+        return len(self._waiting)
+
+    def submit(self, row: Row) -> None:
+        """Let a row wait for its turn; it is delivered later, exactly once.
+
+        Raises:
+            ServingError: if the queue is full ("overloaded") or closed ("draining").
+        """
+        row.queued = time.monotonic()
+        with self._lock:
+            if self._is_closed:
+                raise ServingError("this policy is no longer served; start again", "draining")
+            if len(self._waiting) >= self.limits.max_queue:
+                raise ServingError(
+                    f"{len(self._waiting)} requests wait already; ask again later", "overloaded"
+                )
+            self._waiting.append(row)
+            is_wanted = 0 < self._wanted <= len(self._waiting)
+            if is_wanted:
+                self._wanted = 0
+        if is_wanted:
+            self._bell.release()
+
+    def close(self) -> None:
+        """Take no more rows; those that wait are still computed, then the thread ends."""
+        with self._lock:
+            self._is_closed = True
+            is_asleep, self._wanted = self._wanted > 0, 0
+        if is_asleep:
+            self._bell.release()
+
+    def join(self, timeout_s: float | None = None) -> None:
+        """Wait for the thread to end; call `close` first."""
+        self._thread.join(timeout_s)
+
+    def _work(self) -> None:
+        while rows := self._gather():
+            self._deliver(self._compute(rows))
+
+    def _gather(self) -> list[Row]:
+        """The next rows; empty once closed and everything is computed."""
+        self._wait_for(1)
+        self._wait_for(min(self._usual, self.limits.max_batch), self.limits.max_wait_s)
+        with self._lock:
+            count = min(len(self._waiting), self.limits.max_batch)
+            self._usual = max(count, 1)
+            return [self._waiting.popleft() for _ in range(count)]
+
+    def _wait_for(self, wanted: int, timeout_s: float = -1) -> None:
+        """Sleep until so many rows wait, at most for a time."""
+        with self._lock:
+            if self._is_closed or len(self._waiting) >= wanted:
+                return
+            self._wanted = wanted
+        if not self._bell.acquire(timeout=timeout_s):
+            with self._lock:
+                is_rung, self._wanted = self._wanted == 0, 0
+            if is_rung:  # between the two lines before
+                self._bell.acquire()
+
+    def _compute(self, rows: list[Row]) -> Batch:
+        started = time.monotonic()
+        live = [row for row in rows if row.deadline > started]
+        found = iter(self._outcomes(live) if live else ())
+        outcomes = [next(found) if row.deadline > started else _late() for row in rows]
+        return Batch(rows, outcomes, started, time.monotonic() - started)
+
+    def _outcomes(self, rows: Sequence[Row]) -> list[Answer | ServingError]:
+        try:
+            return self._step(rows)
+        except Exception:  # whatever a step raises, the thread and the other rows go on
+            log.exception("a step of %d rows failed", len(rows))
+            if len(rows) > 1:  # one row must not fail the others
+                return [self._outcomes([row])[0] for row in rows]
+            return [ServingError("the policy's step failed; the server's log says why", "failed")]
+
+    def _step(self, rows: Sequence[Row]) -> list[Answer | ServingError]:
+        actions, state = self.policy.advance(
+            stack([row.obs for row in rows]),
+            flags([row.is_first for row in rows]),
+            State.joined([row.state for row in rows]),
+            flags([row.deterministic for row in rows]),
+        )
+        arrays = [array for array in (actions, *state.carry.values()) if array.dtype.kind == "f"]
+        if len(rows) == 1 and all(np.isfinite(array).all() for array in arrays):
+            return [Answer(actions[0], state)]  # nobody shares its memory
+        finite = np.logical_and.reduce([_finite(array) for array in arrays], initial=True)
+        return [
+            Answer(*own) if fine else _diverged()
+            for own, fine in zip(_apart(actions, state), finite, strict=True)
+        ]
+
+
+def _finite(array: Array) -> Array:
+    """(B,) bool."""
+    return np.asarray(np.isfinite(array).reshape(len(array), -1).all(1))
+
+
+def _apart(actions: Array, state: State) -> Iterator[tuple[Array, State]]:
+    """Each row in memory of its own: a view would keep the whole batch alive."""
+    names = list(state.carry)
+    # (B, *shape) -> (B, 1, *shape), so that a row keeps its axis
+    arrays = [array[:, None] for array in (*state.carry.values(), state.address)]
+    for action, *row in zip(actions, *arrays, strict=True):
+        *carry, address = [part.copy() for part in row]
+        yield np.array(action), State(dict(zip(names, carry, strict=True)), address)
+
+
+def _late() -> ServingError:
+    return ServingError(
+        "the deadline passed before the step could be computed; the state is as it was", "deadline"
+    )
+
+
+def _diverged() -> ServingError:
+    return ServingError(
+        "the policy gave NaN or infinity; the session is closed to further steps of this episode",
+        "diverged",
+    )

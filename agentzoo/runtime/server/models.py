@@ -1,0 +1,175 @@
+"""Policies that are served: opened, proven, warmed up, and replaced while they run."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from ..bundle.load import load_verified
+from ..errors import AgentZooError
+from ..policy.policy import Policy
+from ..spec import PolicySpec
+from .batcher import Batch, Batcher, BatchLimits
+from .reserved_keys import check_names
+from .settings import ModelSettings
+
+log = logging.getLogger(__name__)
+
+Locate = Callable[[ModelSettings], Path]
+Observe = Callable[["Version", Batch], None]
+
+
+def local_folder(model: ModelSettings) -> Path:
+    """A model's source as a folder on this machine."""
+    return Path(model.source)
+
+
+@dataclass(eq=False)
+class Version:
+    """One opened policy; a model has one that new sessions get, and those that are running out.
+
+    Attributes:
+        model: its name.
+        number: 1 for the first, counted up with each reload.
+        policy: what acts.
+        provider: what it runs on.
+        revision: that was asked for; "" for a folder.
+        batcher: computes its rows.
+        sessions: open ones.
+        is_current: whether new sessions get it.
+    """
+
+    model: str
+    number: int
+    policy: Policy
+    provider: str
+    revision: str
+    batcher: Batcher = field(init=False)
+    sessions: int = 0
+    is_current: bool = True
+
+    @property
+    def label(self) -> str:
+        """Its number, as replies and metrics have it."""
+        return str(self.number)
+
+    def leave(self) -> None:
+        """One session less; a version nobody needs any more ends."""
+        self.sessions -= 1
+        self._end_if_unused()
+
+    def replace(self) -> None:
+        """New sessions get another version from now on."""
+        self.is_current = False
+        self._end_if_unused()
+
+    def _end_if_unused(self) -> None:
+        if not self.is_current and self.sessions == 0:
+            self.batcher.close()
+
+
+class Model:
+    """A name under which a policy is served, whichever version that is now.
+
+    Attributes:
+        settings: name, source and limits.
+        current: the version that new sessions get; None until the first is ready.
+        versions: the current one and those with sessions left.
+    """
+
+    def __init__(self, settings: ModelSettings, locate: Locate, observe: Observe) -> None:
+        """Nothing is opened yet; `load` does.
+
+        Args:
+            settings: name, source and limits.
+            locate: a source as a folder on this machine; may download.
+            observe: told of every batch, in the event loop.
+        """
+        self.settings = settings
+        self.current: Version | None = None
+        self.versions: list[Version] = []
+        self._locate, self._observe = locate, observe
+        self._count = 0
+        self._loading = asyncio.Lock()
+
+    async def load(self, settings: ModelSettings | None = None) -> Version:
+        """Open the source again and let new sessions have it; a failure leaves all as it was.
+
+        Args:
+            settings: other ones from now on, of the same name.
+
+        Raises:
+            AgentZooError: if it cannot be had, does not pass its checks, or does not replay.
+        """
+        async with self._loading:
+            wanted = settings or self.settings
+            number = self._count + 1
+            version = await asyncio.to_thread(_open, wanted, self._locate, number)
+            deliver = partial(self._deliver, asyncio.get_running_loop(), version)
+            version.batcher = Batcher(version.policy, deliver, _limits(wanted))
+            self.settings, self._count, before = wanted, number, self.current
+            self.current = version
+            self.versions.append(version)
+            if before is not None:
+                before.replace()
+            return version
+
+    def forget_ended(self) -> None:
+        """Drop versions that nobody uses any more."""
+        self.versions = [one for one in self.versions if one.is_current or one.sessions]
+
+    def close(self) -> None:
+        """Compute nothing further."""
+        for version in self.versions:
+            version.batcher.close()
+
+    def _deliver(self, loop: asyncio.AbstractEventLoop, version: Version, batch: Batch) -> None:
+        try:
+            loop.call_soon_threadsafe(self._observe, version, batch)
+        except RuntimeError:  # the loop has ended, and with it whoever waited
+            log.warning("%d answers came after the end", len(batch.rows))
+
+
+def _open(settings: ModelSettings, locate: Locate, number: int) -> Version:
+    folder = locate(settings)
+    policy, found = load_verified(folder, provider=settings.provider, threads=settings.threads)
+    check_names(settings.name, policy.spec)
+    for rows in _warm_sizes(policy.spec, settings.max_batch):
+        _warm_up(policy, rows)
+    log.info("%s version %d is ready: %s", settings.name, number, found)
+    return Version(
+        model=settings.name,
+        number=number,
+        policy=policy,
+        provider=found.provider,
+        revision=settings.revision,
+    )
+
+
+def _limits(settings: ModelSettings) -> BatchLimits:
+    return BatchLimits(
+        max_batch=settings.max_batch,
+        max_wait_s=settings.max_wait_ms / 1e3,
+        max_queue=settings.max_queue,
+    )
+
+
+def _warm_sizes(spec: PolicySpec, largest: int) -> Iterable[int]:
+    """Batch sizes that are run once before the first request: powers of two, and the largest."""
+    if spec.plan is not None:
+        return (1,)  # a planner's decision takes long and is the same graphs at any size
+    return sorted({*(1 << k for k in range(largest.bit_length())), largest})
+
+
+def _warm_up(policy: Policy, rows: int) -> None:
+    spec = policy.spec
+    obs = {key: np.zeros((rows, *one.shape), one.dtype) for key, one in spec.obs.items()}
+    actions, _ = policy.advance(
+        obs, np.ones(rows, bool), policy.start(rows), np.full(rows, policy.deterministic)
+    )
+    if actions.dtype.kind == "f" and not np.isfinite(actions).all():
+        raise AgentZooError("the policy gives NaN for an observation of zeros; export it again")

@@ -1,0 +1,209 @@
+"""openpi's protocol: the server speaks first, then one observation, one action, and so on.
+
+Its clients know no episodes: `reset` sends nothing. So an observation may carry `is_first`, and
+some more keys of ours; without any, a connection is one session that never ends.
+
+Source: openpi-client 0.1.2, websocket_client_policy.py and msgpack_numpy.py.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import cast
+
+import numpy as np
+from aiohttp import web
+
+from ..client.msgpack_arrays import is_array, malformed, pack, unpack
+from ..spec import Array
+from .client_state import read_state
+from .error_codes import refusal_of
+from .models import Version
+from .reserved_keys import IGNORED
+from .service import Service
+from .sessions import Session
+from .websocket import Channel
+
+PROTOCOL = "openpi"
+SESSION_ID = 128  # letters of one
+
+
+async def serve(service: Service, request: web.Request) -> web.WebSocketResponse:
+    """Serve one connection until it closes.
+
+    Raises:
+        ServingError: if there is nothing to connect to; before the handshake.
+    """
+    version = service.current(request.match_info.get("model", ""))
+    connection = _Connection(service, version)
+    channel = connection.channel
+    try:
+        await channel.open(request)
+        await channel.send(pack(metadata(version), PROTOCOL))
+        while await connection.answer():
+            pass
+    except ConnectionError:
+        pass  # gone in the middle of an answer
+    finally:
+        channel.end(request)
+    return channel.socket
+
+
+def metadata(version: Version) -> dict[str, object]:
+    """What a client is told first: enough to check its spaces, and the whole spec for ours."""
+    spec = version.policy.spec
+    return {
+        "protocol": PROTOCOL,
+        "recurrent": True,
+        "reset_key": "is_first",
+        "model_id": version.model,
+        "version": version.label,
+        "revision": version.revision,
+        "sha256": version.policy.digest,
+        "observation_space": {key: asdict(one) for key, one in spec.obs.items()},
+        "action_space": asdict(spec.action),
+        "spec": spec.to_json(),
+    }
+
+
+class _Connection:
+    """One client's sessions; usually a single one, called ""."""
+
+    def __init__(self, service: Service, version: Version) -> None:
+        self.service, self.version = service, version
+        self.channel = Channel(service, PROTOCOL, service.message_limit(version))
+        self.has_begun = False
+
+    async def answer(self) -> bool:
+        """Answer one message; False once the connection is over."""
+        version, metrics = self.version, self.service.metrics
+        try:
+            content = await self.channel.receive()
+            if content is None:
+                return False
+            reply = await self._reply(_message(unpack(content)))
+        except Exception as error:
+            refusal = refusal_of(error)
+            metrics.request(PROTOCOL, version, "refused", refusal.reason)
+            await self.channel.send(f"{refusal.reason}: {refusal}")
+            return not await self.channel.refuse(refusal)
+        metrics.request(PROTOCOL, version)
+        self.channel.steps += 1
+        await self.channel.send(pack(reply, PROTOCOL))
+        return True
+
+    async def _reply(self, message: dict[str, object]) -> dict[str, object]:
+        timeout_s = _number(message, "timeout_s")
+        mode, seed = message.pop("deterministic", None), _whole(message, "seed")
+        if "carried" in message:
+            return await self._predict(message, mode, seed, timeout_s)
+        name, step = _session_id(message), _whole(message, "step") or 0
+        is_first = _flag(message, "is_first")
+        is_last = _flag(message, "is_last")
+        if mode is not None and not isinstance(mode, bool):
+            raise malformed("deterministic is neither true nor false")
+        session = self._session(key := (self, name), is_first)
+        if seed is not None and not (is_first or session.is_first):
+            raise malformed('a seed begins an episode: send "is_first" with it')
+        action = await self.service.act(
+            session,
+            cast("dict[str, Array]", message),
+            is_first=is_first,
+            deterministic=mode,
+            seed=seed,
+            step=step,
+            timeout_s=timeout_s,
+        )
+        if is_last:
+            self.service.sessions.end(key)
+            self.channel.keys.discard(key)
+        return {"actions": action[None], "policy_version": session.version.label}
+
+    def _session(self, key: tuple[object, str], is_first: bool) -> Session:
+        """The session a message belongs to."""
+        # the connection's own session begins by itself, once; a named one has to say so
+        is_new = not key[1] and not self.has_begun
+        if is_new or (is_first and not self.service.sessions.has(key)):
+            session = self.service.begin(key, self.version.model)
+            self.channel.keys.add(key)
+            self.has_begun |= not key[1]
+            return session
+        return self.service.sessions.find(key)
+
+    async def _predict(
+        self,
+        message: dict[str, object],
+        mode: object,
+        seed: int | None,
+        timeout_s: float | None,
+    ) -> dict[str, object]:
+        policy = self.version.policy
+        given, first = message.pop("carried"), message.pop("is_first", None)
+        state = None if given is None else _carried(given)
+        actions, state = await self.service.predict(
+            self.service.current(self.version.model),
+            cast("dict[str, Array]", message),
+            state=None if state is None else read_state(policy.spec, *state),
+            is_first=_flags("is_first", first),
+            deterministic=_flags("deterministic", mode),
+            seed=seed,
+            timeout_s=timeout_s,
+        )
+        return {"actions": actions, "carried": {"carry": state.carry, "address": state.address}}
+
+
+def _message(value: object) -> dict[str, object]:
+    if not isinstance(value, dict) or not all(
+        isinstance(key, str) for key in cast("Mapping[object, object]", value)
+    ):
+        raise malformed("a message is a map from names to values; send the observation's keys")
+    return {k: v for k, v in cast("dict[str, object]", value).items() if k not in IGNORED}
+
+
+def _flag(message: dict[str, object], name: str) -> bool:
+    value = message.pop(name, False)
+    if is_array(value) and value.dtype == np.bool_ and value.size == 1:
+        return bool(value.item())
+    if not isinstance(value, bool):
+        raise malformed(f"{name} is neither true nor false")
+    return value
+
+
+def _flags(name: str, value: object) -> Array | None:
+    if value is None:
+        return None
+    array = np.asarray(value)
+    if array.dtype != np.bool_ or array.ndim > 1:
+        raise malformed(f"{name} is not one truth value for each row")
+    return array
+
+
+def _whole(message: dict[str, object], name: str) -> int | None:
+    value = message.pop(name, None)
+    if value is not None and type(value) is not int:
+        raise malformed(f"{name} is not a whole number")
+    return value
+
+
+def _number(message: dict[str, object], name: str) -> float | None:
+    value = message.pop(name, None)
+    if value is None:
+        return None
+    if type(value) not in (int, float) or not cast(float, value) > 0:
+        raise malformed(f"{name} is not a positive number")
+    return float(cast(float, value))
+
+
+def _session_id(message: dict[str, object]) -> str:
+    value = message.pop("session_id", "")
+    if not isinstance(value, str) or len(value) > SESSION_ID:
+        raise malformed(f"session_id is not a text of at most {SESSION_ID} letters")
+    return value
+
+
+def _carried(given: object) -> tuple[Mapping[str, object], object]:
+    if not isinstance(given, dict) or given.keys() != {"carry", "address"}:  # pyright: ignore[reportUnknownMemberType]
+        raise malformed("the state is not what the reply before gave; send it back as it was")
+    entries = cast("dict[str, object]", given)
+    if not isinstance(entries["carry"], dict):
+        raise malformed("the state's carry is not a map; send it back as it was")
+    return cast("dict[str, object]", entries["carry"]), entries["address"]

@@ -1,0 +1,335 @@
+"""What a server does for a client, whatever the protocol: sessions that step, rows that predict."""
+
+import asyncio
+import time
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from ..errors import ServingError
+from ..policy.policy import SEEDS, Policy, State
+from ..policy.spaces import encode
+from ..spec import Array, Arrays
+from .batcher import Answer, Batch, Row
+from .metrics import Metrics
+from .models import Locate, Model, Version
+from .sessions import LOST, Session, Sessions
+from .settings import ModelSettings, ServerSettings
+
+if TYPE_CHECKING:
+    from .websocket import Channel
+
+Reply = asyncio.Future[Answer]
+GiB = 1 << 30
+GOING_AWAY = 1001  # RFC 6455, section 7.4.1
+POLL_S = 0.02
+
+
+class Service:
+    """Models, sessions and limits of one server; everything runs in one event loop.
+
+    Attributes:
+        settings: the limits.
+        models: by name; the first is the one paths without a name mean.
+        sessions: all open sessions.
+        metrics: what is counted.
+        channels: all open websockets.
+        is_draining: whether the server is about to end and takes nobody new.
+        is_ending: whether it takes no further steps either.
+    """
+
+    def __init__(
+        self, settings: ServerSettings, models: Sequence[ModelSettings], locate: Locate
+    ) -> None:
+        """Nothing is loaded yet; `load` does."""
+        self.settings, self.metrics = settings, Metrics()
+        self._locate = locate
+        self.models = {one.name: Model(one, locate, self._settle) for one in models}
+        self.sessions = Sessions(settings.max_sessions, settings.session_ttl_s)
+        self.channels: set[Channel] = set()
+        self.is_draining = self.is_ending = False
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether every model answers and new clients are welcome."""
+        return not self.is_draining and all(one.current for one in self.models.values())
+
+    async def load(self, models: Sequence[ModelSettings] = ()) -> None:
+        """Open every model, or open some again; sessions stay with what they began with.
+
+        Args:
+            models: those to open again with these settings, and new ones; none means all.
+
+        Raises:
+            AgentZooError: if one cannot be opened; it goes on as it was.
+        """
+        for settings in models:
+            if settings.name not in self.models:
+                self.models[settings.name] = Model(settings, self._locate, self._settle)
+            await self.models[settings.name].load(settings)
+        for model in () if models else self.models.values():
+            await model.load()
+
+    async def drain(self) -> None:
+        """Take nobody new, let sessions go on for a while, answer what is under way, and leave."""
+        self.is_draining = True
+        await _until(lambda: not len(self.sessions), self.settings.drain_s)
+        self.is_ending = True
+        for channel in [one for one in self.channels if not one.is_answering]:
+            await channel.close(GOING_AWAY, "the server ends")
+        await _until(lambda: not self.channels, self.settings.deadline_s)
+
+    def current(self, name: str = "") -> Version:
+        """The version that new clients of a model get; "" is the first model.
+
+        Raises:
+            ServingError: "unknown", "not_ready" or "draining".
+        """
+        if self.is_draining:
+            raise ServingError("the server is about to end; go to another one", "draining")
+        model = self.models.get(name or next(iter(self.models)))
+        if model is None:
+            raise ServingError(f'there is no model "{name[:80]}" here', "unknown")
+        if model.current is None:
+            raise ServingError(f"{model.settings.name} is being loaded; come back", "not_ready")
+        return model.current
+
+    def begin(self, key: Hashable, model: str = "", seed: int | None = None) -> Session:
+        """A session of a model's current version; one of the same key ends.
+
+        Raises:
+            ServingError: if the seed is none, or there is no room, model or time.
+        """
+        version = self.current(model)
+        if seed is not None:
+            check_seed(seed)
+        return self.sessions.begin(key, version, seed)
+
+    async def act(
+        self,
+        session: Session,
+        obs: Mapping[str, ArrayLike],
+        *,
+        is_first: bool = False,
+        deterministic: bool | None = None,
+        seed: int | None = None,
+        step: int = 0,
+        timeout_s: float | None = None,
+    ) -> Array:
+        """One step of a session; only an answer in time changes its state.
+
+        Args:
+            session: an open one, with no step under way.
+            obs: one observation by key, without a batch axis.
+            is_first: whether it begins an episode; a new session's first does in any case.
+            deterministic: whether the action is the distribution's mode; None is the protocol.
+            seed: draws noise from this seed's `step` on; None goes on as before.
+            step: of the noise, with a seed.
+            timeout_s: of this request, if shorter than the server's.
+
+        Raises:
+            ServingError: if the session cannot step now; its state is as it was.
+            ObservationError: if the observation is not what the policy reads.
+        """
+        self._check(session, is_first)
+        policy = session.version.policy
+        row = Row(
+            obs=encode(policy.spec.obs, obs, batched=False),
+            is_first=session.is_first or is_first,
+            state=session.state if seed is None else _start(policy, seed, step),
+            deterministic=policy.deterministic if deterministic is None else deterministic,
+            deadline=self._deadline(timeout_s),
+        )
+        session.is_busy = True
+        try:
+            action, state = await _computed(session.version, row)
+        except ServingError as error:
+            session.has_diverged |= error.reason == "diverged"
+            raise
+        finally:
+            session.is_busy, session.used = False, time.monotonic()
+        session.state, session.is_first, session.has_diverged = state, False, False
+        return action
+
+    async def predict(
+        self,
+        version: Version,
+        obs: Mapping[str, ArrayLike],
+        *,
+        state: State | None = None,
+        is_first: Array | None = None,
+        deterministic: Array | bool | None = None,
+        seed: int | None = None,
+        timeout_s: float | None = None,
+    ) -> tuple[Array, State]:
+        """One step of B rows whose state the client keeps, so that any replica can answer.
+
+        Args:
+            version: what answers.
+            obs: observations by key, with a batch axis.
+            state: what the step before gave; None starts anew.
+            is_first: (B,) bool; None is all where `state` is None, else none.
+            deterministic: (B,) bool, or one for all; None is the protocol.
+            seed: of a start; None is the policy's.
+            timeout_s: of this request, if shorter than the server's.
+
+        Raises:
+            ServingError: if there are too many rows, or the parts differ in their number.
+            ObservationError: if an observation is not what the policy reads.
+        """
+        if self.is_ending:
+            raise ServingError("the server ends now; go to another one", "draining")
+        policy = version.policy
+        encoded = encode(policy.spec.obs, obs, batched=True)
+        count = len(next(iter(encoded.values())))
+        if count > self.settings.max_rows:
+            raise ServingError(
+                f"{count} rows at once, {self.settings.max_rows} allowed; send fewer", "too_large"
+            )
+        first = np.full(count, state is None) if is_first is None else is_first
+        if state is None:
+            state = policy.session(None if seed is None else check_seed(seed)).start(count)
+        mode = policy.deterministic if deterministic is None else deterministic
+        modes = np.broadcast_to(np.asarray(mode), count) if np.ndim(mode) == 0 else np.asarray(mode)
+        if not len(state) == len(first) == len(modes) == count:
+            raise ServingError(
+                f"{count} observations came with {len(state)} states, {len(first)} is_first and "
+                f"{len(modes)} deterministic; send as many of each",
+                "malformed",
+            )
+        deadline = self._deadline(timeout_s)
+        rows = [
+            Row(
+                obs=_row(encoded, i),
+                is_first=bool(first[i]),
+                state=state.row(i),
+                deterministic=bool(modes[i]),
+                deadline=deadline,
+            )
+            for i in range(count)
+        ]
+        answers = await asyncio.gather(*(_computed(version, row) for row in rows))
+        return np.stack([one.action for one in answers]), State.joined([a.state for a in answers])
+
+    def message_limit(self, version: Version) -> int:
+        """Bytes a message or body may have: twice what the largest request needs, and slack.
+
+        The largest has `max_rows` rows of observations as float64 and of the carry, in JSON.
+        """
+        spec = version.policy.spec
+        shapes = [one.source for one in spec.obs.values()]
+        shapes += [one.shape for one in spec.carry.values()]
+        numbers = sum(int(np.prod(shape)) for shape in shapes)
+        return min(2 * 12 * numbers * self.settings.max_rows + (64 << 10), GiB)
+
+    def expire(self) -> None:
+        """Free what was idle for too long; called every now and then."""
+        self.metrics.expired.inc(self.sessions.expire())
+        for channel in self.channels:
+            channel.forget_ended()
+        for model in self.models.values():
+            model.forget_ended()
+
+    def observe(self) -> None:
+        """Bring the gauges up to date; called before they are read."""
+        self.metrics.ready.set(float(self.is_ready))
+        self.metrics.sessions.clear()
+        self.metrics.models.clear()
+        for model in self.models.values():
+            for one in model.versions:
+                self.metrics.sessions.labels(one.model, one.label).set(one.sessions)
+                self.metrics.models.labels(
+                    one.model, one.label, one.policy.digest, one.revision, one.provider
+                ).set(1)
+
+    def close(self) -> None:
+        """Compute nothing further."""
+        for model in self.models.values():
+            model.close()
+
+    def _check(self, session: Session, is_first: bool) -> None:
+        if self.is_ending:
+            raise ServingError("the server ends now; go to another one", "draining")
+        if not session.is_open:
+            raise ServingError(f"the session is over; {LOST}", "session_lost")
+        if session.is_busy:
+            raise ServingError(
+                "the session's step before is still being computed; wait for it", "session_busy"
+            )
+        if session.has_diverged and not is_first:
+            raise ServingError(
+                'the session\'s policy gave NaN; begin an episode ("is_first")', "diverged"
+            )
+
+    def _deadline(self, timeout_s: float | None) -> float:
+        allowed = self.settings.deadline_s
+        return time.monotonic() + (allowed if timeout_s is None else min(timeout_s, allowed))
+
+    def _settle(self, version: Version, batch: Batch) -> None:
+        for row, outcome in zip(batch.rows, batch.outcomes, strict=True):
+            reply = cast("Reply", row.reply)
+            if reply.done():
+                continue  # whoever asked has given up; the answer changes nothing
+            if isinstance(outcome, ServingError):
+                reply.set_exception(outcome)
+            else:
+                reply.set_result(outcome)
+        # counted once the answers are on their way
+        asyncio.get_running_loop().call_soon(self.metrics.batch, version, batch)
+
+
+async def _until(condition: Callable[[], bool], limit_s: float) -> None:
+    """Wait for something to become true, but not for ever."""
+    limit = time.monotonic() + limit_s
+    while not condition() and time.monotonic() < limit:
+        await asyncio.sleep(POLL_S)
+
+
+def _start(policy: Policy, seed: int, step: int) -> State:
+    address = (check_seed(seed), 0, check_seed(step))
+    return State(policy.initial(1), np.array([address], np.int64))
+
+
+def check_seed(seed: int) -> int:
+    """The seed, or a step of its noise, if it is one.
+
+    Raises:
+        ServingError: "malformed", if it is negative or too large.
+    """
+    if not 0 <= seed < SEEDS:
+        raise ServingError("seed and step are whole numbers from 0 to 2**63 - 1", "malformed")
+    return seed
+
+
+async def _computed(version: Version, row: Row) -> Answer:
+    """A row's answer.
+
+    Raises:
+        ServingError: if it is refused, fails, or its deadline passes.
+    """
+    loop = asyncio.get_running_loop()
+    reply: Reply = loop.create_future()
+    row.reply = reply
+    # not asyncio.timeout, which would make a context to enter and leave for each step
+    timer = loop.call_later(row.deadline - time.monotonic(), _give_up, reply)
+    try:
+        version.batcher.submit(row)
+        return await reply
+    finally:
+        timer.cancel()
+
+
+def _give_up(reply: Reply) -> None:
+    if not reply.done():
+        reply.set_exception(
+            ServingError(
+                "the deadline passed before the step was computed; the state is as it was",
+                "deadline",
+            )
+        )
+
+
+def _row(arrays: Arrays, i: int) -> Arrays:
+    return {name: array[i : i + 1] for name, array in arrays.items()}

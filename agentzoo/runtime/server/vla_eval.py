@@ -1,0 +1,158 @@
+"""vla-eval's protocol: hello, episode_start, observation for action, episode_end.
+
+Episode k of a connection draws its noise from the policy's seed plus k, as `evaluate` does, unless
+episode_start says a seed.
+
+Source: vla-eval 0.8.0, vla_eval/protocol/messages.py and vla_eval/model_servers/serve.py.
+"""
+
+import time
+from collections.abc import Mapping
+from typing import cast
+
+from aiohttp import web
+
+from ..client.msgpack_arrays import malformed, pack, unpack
+from ..policy.policy import SEEDS
+from ..spec import Array, PolicySpec
+from .error_codes import REFUSALS, refusal_of
+from .service import Service
+from .websocket import Channel
+
+PROTOCOL = "vla-eval"
+VERSION = 1
+
+
+async def serve(service: Service, request: web.Request) -> web.WebSocketResponse:
+    """Serve one connection until it closes.
+
+    Raises:
+        ServingError: if there is nothing to connect to; before the handshake.
+    """
+    connection = _Connection(service, request.match_info.get("model", ""))
+    channel = connection.channel
+    try:
+        await channel.open(request)
+        while await connection.answer():
+            pass
+    except ConnectionError:
+        pass  # gone in the middle of an answer
+    finally:
+        channel.end(request)
+    return channel.socket
+
+
+class _Connection:
+    """One client, which has at most one episode at a time."""
+
+    def __init__(self, service: Service, model: str) -> None:
+        self.service = service
+        self.version = service.current(model)
+        self.model = self.version.model
+        self.channel = Channel(service, PROTOCOL, service.message_limit(self.version))
+        self.channel.keys.add(self)
+        self.episodes, self.last_seq = 0, -1
+
+    async def answer(self) -> bool:
+        """Take one message; False once the connection is over."""
+        seq, kind = 0, ""
+        try:
+            content = await self.channel.receive()
+            if content is None:
+                return False
+            kind, seq, payload = _message(unpack(content))
+            reply = await self._reply(kind, seq, payload)
+        except Exception as error:
+            return await self._refuse(error, seq, kind)
+        if kind == "observation":
+            self.service.metrics.request(PROTOCOL, self.version)
+            self.channel.steps += 1
+        if reply is not None:
+            await self._send(*reply, seq)
+        return True
+
+    async def _refuse(self, error: Exception, seq: int, kind: str) -> bool:
+        refusal = refusal_of(error)
+        self.service.metrics.request(PROTOCOL, self.version, "refused", refusal.reason)
+        said = f"{kind or 'message'}_failed: {refusal.reason}: {refusal}"
+        await self._send("error", {"error": said}, seq)
+        if REFUSALS[refusal.reason].close == 1001:  # any other error leaves the connection open
+            return not await self.channel.refuse(refusal)
+        return True
+
+    async def _reply(
+        self, kind: str, seq: int, payload: dict[str, object]
+    ) -> tuple[str, dict[str, object]] | None:
+        match kind:
+            case "hello":
+                return "hello", self._hello(payload)
+            case "episode_start":
+                return self._start(payload)
+            case "observation":
+                return "action", await self._act(seq, payload)
+            case "episode_end":
+                self.service.sessions.end(self)
+                return None
+            case "error":
+                return None  # the client's own; there is nothing to answer
+            case _:
+                raise malformed(f"there is no message of the type {kind[:40]!r}")
+
+    def _hello(self, payload: Mapping[str, object]) -> dict[str, object]:
+        if payload.get("protocol_version") != VERSION:
+            raise malformed(f"this server speaks vla-eval's protocol {VERSION}; use such a client")
+        return {
+            "harness_version": f"agentzoo ({PROTOCOL})",
+            "protocol_version": VERSION,
+            "model_server": self.model,
+            "capabilities": {},
+            "version": self.version.label,
+            "sha256": self.version.policy.digest,
+        }
+
+    def _start(self, payload: Mapping[str, object]) -> None:
+        given = payload.get("seed")
+        seed = given if type(given) is int else self.version.policy.seed + self.episodes
+        session = self.service.begin(self, self.model, seed % SEEDS)
+        self.version = session.version
+        self.episodes += 1
+
+    async def _act(self, seq: int, payload: Mapping[str, object]) -> dict[str, object]:
+        if seq <= self.last_seq:
+            raise malformed(f"seq {seq} was answered already; count it up")
+        self.last_seq = seq
+        session = self.service.sessions.find(self)
+        obs = observation(session.version.policy.spec, payload)
+        action = await self.service.act(session, cast("dict[str, Array]", obs))
+        return {"actions": action.astype("float32"), "policy_version": session.version.label}
+
+    async def _send(self, kind: str, payload: dict[str, object], seq: int) -> None:
+        message = {"type": kind, "payload": payload, "seq": seq, "timestamp": time.time()}
+        await self.channel.send(pack(message, PROTOCOL))
+
+
+def observation(spec: PolicySpec, payload: Mapping[str, object]) -> dict[str, object]:
+    """What the policy reads of a harness' observation; the rest is not looked at.
+
+    A key stands in the payload itself, or in its `images` by the camera's name; a policy with one
+    image takes the only camera, whatever it is called.
+    """
+    images = payload.get("images")
+    cameras = cast("dict[str, object]", images) if isinstance(images, dict) else {}
+    given = {**cameras, **payload}
+    lone = [key for key, one in spec.obs.items() if one.kind == "image" and key not in given]
+    if len(lone) == 1 and len(cameras) == 1:
+        given[lone[0]] = next(iter(cameras.values()))
+    return {key: given[key] for key in spec.obs if key in given}
+
+
+def _message(value: object) -> tuple[str, int, dict[str, object]]:
+    if not isinstance(value, dict):
+        raise malformed("a message is a map with type, payload and seq")
+    entries = cast("dict[object, object]", value)
+    kind, payload, seq = entries.get("type"), entries.get("payload"), entries.get("seq", 0)
+    if not isinstance(kind, str) or not isinstance(payload, dict):
+        raise malformed("a message has a type that is a text and a payload that is a map")
+    if type(seq) is not int or seq < 0:
+        raise malformed("a message's seq is a whole number")
+    return kind, seq, cast("dict[str, object]", payload)

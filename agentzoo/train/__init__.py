@@ -1,0 +1,1 @@
+"""Training: the loop, collection, checkpoints, logs and plots of a run."""

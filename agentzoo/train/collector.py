@@ -1,0 +1,262 @@
+"""Collection: the acting half of training. One decision of every environment at a time."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from agentzoo.runtime.envs import Adapter, episode_seed
+from agentzoo.runtime.policy.noise import derive_seed, draw, with_plan_axes
+from agentzoo.runtime.spec import ActionSpec, NoiseSpec, PlanSpec
+
+from ..algorithm import (
+    Algorithm,
+    Carry,
+    Measuring,
+    Noise,
+    Obs,
+    PlanningAlgorithm,
+    Transitions,
+)
+from ..blocks.actions import to_env
+from ..replay.buffer import ReplayBuffer, record
+from .checkpoint import Counters
+
+
+@dataclass(frozen=True)
+class Episode:
+    """A finished episode of collection, exploration noise included."""
+
+    env: int
+    total_reward: float  # undiscounted sum
+    rows: int  # decisions, the last observation included
+    env_steps: int
+
+
+@dataclass
+class Collector:
+    """Acts in the environments and stores what happens.
+
+    A call of `advance` brings every environment to its next row (a step, or a seeded reset after an
+    episode's end); a call of `decide` chooses the actions at those rows and stores both. `dispatch`
+    between the two, if called, sets environments that run in processes to work already. Ended
+    environments are held back while `holding`, so that a checkpoint finds all of them at an
+    episode's start.
+
+    Args:
+        algorithm: acts and explores.
+        adapter: the environments.
+        replay: where rows go.
+        counters: the run's; `started` and `rows` are kept here.
+        seed: of the run.
+        prefill: environment steps of uniformly random actions.
+        device: of the algorithm.
+    """
+
+    algorithm: Algorithm
+    adapter: Adapter
+    replay: ReplayBuffer
+    counters: Counters
+    seed: int
+    prefill: int
+    device: torch.device
+    holding: bool = False
+    rows: Transitions = field(
+        default_factory=dict
+    )  # the newest row of each environment in `active`
+    active: list[int] = field(default_factory=list)  # environments inside an episode
+    ended: list[int] = field(default_factory=list)  # environments that wait for a reset
+    _resets: list[int] | None = None  # on their way since `dispatch`, with the steps of `active`
+    _actions: np.ndarray | None = None
+    _carry: Carry = field(default_factory=dict)
+    _state: object = None  # what the algorithm's annotate keeps
+
+    def __post_init__(self) -> None:
+        """Every environment waits for its first reset."""
+        envs = len(self.adapter)
+        self.counters.started = self.counters.started or [0] * envs
+        self.counters.rows = self.counters.rows or [0] * envs
+        self.ended = list(range(envs))
+        self._sums = np.zeros(envs)
+        self._lengths = [0] * envs
+        self._noise_seed = derive_seed(self.seed, "collect")
+        self._noise = noise_for_collection(self.algorithm, self.adapter.action)
+        self._prefill_noise = noise_for_collection(
+            self.algorithm, self.adapter.action, planning=False
+        )
+
+    def dispatch(self) -> None:
+        """Send the actions, and resets of the ended environments, on their way."""
+        if self.adapter.sync_reset:
+            self._begin()
+        resets: list[int] = []
+        if not self.holding:
+            resets, self.ended = sorted(self.ended), []
+        if not self.active and not resets:
+            return
+        self._resets = resets
+        actions = np.empty(0) if self._actions is None else self._actions
+        self.adapter.send(self.active, actions, resets, self._seeds(resets))
+
+    def advance(self) -> int:
+        """Step the environments inside an episode, reset the others; the number of env steps."""
+        if self._resets is None:
+            self.dispatch()
+        stepped, begun, self._resets = self.active, self._resets, None
+        assert begun is not None, "every environment waits, and is held back"
+        envs, rows = self.adapter.receive()
+        if begun and self.holding:  # only since they were sent: these episodes do not begin
+            rows = {name: column[np.isin(envs, stepped)] for name, column in rows.items()}
+            self.ended, begun = self.ended + begun, []
+        self.active, self._carry = self._joined(stepped, self._carry, begun)
+        self.rows = rows
+        return len(stepped) * self.adapter.repeat
+
+    def cut(self) -> None:
+        """End every open episode at its newest row: is_last without is_terminal."""
+        if self.rows:
+            self.rows["is_last"] = np.ones(len(self.active), bool)
+
+    def forget(self) -> None:
+        """Drop what `annotate` keeps, as a resumed run must begin without it."""
+        self._state = None
+
+    def decide(self) -> list[Episode]:
+        """Choose an action at every newest row, store the rows, give the episodes that ended."""
+        if not self.active:
+            return []
+        self._carry, self._actions = self._act()
+        rows = {**self.rows, "action": self._carry["prev_action"].cpu().numpy()}
+        rows = self._annotated(rows)
+        if hasattr(self.algorithm, "measure"):
+            measuring = cast("Measuring", self.algorithm)
+            measuring.measure(rows, learning=self.counters.updates > 0)
+        last = rows["is_last"]
+        rows["action"] = np.where(last[:, None], np.float32(0), rows["action"])  # unused
+        finished = []
+        for i, env in enumerate(self.active):
+            self.replay.add(env, record(rows, i))
+            self.counters.rows[env] += 1
+            self._sums[env] += rows["reward"][i]
+            self._lengths[env] += 1
+            if last[i]:
+                finished.append(self._finish(env))
+        self._keep(np.flatnonzero(~last))
+        return finished
+
+    def _act(self) -> tuple[Carry, np.ndarray]:
+        step = self.counters.env_step
+        prefilling = step < self.prefill
+        address = [(self._noise_seed, env, self.counters.rows[env]) for env in self.active]
+        specs = self._prefill_noise if prefilling else self._noise
+        noise = {k: self._tensor(v) for k, v in draw(specs, address).items()}
+        obs = {k: self._tensor(self.rows[k]) for k in (*self.adapter.obs, "is_first")}
+        with torch.no_grad():
+            carry = self._perceive(obs, noise, planning=not prefilling)
+            if prefilling:
+                random = random_action(noise["prefill"], self.adapter.action)
+                carry, action = (
+                    {**carry, "prev_action": random},
+                    to_env(random, self.adapter.action),
+                )
+            else:
+                carry, action = self.algorithm.explore(carry, noise, step)
+        return carry, action.cpu().numpy()
+
+    def _perceive(self, obs: Obs, noise: Noise, *, planning: bool) -> Carry:
+        """The carry after this decision; a random action is not worth a planner's search."""
+        if not planning and hasattr(self.algorithm, "plan_spec"):
+            return cast("PlanningAlgorithm", self.algorithm).observe(self._carry, obs, noise)
+        greedy = torch.zeros(len(self.active), dtype=torch.bool, device=self.device)
+        return self.algorithm.step(self._carry, obs, noise, greedy)[0]
+
+    def _annotated(self, rows: Transitions) -> Transitions:
+        annotate = getattr(self.algorithm, "annotate", None)
+        if annotate is None:
+            return rows
+        rows, late, self._state = annotate(rows, self.active, self._carry, self._state)
+        for env, back, values in late:
+            # rows of this decision are not stored yet: the newest stored one is one row back
+            self.replay.write_late(env, back - 1, values)
+        return rows
+
+    def _finish(self, env: int) -> Episode:
+        rows = self._lengths[env]
+        episode = Episode(env, float(self._sums[env]), rows, (rows - 1) * self.adapter.repeat)
+        self._sums[env], self._lengths[env] = 0.0, 0
+        self.ended.append(env)
+        return episode
+
+    def _keep(self, inside: np.ndarray) -> None:
+        """Go on with the environments whose episode goes on."""
+        assert self._actions is not None, "decide has chosen actions"
+        self.active = [self.active[i] for i in inside]
+        self._actions = self._actions[inside]
+        index = torch.as_tensor(inside, device=self.device)
+        self._carry = {name: tensor[index] for name, tensor in self._carry.items()}
+
+    def _begin(self) -> None:
+        """Reset the ended environments and decide at their first rows: all will step together."""
+        if not self.ended or self.holding:
+            return
+        inside, carry, actions = self.active, self._carry, self._actions
+        begun, self.ended = sorted(self.ended), []
+        self.active, self.rows = begun, self.adapter.reset(begun, self._seeds(begun))
+        self._carry = self.algorithm.initial(len(begun))
+        self.decide()
+        if inside:
+            both = np.concatenate([a for a in (actions, self._actions) if a is not None])
+            self._actions = both[np.argsort(inside + begun)]
+            self.active, self._carry = self._joined(inside, carry, begun, self._carry)
+
+    def _seeds(self, envs: list[int]) -> list[int]:
+        """The seeds of these environments' next episodes, which count as started."""
+        seeds = [episode_seed(self.seed, env, self.counters.started[env]) for env in envs]
+        for env in envs:
+            self.counters.started[env] += 1
+        return seeds
+
+    def _joined(
+        self, inside: list[int], carry: Carry, begun: list[int], fresh: Carry | None = None
+    ) -> tuple[list[int], Carry]:
+        """Both groups in the order of their environments, with their carries."""
+        fresh = fresh or self.algorithm.initial(len(begun))
+        both = {n: torch.cat([carry[n], fresh[n]]) for n in fresh} if inside else fresh
+        index = torch.as_tensor(np.argsort(inside + begun), device=self.device)
+        return sorted(inside + begun), {name: tensor[index] for name, tensor in both.items()}
+
+    def _tensor(self, array: np.ndarray) -> Tensor:
+        return torch.from_numpy(array).to(self.device)
+
+
+def random_action(uniform: Tensor, action: ActionSpec) -> Tensor:
+    """A uniformly random action (B, A) in model units from uniform noise (B, A)."""
+    if action.kind == "box":
+        return 2 * uniform - 1
+    groups = uniform.split(list(action.nvec), dim=-1)
+    hot = [torch.nn.functional.one_hot(g.argmax(-1), g.shape[-1]) for g in groups]
+    return torch.cat(hot, -1).to(uniform.dtype)
+
+
+def noise_for_step(specs: Mapping[str, NoiseSpec]) -> dict[str, NoiseSpec]:
+    """The noise tensors that a step takes at run time: all but the exploring ones."""
+    return {name: spec for name, spec in specs.items() if spec.role != "explore"}
+
+
+def noise_for_collection(
+    algorithm: Algorithm, action: ActionSpec, *, planning: bool = True
+) -> dict[str, NoiseSpec]:
+    """What one decision of collection draws: the step's noise, the exploring, the random action.
+
+    Without `planning` a planner's tensors are empty; every other one keeps its address.
+    """
+    specs = algorithm.noise_spec
+    exploring = {name: spec for name, spec in specs.items() if spec.role == "explore"}
+    prefill = NoiseSpec(shape=(action.size,), kind="uniform", role="explore")
+    plan: PlanSpec | None = getattr(algorithm, "plan_spec", None)
+    if plan is not None and not planning:
+        plan = replace(plan, iterations=0)
+    return {**with_plan_axes(specs, plan), **exploring, "prefill": prefill}

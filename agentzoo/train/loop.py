@@ -1,0 +1,430 @@
+"""Training: collect, store, update, and whatever is due, until the step budget is spent."""
+
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from agentzoo.runtime.envs import Adapter
+from agentzoo.runtime.errors import RunError
+from agentzoo.runtime.policy.noise import derive_seed
+
+from ..algorithm import Metrics
+from ..config import AgentConfig
+from ..replay.buffer import ReplayBuffer
+from ..replay.prefetch import Batches
+from . import checkpoint
+from .checkpoint import Counters
+from .collector import Collector, Episode
+from .cuda_graph import updater
+from .logger import Logger, ProgressBar, duration
+
+if TYPE_CHECKING:
+    from ..agent import Agent
+    from .callbacks import Callback
+
+TIMED_UPDATES = 5  # updates timed before the whole run's duration is told
+SLOW_UPDATE_S = 2.0  # an update slower than this on a CPU is meant for a GPU
+
+
+@dataclass(frozen=True)
+class UpdateSchedule:
+    """How many updates are due: a function of the counters, so a resumed run owes the same.
+
+    Args:
+        prefill: environment steps of random actions, before which none is due.
+        pretrain: updates at the first opportunity.
+        every: environment steps between bursts; 0 is at the end of each episode.
+        updates: updates in a burst.
+        spread: update as rows arrive, as many in all, instead of in bursts.
+    """
+
+    prefill: int
+    pretrain: int
+    every: int
+    updates: int
+    spread: bool = False
+
+    def due(self, env_step: int, episodes: int) -> int:
+        """Updates that should have been done by now.
+
+        Args:
+            env_step: environment steps so far, repeat included.
+            episodes: episodes finished since prefill ended.
+        """
+        if env_step < self.prefill:
+            return 0
+        steps = env_step - self.prefill
+        if self.spread:
+            return self.pretrain + steps * self.updates // self.every
+        bursts = steps // self.every if self.every else episodes
+        return self.pretrain + self.updates * bursts
+
+
+@dataclass(frozen=True)
+class RatioSchedule:
+    """Updates in proportion to what was collected, owed in fractions: a function of the counters.
+
+    The first update is due when the replay holds as many windows as one update has rows.
+
+    Args:
+        prefill: environment steps of random actions, before which none is due.
+        pretrain: updates at the first opportunity.
+        ratio: rows trained on for each decision collected.
+        batch: B, windows in a batch.
+        length: T + 1, rows in a window; the first is context.
+        envs: environments collected from at a time.
+        repeat: environment steps in a decision.
+
+    Source: danijar/dreamerv3 embodied/run/train.py, elements' when.Ratio: the updates begin at 1088
+    decisions of one environment, or 2048 of 16, and the first call makes exactly one.
+    """
+
+    prefill: int
+    pretrain: int
+    ratio: float
+    batch: int
+    length: int
+    envs: int
+    repeat: int
+
+    def due(self, env_step: int, episodes: int) -> int:
+        """Updates that should have been done by now.
+
+        Args:
+            env_step: environment steps so far, repeat included.
+            episodes: not used.
+        """
+        rows = self.batch * (self.length - 1)
+        begin = rows + self.envs * (self.length - 1)
+        decisions = env_step // self.repeat - max(begin, self.prefill // self.repeat)
+        return self.pretrain + int(decisions * self.ratio / rows) if decisions >= 0 else 0
+
+
+def update_schedule(config: AgentConfig, repeat: int) -> UpdateSchedule | RatioSchedule:
+    """The schedule of a configuration: by ratio where it names one, else bursts."""
+    if not config.train_ratio:
+        c = config
+        return UpdateSchedule(c.prefill, c.pretrain, c.update_every, c.updates, c.overlap)
+    return RatioSchedule(
+        config.prefill,
+        config.pretrain,
+        config.train_ratio,
+        config.batch_size,
+        config.batch_length,
+        config.envs,
+        repeat,
+    )
+
+
+@dataclass
+class Training:
+    """One sitting of a run; callbacks are given this object.
+
+    Attributes:
+        agent: what learns.
+        folder: the run's folder.
+        adapter: the environments.
+        replay: the rows so far.
+        counters: where the run stands.
+        logger: metrics.jsonl and TensorBoard.
+        bar: the line in the terminal.
+        callbacks: told about every event.
+        returns: (env_step, return) of finished collection episodes of this sitting.
+        stop: set to end the run after the current update, with a checkpoint.
+    """
+
+    agent: "Agent"
+    folder: Path
+    adapter: Adapter
+    replay: ReplayBuffer
+    counters: Counters
+    logger: Logger
+    bar: ProgressBar
+    callbacks: Sequence["Callback"]
+    returns: list[tuple[int, float]] = field(default_factory=list)
+    stop: bool = False
+
+    def __post_init__(self) -> None:
+        """Wire the collector and the schedule from the agent's configuration."""
+        config = self.agent.config
+        self.schedule = update_schedule(config, self.adapter.repeat)
+        self.collector = Collector(
+            self.agent.algorithm,
+            self.adapter,
+            self.replay,
+            self.counters,
+            self.agent.seed,
+            config.prefill,
+            self.agent.device,
+        )
+        self.batches = Batches(
+            self.replay,
+            self.agent.algorithm.sampler,
+            config.batch_size,
+            config.batch_length,
+            self.agent.seed,
+            self.agent.device,
+        )
+        self._learn = updater(self.agent.algorithm, self.agent.device, config.capture)
+        self._metrics: list[Metrics] = []
+        self._finished: list[Episode] = []
+        self._update_seconds: list[float] = []
+        self._due_checkpoint = self._next(config.checkpoint_every)
+        self._due_log = self._next(config.log_every)
+        self._first_update = self.counters.updates
+        self._logged = (time.monotonic(), self.counters.env_step, self.counters.updates)
+
+    def run(self, total: int) -> None:
+        """Go on until `total` environment steps of the run, or until stopped.
+
+        A stopped run leaves a checkpoint marked interrupted.
+        """
+        self._tell("on_start")
+        with interruptible(self), self.batches:
+            if self.counters.checkpoints == 0:
+                self._checkpoint()
+            while self.counters.env_step < total and not self.stop:
+                self._advance(total)
+        self.counters.interrupted = self.counters.env_step < total
+        if self.counters.interrupted:
+            self._cut()
+        if self._finished or self._metrics:
+            self._log()
+        self._checkpoint(last=True)
+        self._tell("on_end")
+
+    def _advance(self, total: int) -> None:
+        """One decision of every environment, and all that it makes due."""
+        counters, config = self.counters, self.agent.config
+        counters.env_step += self.collector.advance()
+        grace = self._due_checkpoint + config.checkpoint_grace
+        if counters.env_step >= total or (self.collector.holding and counters.env_step >= grace):
+            self.collector.cut()
+        self._decide()
+        self._tell("on_step")
+        self._hold(total)
+        if counters.env_step < total and not self.stop:
+            self.collector.dispatch()  # environments in processes step while updates are made
+        self._pay()
+        if counters.env_step >= self._due_log:
+            self._log()
+        self._maybe_checkpoint(total)
+
+    def _decide(self) -> None:
+        for episode in self.collector.decide():
+            self.counters.episodes += 1
+            self._finished.append(episode)
+            self.returns.append((self.counters.env_step, episode.total_reward))
+            self._tell("on_episode", episode)
+        if self.counters.env_step <= self.agent.config.prefill:
+            self.counters.prefill_episodes = self.counters.episodes
+        self._show()
+
+    def _pay(self) -> None:
+        """Do the updates that are due, as soon as the replay has a window."""
+        counters, config = self.counters, self.agent.config
+        due = self.schedule.due(counters.env_step, counters.episodes - counters.prefill_episodes)
+        sampler = self.agent.algorithm.sampler
+        while counters.updates < due and not self.stop:
+            if not sampler.ready(self.replay, config.batch_length):
+                return
+            self._update(more=counters.updates + 1 < due)
+        self.batches.drop()
+
+    def _update(self, *, more: bool) -> None:
+        """One update; with `more` another one follows before rows are added."""
+        started, counters, agent = time.monotonic(), self.counters, self.agent
+        batch, drawn = self.batches.take(counters.updates, more=more)
+        measured = self._learn.warm
+        metrics, back = self._learn(batch, derive_seed(agent.seed, "update", counters.updates))
+        if back:
+            self.replay.write_back(drawn, {n: t.cpu().numpy() for n, t in back.items()})
+        counters.updates += 1
+        self._metrics.append(metrics)
+        self._tell("on_update", metrics)
+        self._show()
+        if measured and len(self._update_seconds) < TIMED_UPDATES:
+            if agent.device.type == "cuda":
+                torch.cuda.synchronize(agent.device)  # these few alone are waited for
+            self._announce(time.monotonic() - started)
+
+    def _announce(self, seconds: float) -> None:
+        """After the first updates, say how long the whole run will take."""
+        self._update_seconds.append(seconds)
+        if len(self._update_seconds) != TIMED_UPDATES:
+            return
+        config, median = self.agent.config, float(np.median(self._update_seconds))
+        due = self.schedule.due(self.bar.total, 0) - self.counters.updates
+        if config.update_every or config.train_ratio:
+            self.bar.note(
+                f"about {duration(due * median)} of updates ahead: {due:,} of {median:.2f} s each"
+            )
+        if self.agent.device.type == "cpu" and median > SLOW_UPDATE_S:
+            self.bar.note(
+                f"an update takes {median:.1f} s here: this preset is meant for a GPU; "
+                'preset="cpu" learns small tasks on a CPU in minutes'
+            )
+
+    def _log(self) -> None:
+        """Write one line: means over the updates and the episodes since the last one."""
+        now, counters = time.monotonic(), self.counters
+        then, env_step, updates = self._logged
+        seconds = max(now - then, 1e-9)
+        line = {
+            "time/updates": counters.updates,
+            "time/episodes": counters.episodes,
+            "time/fps": (counters.env_step - env_step) / seconds,
+            "time/updates_per_s": (counters.updates - updates) / seconds,
+            "replay/rows": len(self.replay),
+        }
+        if self._finished:
+            rewards = [episode.total_reward for episode in self._finished]
+            line["rollout/ep_rew_mean"] = float(np.mean(rewards))
+            line["rollout/ep_len_mean"] = float(np.mean([e.rows - 1 for e in self._finished]))
+        line.update(means(self._metrics))
+        self.logger.write(counters.env_step, line)
+        if self.replay.unsealed:
+            self.bar.warn(
+                f"{self.replay.folder} has no room: {self.replay.unsealed / 1e6:,.0f} MB of rows "
+                "wait in memory; make room on the disk"
+            )
+        self._metrics, self._finished = [], []
+        self._logged = (now, counters.env_step, counters.updates)
+        self._due_log = self._next(self.agent.config.log_every)
+
+    def _hold(self, total: int) -> None:
+        """When a checkpoint is due, hold environments at their episode's end."""
+        if self.agent.config.checkpoint_every and self.counters.env_step < total:
+            self.collector.holding = self.counters.env_step >= self._due_checkpoint
+
+    def _maybe_checkpoint(self, total: int) -> None:
+        """Take a checkpoint when all environments are held; at the end comes one in any case."""
+        held = self.collector.holding and not self.collector.active
+        if held and self.counters.env_step < total:
+            self._checkpoint()
+            self.collector.holding = False
+
+    def _cut(self) -> None:
+        """End open episodes where they stand; what is stored is whole episodes."""
+        self.collector.holding = True  # no new episode begins here
+        if self.collector.active:
+            self.counters.env_step += self.collector.advance()
+            self.collector.cut()
+            self._decide()
+
+    def _checkpoint(self, *, last: bool = False) -> None:
+        self.counters.checkpoints += 1
+        self._due_checkpoint = self._next(self.agent.config.checkpoint_every)
+        self.collector.forget()
+        root = self.folder / "checkpoints"
+        try:
+            path = checkpoint.save(root, self.counters.checkpoints, self._write_checkpoint)
+        except OSError as error:
+            self._lose_checkpoint(error, checkpoint.newest(root), last)
+        else:
+            self._tell("on_checkpoint", path)
+
+    def _lose_checkpoint(self, error: OSError, newest: Path | None, last: bool) -> None:
+        """Go on without a checkpoint that cannot be written, where an earlier one stands.
+
+        The environments were held and reset for it all the same, so the run stays what it was.
+        """
+        said = f"checkpoint {self.counters.checkpoints} cannot be written: {error}"
+        if newest is None:
+            raise RunError(f"{said}; make room, or let the run have another folder") from error
+        step = Counters.read(newest / "training").env_step
+        stands = f"{newest} of step {step:,} stands"
+        if last:
+            raise RunError(
+                f"{said}; {stands}: make room and go on from there with run={str(self.folder)!r}, "
+                "or save the agent elsewhere"
+            ) from error
+        self.bar.warn(
+            f"{said}; the run goes on, and {stands}; make room before the next one is due, at step "
+            f"{self._due_checkpoint:,}"
+        )
+
+    def _write_checkpoint(self, folder: Path) -> None:
+        self.agent.env_steps = self.counters.env_step
+        self.agent.save(folder)
+        training = folder / "training"
+        training.mkdir()
+        for name, optimizer in self.agent.algorithm.optimizers().items():
+            checkpoint.write_tensors(training / f"{name}.safetensors", optimizer.state_dict())
+        self.replay.save(training / "replay")
+        self.counters.write(training)
+
+    def restore(self, folder: Path) -> None:
+        """Take optimisers and replay from a checkpoint; the agent took its weights already."""
+        training = folder / "training"
+        for name, optimizer in self.agent.algorithm.optimizers().items():
+            optimizer.load_state_dict(checkpoint.read_tensors(training / f"{name}.safetensors"))
+        self.replay.restore(training / "replay")
+
+    def _next(self, every: int) -> int:
+        """The next multiple of `every` environment steps."""
+        return (self.counters.env_step // every + 1) * every if every else 0
+
+    def _show(self) -> None:
+        learning = self.counters.updates > self._first_update
+        self.bar.update(
+            self.counters.env_step,
+            updates=self.counters.updates - self._first_update,
+            last_return=self.returns[-1][1] if self.returns else None,
+            phase="learning" if learning else "prefill",
+        )
+
+    def _tell(self, event: str, *args: object) -> None:
+        for callback in self.callbacks:
+            getattr(callback, event)(self, *args)
+
+
+def means(metrics: Sequence[Metrics]) -> dict[str, float]:
+    """Means over updates, fetched from the device at once."""
+    if not metrics:
+        return {}
+    names = list(metrics[0])
+    table = torch.stack([torch.stack([m[name].float() for name in names]) for m in metrics])
+    return dict(zip(names, table.mean(0).tolist(), strict=True))
+
+
+@contextmanager
+def interruptible(training: Training) -> Iterator[None]:
+    """Ctrl-C asks the run to stop after the current update; a second one stops it at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals reach the main thread alone
+        return
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if training.stop:
+            raise KeyboardInterrupt
+        training.stop = True
+        training.bar.note("stopping after this update; press Ctrl-C again to stop at once")
+
+    before = signal.signal(signal.SIGINT, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def require_environment(env: object) -> None:
+    """Refuse to learn without an environment.
+
+    Raises:
+        RunError: saying how to give one.
+    """
+    if env is None:
+        raise RunError(
+            'there is no environment to learn in; give one: Dreamer("dmc:walker-walk") '
+            'or agent.learn("dmc:walker-walk")'
+        )
