@@ -5,7 +5,8 @@ python docs/results/build.py RUN ...     # new runs; without any: write again wh
 A run becomes AGENT/TASK/seedK/ with its metrics.jsonl, its command and the exported policy's
 results.json; AGENT/TASK/ gets random.json (the random policy, same seeds) and curve.png. A task's
 folder is called after its variant where it has one: TASK@dmc_proprio_paper. The comparison in
-docs/results.md, curves.png and the tables in seeds.md are made of what is kept here.
+docs/results.md, curves.png and the tables in seeds.md are made of what is kept here. Runs of the
+trial of `standardize` are copied by hand: standardize/TASK_FORM.jsonl, TASK_FORM.json the score.
 """
 
 import argparse
@@ -25,7 +26,7 @@ from agentzoo.train.plots import learning_curve
 
 ROOT = Path(__file__).parent
 PAGE, SEEDS = ROOT.with_suffix(".md"), ROOT / "seeds.md"
-MARKERS = "<!-- made by build.py -->\n", "<!-- end -->\n"
+MARKERS = "<!-- made by build.py: {} -->\n", "<!-- end -->\n"
 EPISODES, FIRST_SEED = 20, 1_000_000  # training draws its own seeds from the run's
 BIN = 10_000  # environment steps; a bin labelled s holds the episodes that end in (s - BIN, s]
 PUBLISHED: dict[str, Any] = json.loads((ROOT / "published.json").read_text(encoding="utf-8"))
@@ -261,6 +262,40 @@ def commands(folder: Path) -> list[str]:
     return ["```", *lines, "```", ""] if lines else []
 
 
+# the same settings without it, from before there was any
+NOT_STANDARDISED = {
+    "walker-walk": "stopped/dreamer_walker_0.jsonl",
+    "cheetah-run": "dreamer/cheetah-run@raw/seed0/metrics.jsonl",
+    "reacher-easy": "stopped/dreamer_reacher_0.jsonl",
+    "cartpole-swingup": "dreamer/cartpole-swingup@raw/seed0/metrics.jsonl",
+}
+
+
+def trial() -> str:
+    """Training returns by task and form of standardising, and the policy's score where it is."""
+    rows = ["| task | standardize | 10,000 | 20,000 | 30,000 | policy, 20 episodes |"]
+    rows += ["|---|---|---:|---:|---:|---|"]
+    for task, raw in NOT_STANDARDISED.items():
+        for form in ("none", "prefill", "running"):
+            path = ROOT / (raw if form == "none" else f"standardize/{task}_{form}.jsonl")
+            if path.is_file():
+                rows.append(trial_row(task, form, path))
+    return "\n".join(rows) + "\n"
+
+
+def trial_row(task: str, form: str, path: Path) -> str:
+    """One run: the first three bins, then its newest policy's score."""
+    lines, scored_at = read_metrics(path), path.with_suffix(".json")
+    bins = binned(lines)
+    cells = [f"{bins[step]:.0f}" if step in bins else "" for step in (BIN, 2 * BIN, 3 * BIN)]
+    policy = ""
+    if scored_at.is_file():
+        score = read(scored_at)
+        low, high = score.interval
+        policy = f"{score.mean:.0f} ({low:.0f} to {high:.0f}) at {lines[-1]['env_step']:,.0f}"
+    return f"| {task} | `{form}` | {' | '.join(cells)} | {policy} |"
+
+
 # -- pictures ------------------------------------------------------------------------------------
 
 
@@ -307,16 +342,22 @@ def band(panel: Any, curve: Curve, color: str, label: str) -> None:
     panel.plot(curve.steps, curve.mean, color=color, marker=".", label=label)
 
 
+def filled(page: str, name: str, text: str) -> str:
+    """The page with the text between the markers of this name."""
+    begin, end = MARKERS[0].format(name), MARKERS[1]
+    before, _, rest = page.partition(begin)
+    _, _, after = rest.partition(end)
+    return "".join([before, begin, text, end, after])
+
+
 def main(runs: Sequence[str]) -> None:
     """Keep the runs, draw what they belong to (all, where none is given), write both pages."""
     for folder in sorted({keep(Path(run)) for run in runs}) or folders():
         draw(folder)
     draw_all()
     SEEDS.write_text(details(), encoding="utf-8")
-    before, _, rest = PAGE.read_text(encoding="utf-8").partition(MARKERS[0])
-    _, _, after = rest.partition(MARKERS[1])
-    page = "".join([before, MARKERS[0], comparison(), MARKERS[1], after])
-    PAGE.write_text(page, encoding="utf-8")
+    page = filled(PAGE.read_text(encoding="utf-8"), "comparison", comparison())
+    PAGE.write_text(filled(page, "standardize", trial()), encoding="utf-8")
     print(comparison())
 
 

@@ -21,6 +21,7 @@ def named(path: Path) -> str:
 def test_the_page_holds_the_comparison() -> None:
     page = RESULTS.with_suffix(".md").read_text(encoding="utf-8")
     assert BUILD["comparison"]() in page
+    assert BUILD["trial"]() in page
     assert "(results/curves.png)" in page
     assert (RESULTS / "curves.png").is_file()
 
