@@ -41,7 +41,7 @@ Transitions = dict[str, np.ndarray]  # replay columns (B, ...) of one decision o
 class DelayedValue(NamedTuple):
     """A value that arrives after its row was stored: `back` rows before the newest one of `env`."""
 
-    env: int  # the environment's index
+    env: int  # the environment's index, one of this decision's where `back` is 0
     back: int  # 0 is the row being stored now
     values: Mapping[str, np.ndarray | float | int | bool]
 
@@ -121,7 +121,8 @@ class Annotating(Protocol):
     ) -> tuple[Transitions, Sequence[DelayedValue], object]:
         """Derived columns for the rows of this decision, values for earlier rows, own state.
 
-        Row i belongs to environment `envs[i]`; `carry` is what the step left for the rows, latents
+        Row i belongs to environment `envs[i]`, and has the side observations too, which neither
+        `step` nor replay gets; `carry` is what the step left for the rows, latents
         included. `state` is None at the start of a run and after a checkpoint, where every
         environment starts an episode; rows carry `is_first`, to reset per-episode state from.
         """

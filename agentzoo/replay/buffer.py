@@ -357,6 +357,23 @@ class ReplayBuffer:
             for name, value in values.items():
                 chunk.mutable[name][position] = value
 
+    def end(self, env: int) -> None:
+        """Make the newest row of a stream the last of its episode, whose next row is lost.
+
+        Its action led nowhere that is known, so it is zeroed like any last row's. A chunk file is
+        replaced, never written into: a checkpoint may hold it too.
+        """
+        stream = self.streams[env]
+        chunk, position = self._locate(stream, stream.count - 1)
+        rows = chunk.rows
+        assert not rows["is_last"][position], f"environment {env} has no open episode"
+        rows["is_last"][position], rows["action"][position] = True, 0
+        if chunk.path is not None:
+            chunk.path.unlink()
+            chunk.path, chunk.records = None, rows
+            self._seal(env)
+        stream.finished.append((stream.open_start, stream.count - stream.open_start))
+
     def sample(
         self, sampler: Sampler, batch: int, length: int, rng: np.random.Generator
     ) -> tuple[Batch, list[SequenceIndex]]:

@@ -69,6 +69,8 @@ class Collector:
     )  # the newest row of each environment in `active`
     active: list[int] = field(default_factory=list)  # environments inside an episode
     ended: list[int] = field(default_factory=list)  # environments that wait for a reset
+    lost: dict[int, str] = field(default_factory=dict)  # why worlds were lost in this advance
+    _cut_short: list[Episode] = field(default_factory=list)  # by that, until it is told
     _resets: list[int] | None = None  # on their way since `dispatch`, with the steps of `active`
     _actions: np.ndarray | None = None
     _carry: Carry = field(default_factory=dict)
@@ -108,12 +110,26 @@ class Collector:
         stepped, begun, self._resets = self.active, self._resets, None
         assert begun is not None, "every environment waits, and is held back"
         envs, rows = self.adapter.receive()
+        self.lost = self.adapter.lost
+        stepped = self._without_lost(stepped)
         if begun and self.holding:  # only since they were sent: these episodes do not begin
             rows = {name: column[np.isin(envs, stepped)] for name, column in rows.items()}
             self.ended, begun = self.ended + begun, []
         self.active, self._carry = self._joined(stepped, self._carry, begun)
         self.rows = rows
         return len(stepped) * self.adapter.repeat
+
+    def _without_lost(self, stepped: list[int]) -> list[int]:
+        """End episodes whose world is lost at their last stored row; the environments left."""
+        inside = [i for i, env in enumerate(stepped) if env not in self.lost]
+        if len(inside) < len(stepped):
+            for env in stepped:
+                if env in self.lost:
+                    self.replay.end(env)
+                    self._cut_short.append(self._finish(env))
+            index = torch.tensor(inside, dtype=torch.long, device=self.device)
+            self._carry = {name: tensor[index] for name, tensor in self._carry.items()}
+        return [stepped[i] for i in inside]
 
     def cut(self) -> None:
         """End every open episode at its newest row: is_last without is_terminal."""
@@ -126,8 +142,9 @@ class Collector:
 
     def decide(self) -> list[Episode]:
         """Choose an action at every newest row, store the rows, give the episodes that ended."""
+        finished, self._cut_short = self._cut_short, []
         if not self.active:
-            return []
+            return finished
         self._carry, self._actions = self._act()
         rows = {**self.rows, "action": self._carry["prev_action"].cpu().numpy()}
         rows = self._annotated(rows)
@@ -136,7 +153,6 @@ class Collector:
             measuring.measure(rows, learning=self.counters.updates > 0)
         last = rows["is_last"]
         rows["action"] = np.where(last[:, None], np.float32(0), rows["action"])  # unused
-        finished = []
         for i, env in enumerate(self.active):
             self.replay.add(env, record(rows, i))
             self.counters.rows[env] += 1
@@ -179,8 +195,11 @@ class Collector:
             return rows
         rows, late, self._state = annotate(rows, self.active, self._carry, self._state)
         for env, back, values in late:
-            # rows of this decision are not stored yet: the newest stored one is one row back
-            self.replay.write_late(env, back - 1, values)
+            if back:
+                # rows of this decision are not stored yet: the newest stored one is one row back
+                self.replay.write_late(env, back - 1, values)
+            else:
+                _write(rows, self.active.index(env), values)
         return rows
 
     def _finish(self, env: int) -> Episode:
@@ -230,6 +249,15 @@ class Collector:
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(array).to(self.device)
+
+
+def _write(
+    rows: Transitions, index: int, values: Mapping[str, np.ndarray | float | int | bool]
+) -> None:
+    """Put values into the columns of one row of a decision, which others may share."""
+    for name, value in values.items():
+        rows[name] = rows[name].copy()
+        rows[name][index] = value
 
 
 def random_action(uniform: Tensor, action: ActionSpec) -> Tensor:

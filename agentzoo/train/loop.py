@@ -206,6 +206,8 @@ class Training:
         """One decision of every environment, and all that it makes due."""
         counters, config = self.counters, self.agent.config
         counters.env_step += self.collector.advance()
+        for env, why in self.collector.lost.items():
+            self.bar.warn(f"the world of environment {env} was lost, the next begins: {why}")
         grace = self._due_checkpoint + config.checkpoint_grace
         if counters.env_step >= total or (self.collector.holding and counters.env_step >= grace):
             self.collector.cut()

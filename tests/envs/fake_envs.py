@@ -106,3 +106,38 @@ class Marking(Countdown):
         with open(os.path.join(self.folder, str(os.getpid())), "a") as file:
             file.write("x")
         return super().observe()
+
+
+class Watched(Countdown):
+    """Gives its count twice as a side observation; its world is lost where `file` says a count."""
+
+    def __init__(self, file: str | None = None, length: int = 25) -> None:
+        super().__init__(length)
+        self.file = file
+        twice = spaces.Box(-np.inf, np.inf, (1,), np.float32)
+        self.metadata = {"side": spaces.Dict({"twice": twice})}
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple:
+        observation, info = super().reset(seed=seed, options=options)
+        return observation, {**info, "side": self.look()}
+
+    def step(self, action: int) -> tuple:
+        observation, reward, terminated, truncated, _ = super().step(action)
+        info = {"side": self.look()}
+        if self.file is not None and os.path.exists(self.file):
+            with open(self.file) as file:
+                if int(file.read()) == self.count:
+                    os.remove(self.file)
+                    info = {"world_lost": "the lights went out"}
+                    return observation - 1, 0.0, False, True, info
+        return observation, reward, terminated, truncated, info
+
+    def look(self) -> dict[str, np.ndarray]:
+        return {"twice": np.array([2 * self.count], np.float32)}
+
+
+class Doomed(Countdown):
+    """No reset comes to an end."""
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple:
+        os._exit(4)

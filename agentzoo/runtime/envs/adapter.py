@@ -12,9 +12,9 @@ from ..errors import ConfigError, EpisodeError, ObservationError
 from ..policy.noise import derive_seed
 from ..policy.spaces import action_spec, encode, observation_specs
 from ..spec import ActionSpec, Array, Arrays, ObsSpec
-from .backend import InProcess, Outcome, Source
+from .backend import SIDE, InProcess, Outcome, Source
 from .subprocess_env import TIMEOUT_S, ProcessVectorEnv
-from .suite import Env, make_env, resolve, settings_of
+from .suite import Env, make_here, require_package, resolve, settings_of, suite_of
 from .vector import Vector, VectorEnv
 
 Transitions = Arrays  # column -> (B, ...)
@@ -33,8 +33,15 @@ class Adapter:
     B = len(indices). Nothing resets by itself: after a row with `is_last` comes `reset`. `send` and
     `receive` do both at once, and let environments in processes work while the caller does.
 
+    An environment whose world is lost (`info["world_lost"]`, or its process died) gives no row for
+    that step: its episode ended with the row before. `lost` then says why.
+
     Attributes:
         obs: observation specs by key.
+        side: specs of what rows have besides, for `annotate` alone; the environments declare them
+            as a Dict space `metadata["side"]` and give them as `info["side"]`.
+        lost: index -> reason, of worlds lost in the last `receive`; those that were stepped have
+            no row, those that were reset have begun after all.
         action: the environments' action.
         repeat: environment steps in one decision.
         name: the resolved environment string, or "" for environments of the user's own making.
@@ -53,6 +60,8 @@ class Adapter:
             raise ConfigError("an adapter was given no environments; give at least one")
         self._source = InProcess(envs) if isinstance(envs, Sequence) else envs
         self.obs, self.action = self._shared_specs()
+        self.side = _side_specs(self._source.metadata.get(SIDE), self.obs)
+        self.lost: dict[int, str] = {}
         self.name, self.repeat, self.sync_reset = name, repeat, self._source.sync_reset
         self._steps = [-1] * len(envs)  # decisions taken in the open episode; -1 is none open
         self._resets: Sequence[int] = ()
@@ -92,9 +101,14 @@ class Adapter:
         if isinstance(env, str):
             name = resolve(env, defaults or {})
             repeat = int(settings_of(name).get("repeat", 1))
-            env = partial(make_env, name)
+            if suite_of(name).is_isolated:
+                require_package(suite_of(name))
+                parallel = True
+            env = partial(make_here, name)
         if parallel and not isinstance(env, gym.Env):
-            return cls(ProcessVectorEnv(env, count, timeout=timeout), name=name, repeat=repeat)
+            # what a string names can be made anew; a function may count on being called once
+            processes = ProcessVectorEnv(env, count, timeout=timeout, restarts=bool(name))
+            return cls(processes, name=name, repeat=repeat)
         return cls(_objects(cast("Env | Callable[[], Env]", env), count), name=name, repeat=repeat)
 
     def __len__(self) -> int:
@@ -121,7 +135,7 @@ class Adapter:
             actions: (B, *action.shape) in the environments' own units.
 
         Raises:
-            EpisodeError: if an action or a reward is not finite.
+            EpisodeError: if an action or a reward is not finite, or a world is lost.
             ObservationError: if an observation is not what the space says.
             WorkerError: if a process that holds an environment raised, died or hangs.
         """
@@ -164,10 +178,18 @@ class Adapter:
 
     def _received(self, indices: Sequence[int]) -> Transitions:
         rows = self._rows()
+        for index in indices:
+            if index not in rows:
+                raise EpisodeError(f"environment {index} was lost: {self.lost[index]}")
         return _stacked([rows[index] for index in indices])
 
     def _rows(self) -> dict[int, Transitions]:
-        return {i: self._row(i, outcome) for i, outcome in self._source.receive().items()}
+        outcomes = self._source.receive()
+        self.lost = {i: one.lost for i, one in outcomes.items() if one.lost}
+        gone = [i for i in self.lost if i not in self._resets]
+        for index in gone:
+            self._steps[index] = -1
+        return {i: self._row(i, one) for i, one in outcomes.items() if i not in gone}
 
     def _typed(self, indices: Sequence[int], actions: ArrayLike) -> Array:
         given: Array = np.asarray(actions)
@@ -203,6 +225,8 @@ class Adapter:
         self._steps[index] = 0 if is_first else self._steps[index] + 1
         try:
             row = encode(self.obs, outcome.observation, batched=False)
+            if self.side:
+                row |= encode(self.side, outcome.info.get(SIDE, {}), batched=False)
         except ObservationError as error:
             raise ObservationError(f"{self._where(index)}: {error}") from error
         is_last = bool(outcome.terminated or outcome.truncated)
@@ -240,6 +264,16 @@ class Adapter:
                     "environments that learn together must share them"
                 )
         return first
+
+
+def _side_specs(space: gym.Space[object] | None, obs: Mapping[str, ObsSpec]) -> dict[str, ObsSpec]:
+    specs = observation_specs(space) if space is not None else {}
+    if doubled := sorted(specs.keys() & obs.keys()):
+        raise ConfigError(
+            f'the environment gives "{doubled[0]}" as an observation and as a side observation; '
+            "rename one of them"
+        )
+    return specs
 
 
 def _of_size(venv: VectorEnv, count: int | None) -> VectorEnv:

@@ -1,6 +1,7 @@
 """Where Gymnasium's five-tuples come from: in this process, in others, or a vector environment."""
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 import gymnasium as gym
@@ -12,13 +13,36 @@ from .suite import Env
 Spaces = tuple[gym.Space[Any], gym.Space[Any]]  # of observations, of actions
 
 
+NOTHING: Mapping[str, Any] = MappingProxyType({})
+SIDE = "side"  # in info: what `annotate` sees, and neither policy nor replay
+LOST = "world_lost"  # in info: why the world is gone and its episode with it, a sentence
+KEPT = (SIDE, LOST)  # of an info, where rows are made
+
+
 class Outcome(NamedTuple):
-    """What one environment gave: Gymnasium's five-tuple without info, or a first observation."""
+    """What one environment gave: Gymnasium's five-tuple, or a first observation.
+
+    The info holds at least what `KEPT` names, where the environment gave it. With `world_lost` in
+    it after a step, the world is gone: the observation is the one before, and the episode ended
+    with the transition that led to that. With it after a reset, the world was gone and has been
+    started again.
+    """
 
     observation: Observation
     reward: object = 0.0
     terminated: bool = False
     truncated: bool = False
+    info: Mapping[str, Any] = NOTHING
+
+    @property
+    def lost(self) -> str:
+        """Why the world was lost, or ""."""
+        return str(self.info.get(LOST, ""))
+
+
+def begun(observation: Observation, info: Mapping[str, Any]) -> Outcome:
+    """What a reset gave."""
+    return Outcome(observation, info=info)
 
 
 class Source(Protocol):
@@ -38,6 +62,11 @@ class Source(Protocol):
     @property
     def spaces(self) -> Sequence[Spaces]:
         """Observation and action space of each environment, or one pair for all."""
+        ...
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """What the environments say of themselves; `side` is the space of `info["side"]`."""
         ...
 
     def send(self, actions: Mapping[int, Array], seeds: Mapping[int, int]) -> None:
@@ -76,15 +105,19 @@ class InProcess:
         """Observation and action space of each environment."""
         return [(env.observation_space, env.action_space) for env in self._envs]
 
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """What the first environment says of itself."""
+        return self._envs[0].metadata
+
     def send(self, actions: Mapping[int, Array], seeds: Mapping[int, int]) -> None:
         """Remember what to do."""
         self._actions, self._seeds = actions, seeds
 
     def receive(self) -> dict[int, Outcome]:
         """Do it."""
-        stepped = {i: Outcome(*self._envs[i].step(a)[:4]) for i, a in self._actions.items()}
-        begun = {i: Outcome(self._envs[i].reset(seed=s)[0]) for i, s in self._seeds.items()}
-        return stepped | begun
+        stepped = {i: Outcome(*self._envs[i].step(a)) for i, a in self._actions.items()}
+        return stepped | {i: begun(*self._envs[i].reset(seed=s)) for i, s in self._seeds.items()}
 
     def render(self, index: int) -> object:
         """The picture of one environment."""

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from multiprocessing import Pipe
 from multiprocessing.connection import wait
 from multiprocessing.reduction import ForkingPickler
@@ -31,17 +32,18 @@ from gymnasium.vector.utils import (
 
 from ..errors import ConfigError, WorkerError
 from ..spec import Array
-from .backend import Outcome, Spaces
+from .backend import LOST, NOTHING, Outcome, Spaces
 from .suite import Env
 
 TIMEOUT_S = 300.0  # without an answer a worker counts as hung
 CLOSE_S = 10.0  # in which a worker may close its environment
 EXIT_S = 5.0  # between a worker's last word and its exit status
+DEATHS = 3  # of one environment's workers in a row, after which it is not started again
 BOOT = """\
 import json, sys
 sys.path[:] = json.loads(sys.argv[1])
 from agentzoo.runtime.envs.worker import serve
-serve(int(sys.argv[2]))
+serve(int(sys.argv[2]), infos=sys.argv[3] == "infos")
 """
 # one thread each: there is a process per environment, and the learner wants the cores
 ONE_THREAD = dict.fromkeys(
@@ -53,14 +55,20 @@ ONE_THREAD = dict.fromkeys(
 )
 
 
+class _GoneError(WorkerError):
+    """A worker died or hangs; one that raised is another matter."""
+
+
 class Worker:
     """One process, and the environment in it."""
 
-    def __init__(self, index: int, make: bytes) -> None:
+    def __init__(self, index: int, make: bytes, *, infos: bool = False) -> None:
         """Start it; what it answers first is its environment's spaces and metadata."""
         self.index, self.doing = index, "made"
+        self.request: tuple[object, ...] = ()
         self.connection, theirs = Pipe()
-        command = [sys.executable, "-c", BOOT, json.dumps(sys.path), str(theirs.fileno())]
+        kept = "infos" if infos else "rows"
+        command = [sys.executable, "-c", BOOT, json.dumps(sys.path), str(theirs.fileno()), kept]
         self.process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -73,7 +81,7 @@ class Worker:
 
     def ask(self, doing: str, *request: object) -> None:
         """Send a request; `doing` completes the sentence "it ... while it was being ..."."""
-        self.doing = doing
+        self.doing, self.request = doing, request
         self._send(bytes(ForkingPickler.dumps(request)))
 
     def _send(self, message: bytes) -> None:
@@ -89,7 +97,7 @@ class Worker:
         try:
             kind, *content = self.connection.recv()
         except (EOFError, ConnectionResetError) as error:
-            raise WorkerError(f"{self} {self._end()} while it was being {self.doing}") from error
+            raise _GoneError(f"{self} {self._end()} while it was being {self.doing}") from error
         if kind == "done":
             return content[0]
         sentence, trace = content
@@ -107,12 +115,15 @@ class Worker:
         return f"ended with exit status {code}"
 
     def close(self, deadline: float) -> None:
-        """Wait for its end until `deadline` (time.monotonic), then kill it and its children."""
-        try:
+        """Wait for its end until `deadline` (time.monotonic), then kill what is left of its group.
+
+        A worker that died may have left children, such as a game's engine, in its group.
+        """
+        with suppress(subprocess.TimeoutExpired):
             self.process.wait(max(deadline - time.monotonic(), 0))
-        except subprocess.TimeoutExpired:
+        with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
+        self.process.wait()
         self.connection.close()
         assert self.process.stdin is not None
         self.process.stdin.close()
@@ -126,12 +137,19 @@ class ProcessVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
 
     `send` and `receive` step some environments while others are reset, and let the caller work in
     between. `reset` and `step` are Gymnasium's; `step` leaves environments that wait for their
-    reset as they are. Infos stay in the workers. Any error ends all workers.
+    reset as they are. Infos stay in the workers but for `side` and `world_lost`. Any error ends all
+    workers.
+
+    With `restarts`, a worker that dies or hangs is no error until it does so three times in a row:
+    another is started in its place. The step that was lost gives the observation before it,
+    truncated, with the reason as `info["world_lost"]`; a reset is done again, with the same seed.
 
     Args:
         make: makes one environment; it is sent to the workers.
         count: how many.
         timeout: seconds without an answer after which a worker counts as hung.
+        restarts: whether a worker that dies is replaced.
+        infos: whether whole infos are sent.
 
     Raises:
         ConfigError: if `make` cannot be sent to another process.
@@ -144,14 +162,23 @@ class ProcessVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
     observation_space: gym.Space[Any]
     action_space: gym.Space[Any]
 
-    def __init__(self, make: Callable[[], Env], count: int, *, timeout: float = TIMEOUT_S) -> None:
-        self.num_envs, self.timeout = count, timeout
+    def __init__(
+        self,
+        make: Callable[[], Env],
+        count: int,
+        *,
+        timeout: float = TIMEOUT_S,
+        restarts: bool = False,
+        infos: bool = False,
+    ) -> None:
+        self.num_envs, self.timeout, self._restarts = count, timeout, restarts
         self._asked: list[int] = list(range(count))
         self._workers: list[Worker] = []
-        message = _packed(make)
+        self._start = partial(Worker, make=_packed(make), infos=infos)
+        self._deaths = [0] * count  # in a row
         try:
             for index in range(count):
-                self._workers.append(Worker(index, message))
+                self._workers.append(self._start(index))
         except BaseException:
             self.close(kill=True)
             raise
@@ -189,8 +216,7 @@ class ProcessVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         """
         found: dict[int, Outcome] = {}
         for index, answer in self._answers().items():
-            stepped = self._workers[index].doing == "stepped"
-            found[index] = Outcome(*answer) if stepped else Outcome(answer)
+            found[index] = Outcome(*answer)
             self._newest[index] = found[index].observation
             self._waiting[index] = found[index].terminated or found[index].truncated
         return found
@@ -248,20 +274,60 @@ class ProcessVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         try:
             while waiting:
                 ready = wait(list(waiting), max(deadline - time.monotonic(), 0))
-                if not ready:
+                if not ready and not self._restarts:
                     raise self._hung(waiting.values())
-                for connection in ready:
+                for connection in ready or list(waiting):
                     worker = waiting.pop(connection)  # type: ignore[arg-type]
-                    answers[worker.index] = worker.answer()
+                    answers[worker.index] = self._answer(worker, is_hung=not ready)
         except BaseException:  # a second Ctrl-C, too
             self.close(kill=True)
             raise
         self._asked = []
         return answers
 
-    def _hung(self, workers: Collection[Worker]) -> WorkerError:
+    def _answer(self, worker: Worker, *, is_hung: bool) -> Any:
+        """A worker's answer, or what stands for it if there is another worker in its place."""
+        try:
+            if is_hung:
+                raise self._hung([worker])
+            answer = worker.answer()
+        except _GoneError as error:
+            return self._replaced(worker, error)
+        if worker.doing == "stepped":
+            self._deaths[worker.index] = 0
+        return answer
+
+    def _replaced(self, worker: Worker, error: _GoneError) -> Any:
+        """Start another worker where one is gone; what the lost request comes to.
+
+        Raises:
+            WorkerError: if it is not to be started again, or cannot be.
+        """
+        index, why = worker.index, str(error)
+        self._deaths[index] += 1
+        if not self._restarts or worker.doing not in ("stepped", "reset"):
+            raise error
+        if self._deaths[index] >= DEATHS:
+            raise WorkerError(
+                f"{error}, for the {self._deaths[index]}. time in a row; look at what it says on "
+                "standard error, or at what the machine has left"
+            ) from error
+        worker.close(deadline=0.0)
+        fresh = self._workers[index] = self._start(index)
+        self._waited(fresh)
+        if worker.doing == "stepped":
+            return Outcome(self._newest[index], 0.0, False, True, {LOST: why})
+        fresh.ask(worker.doing, *worker.request)
+        outcome = Outcome(*self._waited(fresh))
+        return outcome._replace(info={LOST: why, **outcome.info})
+
+    def _waited(self, worker: Worker) -> Any:
+        """A single worker's answer, within the time-out."""
+        return self._answer(worker, is_hung=not worker.connection.poll(self.timeout))
+
+    def _hung(self, workers: Collection[Worker]) -> _GoneError:
         names = " and ".join(f"{worker} while it was being {worker.doing}" for worker in workers)
-        return WorkerError(
+        return _GoneError(
             f"{names}: no answer for {self.timeout:g} s; if it may take longer, set worker_timeout "
             "higher"
         )
@@ -279,3 +345,54 @@ def _packed(make: Callable[[], Env]) -> bytes:
             f"the function that makes environments cannot be sent to another process ({error}); "
             "make what it holds inside it, or set parallel=False"
         ) from error
+
+
+class WorkerEnv(gym.Env[Any, Any]):
+    """One environment in a process of its own, with Gymnasium's interface.
+
+    The process ends with this one, however this one ends. Should it die or hang, another takes its
+    place, and the episode is truncated, with the reason as `info["world_lost"]`.
+    """
+
+    render_mode = "rgb_array"
+
+    def __init__(self, make: Callable[[], Env], *, timeout: float = TIMEOUT_S) -> None:
+        """Start the process and make the environment there.
+
+        Raises:
+            WorkerError: if it cannot be made.
+        """
+        self._source = ProcessVectorEnv(make, 1, timeout=timeout, restarts=True, infos=True)
+        self.observation_space, self.action_space = self._source.spaces[0]
+        metadata = dict(self._source.metadata)
+        del metadata["autoreset_mode"]
+        self.metadata = metadata
+        self._info: Mapping[str, Any] = NOTHING
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Start an episode."""
+        self._source.send({}, {0: seed}, options)
+        observation, _, _, _, info = self._received()
+        return observation, info
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Take an action."""
+        self._source.send({0: action}, {})
+        return self._received()
+
+    def _received(self) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        outcome = self._source.receive()[0]
+        # what is known of a lost step is what was known before it
+        known = self._info if outcome.lost and outcome.truncated else NOTHING
+        self._info = {**known, **outcome.info}
+        return (*outcome[:4], dict(self._info))
+
+    def render(self) -> Any:
+        """The picture now."""
+        return self._source.render(0)
+
+    def close(self) -> None:
+        """Close the environment and end its process."""
+        self._source.close()

@@ -8,17 +8,25 @@ them as protocols: `protocol=NAME` in a string stands for all of a protocol's ke
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
 from typing import Any, Protocol
 
 import gymnasium as gym
 
-from ..errors import EnvironmentStringError, nearest
+from ..errors import EnvironmentStringError, MissingExtraError, nearest
 
 GROUP = "agentzoo.envs"
 # imported when first named; these names cannot be taken
-BUILT_IN = {"atari": ".atari", "crafter": ".crafter", "dmc": ".dmc", "gym": ".gym"}
+BUILT_IN = {
+    "atari": ".atari",
+    "crafter": ".crafter",
+    "dmc": ".dmc",
+    "gym": ".gym",
+    "vizdoom": ".vizdoom",
+}
 SAFE_TASK = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")  # "walker-walk", "ALE/Pong-v5"; no ":", no path
 
 Env = gym.Env[Any, Any]  # Gymnasium's type parameters are invariant, and ours to take are all
@@ -32,7 +40,8 @@ class Key:
 
     Attributes:
         name: as it stands in the string.
-        default: its value when nobody says one, perhaps by task; None leaves the key out.
+        default: its value when nobody says one; None leaves the key out. Where it is a function
+            of the task, None says that the task does not have this key.
         kind: int, float or str.
         allowed: the only values, if not empty.
         least: the smallest number.
@@ -42,7 +51,7 @@ class Key:
     """
 
     name: str
-    default: Value | Callable[[str], Value] | None
+    default: Value | Callable[[str], Value | None] | None
     kind: type[int] | type[float] | type[str] = str
     allowed: tuple[Value, ...] = ()
     least: float | None = None
@@ -131,6 +140,9 @@ class Suite:
         make: makes an environment.
         protocols: name -> settings that papers have agreed on; the key `protocol` stands for one.
         scores: scores finished episodes, if there is more to say than their mean return.
+        is_isolated: whether each environment lives in a process of its own even where there is one
+            alone, because what it starts can take a process down, or outlive one.
+        package: what has to be installed for it; asked for before such a process is started.
     """
 
     name: str
@@ -139,6 +151,8 @@ class Suite:
     make: Make
     protocols: Mapping[str, Settings] = field(default_factory=dict[str, Settings])
     scores: Scores | None = None
+    is_isolated: bool = False
+    package: str = ""
 
     @property
     def readable(self) -> tuple[Key, ...]:
@@ -169,13 +183,23 @@ class _Parsed:
         values: dict[str, Value] = {}
         open_keys = self._read(defaults, where)
         for key in self.suite.keys:
-            value = self.settings.get(key.name, open_keys.get(key.name))
-            if value is None:
-                value = key.default_for(self.task)
+            default = key.default_for(self.task)
+            if default is None and callable(key.default):
+                self._refuse(key, where)
+                continue
+            value = self.settings.get(key.name, open_keys.get(key.name, default))
             if value is not None:
                 values[key.name] = value
         applies = {key.name: key.applies(values) for key in self.suite.keys}
         return {name: values[name] for name in sorted(values) if applies[name]}
+
+    def _refuse(self, key: Key, where: str) -> None:
+        """Raise if the string says a key that its task does not have."""
+        if key.name in self.settings:
+            raise EnvironmentStringError(
+                f'"{where}" sets {key.name}={self.settings[key.name]}, which means nothing for '
+                f"the task {self.task}; leave it out"
+            )
 
     def _read(self, defaults: Mapping[str, object], where: str) -> dict[str, Value]:
         known = {
@@ -243,7 +267,32 @@ def make_env(name: str, *, render_mode: str | None = None, **settings: Value) ->
         env = make_env("dmc:walker-walk?obs=state", repeat=2)
     """
     parsed = _parse(name, settings)
+    full = parsed.written(parsed.complete({}, name))
+    if not parsed.suite.is_isolated:
+        return make_here(full, render_mode=render_mode)
+    require_package(parsed.suite)
+    from .subprocess_env import WorkerEnv
+
+    return WorkerEnv(partial(make_here, full, render_mode=render_mode))
+
+
+def make_here(name: str, *, render_mode: str | None = None) -> Env:
+    """Make the environment that a string names in this very process, isolated or not.
+
+    For the inside of workers; args and errors are those of `make_env`.
+    """
+    parsed = _parse(name)
     return parsed.suite.make(parsed.task, parsed.complete({}, name), render_mode)
+
+
+def require_package(suite: Suite) -> None:
+    """Refuse a suite whose package is missing here, and so in its workers.
+
+    Raises:
+        MissingExtraError: with the line that installs it.
+    """
+    if suite.package and find_spec(suite.package) is None:
+        raise MissingExtraError(suite.package, suite.name)
 
 
 def resolve(

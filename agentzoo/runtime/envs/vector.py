@@ -12,7 +12,7 @@ from gymnasium.vector.utils import iterate
 from ..errors import ConfigError, EpisodeError
 from ..policy.spaces import Observation, action_spec, env_action
 from ..spec import Array
-from .backend import Outcome, Spaces
+from .backend import NOTHING, Outcome, Spaces
 
 VectorEnv = gym.vector.VectorEnv[Any, Any, Any]
 
@@ -51,6 +51,11 @@ class Vector:
     def spaces(self) -> Sequence[Spaces]:
         """Observation and action space, one pair for all."""
         return [(self._venv.single_observation_space, self._venv.single_action_space)]
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """Nothing: side observations are not taken out of a vector environment's infos."""
+        return NOTHING
 
     def send(self, actions: Mapping[int, Array], seeds: Mapping[int, int]) -> None:
         """Remember what to do; at once, environments are stepped or reset, not both."""

@@ -14,6 +14,7 @@ from typing import Any, Literal, cast
 
 import gymnasium as gym
 
+from .backend import KEPT, Outcome, begun
 from .suite import Env
 
 LIFELINE = 0  # standard input: a pipe that the learner holds open and never writes to
@@ -27,15 +28,22 @@ Request = (
 Answer = tuple[Literal["done"], Any] | tuple[Literal["failed"], str, str]  # sentence, traceback
 
 
-def serve(descriptor: int) -> None:
-    """Make an environment and do what the connection asks, until it closes."""
+def serve(descriptor: int, *, infos: bool = False) -> None:
+    """Make an environment and do what the connection asks, until it closes.
+
+    Args:
+        descriptor: of the connection.
+        infos: whether whole infos are sent, or only what rows are made of.
+    """
     die_with_the_learner()
+    # what the environment starts must not hold the connection open when this process is gone
+    os.set_inheritable(descriptor, False)
     connection: Connection[Answer, Any] = Connection(descriptor)
     try:
         env = _made(connection.recv().fn)
         connection.send(("done", (env.observation_space, env.action_space, env.metadata)))
         while (request := connection.recv())[0] != "close":
-            connection.send(("done", _result(env, request)))
+            connection.send(("done", _result(env, request, infos)))
         env.close()
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return  # nobody is there to be told
@@ -66,11 +74,13 @@ def _made(make: Callable[[], object]) -> Env:
     return cast("Env", env)
 
 
-def _result(env: Env, request: Request) -> Any:
+def _result(env: Env, request: Request, infos: bool) -> Any:
     match request:
         case ("reset", seed, options):
-            return env.reset(seed=seed, options=options)[0]
+            outcome = begun(*env.reset(seed=seed, options=options))
         case ("step", action):
-            return env.step(action)[:4]
+            outcome = Outcome(*env.step(action))
         case _:
             return env.render()
+    kept = outcome.info if infos else {k: outcome.info[k] for k in KEPT if k in outcome.info}
+    return tuple(outcome._replace(info=dict(kept)))
