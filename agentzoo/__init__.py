@@ -42,6 +42,7 @@ EXTRAS = {
     "atari": ("ale_py",),
     "crafter": ("crafter",),
     "gym": ("pygame",),
+    "vizdoom": ("vizdoom",),
 }
 
 _HOMES = {

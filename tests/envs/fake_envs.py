@@ -136,6 +136,16 @@ class Watched(Countdown):
         return {"twice": np.array([2 * self.count], np.float32)}
 
 
+def field_with_a_mistake() -> gym.Env:
+    """A field whose actors hold two statements on one line, which ends the engine's reader."""
+    from agentzoo.runtime.envs import vizdoom_fields as fields
+    from agentzoo.runtime.envs.vizdoom import Field
+
+    right = fields.decorate
+    fields.decorate = lambda task: right(task).replace("A -1\n    Stop", "A -1 Stop A -1")
+    return Field("harvest-tree")
+
+
 class Doomed(Countdown):
     """No reset comes to an end."""
 

@@ -1,0 +1,125 @@
+"""A ViZDoom engine with a folder of its own, and the removal of what dead owners left.
+
+The engine is a process that writes its settings into the working directory, keeps frames in shared
+memory, and outlives an owner that is killed. So each engine is started in a temporary folder whose
+lock its owner holds. Whoever starts the next engine removes the folders that nobody holds, and with
+them their engines and shared memory.
+"""
+
+import fcntl
+import json
+import os
+import shutil
+import signal
+import tempfile
+from collections.abc import Generator
+from contextlib import chdir, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from ..errors import ConfigError
+
+SHARED_MEMORY = Path("/dev/shm")
+ENGINE = "engine.json"  # in an engine's folder: its process and the name of its shared memory
+LOCK = "lock"
+
+
+def home() -> Path:
+    """Where this user's engines have their folders.
+
+    Raises:
+        ConfigError: if somebody else's folder stands there.
+    """
+    folder = Path(tempfile.gettempdir()) / f"agentzoo-vizdoom-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.lstat().st_uid != os.getuid() or folder.is_symlink():
+        raise ConfigError(f"{folder} is not this user's; remove it, or set TMPDIR to another place")
+    return folder
+
+
+class Engine:
+    """A started game; `close` ends it and leaves nothing."""
+
+    def __init__(self, game: Any, files: dict[str, bytes]) -> None:
+        """Start a game that is all set but for its files, which are put into its folder.
+
+        Args:
+            game: a `vizdoom.DoomGame`.
+            files: name -> content; a file named `scenario.wad` is the game's scenario.
+        """
+        self.game = game
+        with _locked(home() / LOCK):
+            sweep()
+            self.folder = Path(tempfile.mkdtemp(dir=home()))
+            self._lock = os.open(self.folder / LOCK, os.O_CREAT | os.O_RDWR, 0o600)
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
+        for name, content in files.items():
+            (self.folder / name).write_bytes(content)
+        if "scenario.wad" in files:
+            game.set_doom_scenario_path(str(self.folder / "scenario.wad"))
+        with chdir(self.folder):  # where the engine puts its settings
+            game.init()
+        found = {"instance": game.get_instance_id(), "process": _process_in(self.folder)}
+        (self.folder / ENGINE).write_text(json.dumps(found))
+
+    def close(self) -> None:
+        """End the engine and remove its folder."""
+        if not self.folder.exists():
+            return
+        self.game.close()
+        _remove(self.folder)  # while the lock is held, so that nobody else does
+        os.close(self._lock)
+
+
+def sweep() -> None:
+    """Remove the folders, engines and shared memory of owners that are no more."""
+    for folder in home().iterdir():
+        if folder.is_dir() and _is_left(folder):
+            _remove(folder)
+
+
+def _is_left(folder: Path) -> bool:
+    """Whether nobody holds the folder's lock."""
+    with suppress(FileNotFoundError):
+        lock = os.open(folder / LOCK, os.O_RDWR)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        finally:
+            os.close(lock)
+    return True
+
+
+def _remove(folder: Path) -> None:
+    """End what runs in an engine's folder, then remove its shared memory and the folder."""
+    process, instance = _process_in(folder), ""
+    if process is not None:
+        with suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+    with suppress(FileNotFoundError):
+        instance = str(json.loads((folder / ENGINE).read_text())["instance"])
+    if instance:
+        for each in SHARED_MEMORY.glob(f"ViZDoom*{instance}"):
+            each.unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _process_in(folder: Path) -> int | None:
+    """The process whose working directory is an engine's folder, which only its engine's is."""
+    for each in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if os.readlink(each / "cwd") == str(folder) and int(each.name) != os.getpid():
+                return int(each.name)
+    return None
+
+
+@contextmanager
+def _locked(path: Path) -> Generator[None]:
+    """Hold a file's lock; released by the kernel if this process dies."""
+    lock = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
