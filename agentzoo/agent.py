@@ -49,6 +49,7 @@ AGENTS = {
 RESUMABLE = {  # what may differ where a run is resumed
     "total_steps",
     "checkpoint_every",
+    "checkpoint_grace",
     "log_every",
     "eval_every",
     "eval_episodes",
@@ -291,7 +292,7 @@ class Agent:
                 training.restore(newest)
                 bar.note(f"resumed from step {counters.env_step:,} of {folder}")
             decisions = (total - counters.env_step) // adapter.repeat
-            kept = 2 * config.checkpoint_every // adapter.repeat
+            kept = 2 * config.checkpoint_every * config.envs // adapter.repeat
             bar.note(f"replay: {replay.require_space(decisions, kept)}")
             training.run(total)
             if counters.interrupted:

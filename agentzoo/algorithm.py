@@ -100,8 +100,13 @@ class Algorithm(Protocol):
         """
         ...
 
-    def explore(self, carry: Carry, noise: Noise, env_step: int) -> tuple[Carry, Tensor]:
-        """Training only: perturb the action in the carry; the new carry and the env's action."""
+    def explore(
+        self, carry: Carry, noise: Noise, env_step: int, total_steps: int
+    ) -> tuple[Carry, Tensor]:
+        """Training only: perturb the action in the carry; the new carry and the env's action.
+
+        `env_step` of `total_steps` environment steps of the run are over.
+        """
         ...
 
     def update(self, batch: Batch, noise: NoiseSource) -> tuple[Metrics, WriteBack]:

@@ -38,8 +38,11 @@ class AgentConfig:
     log_every: int = 1_000  # environment steps between lines of metrics
     eval_every: int = 10_000  # environment steps between evaluations; 0 is never
     eval_episodes: int = 1  # episodes in each
-    checkpoint_every: int = 10_000  # environment steps between checkpoints; 0 is only the last
-    checkpoint_grace: int = 10_000  # environment steps before an unfinished episode is cut for one
+    checkpoint_every: int = (
+        10_000  # steps of each environment between checkpoints; 0: only the last
+    )
+    checkpoint_grace: int | None = None  # further steps of an environment after which its episode
+    # is cut for a checkpoint; None is the task's time limit, or 10,000 where that is not known
     precision: str = "fp32"  # fp32|tf32|bf16
     capture: str = "auto"  # auto|on|off, the update as a CUDA graph; auto is on where there is CUDA
 
@@ -64,7 +67,7 @@ class AgentConfig:
         for name in ("total_steps", "prefill", "pretrain", "update_every", "eval_every",
                      "eval_episodes", "train_ratio", "checkpoint_every",
                      "checkpoint_grace"):  # fmt: skip
-            if getattr(self, name) < 0:
+            if (getattr(self, name) or 0) < 0:
                 raise ConfigError(f"{name}={getattr(self, name)!r} has to be 0 or more")
         if self.worker_timeout <= 0:
             raise ConfigError(f"worker_timeout={self.worker_timeout!r} has to be above 0 seconds")

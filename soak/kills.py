@@ -83,7 +83,8 @@ def learn(case: str, seed: int, run: Path, killer: Connection) -> None:
     """Learn until the end, or until killed."""
     torch.set_num_threads(1)
     agent, env, fields = CASES[case]
-    fields = {**fields, "checkpoint_every": CHECKPOINT_EVERY, "eval_every": 0}
+    every = CHECKPOINT_EVERY // int(str(fields.get("envs", 1)))
+    fields = {**fields, "checkpoint_every": every, "eval_every": 0}
     learner = agent(env, preset="debug", device="cpu", seed=seed, **fields)
     learner.learn(STEPS, run=run, callbacks=[Announce(killer)], progress=False)
 

@@ -74,7 +74,8 @@ class DreamerConfig(AgentConfig):
     actor_entropy: float = 0.0  # weight of the action's entropy in the actor's objective; ours
     mode_samples: int = 100  # candidates of a deterministic continuous action; 0 is the exact mode
     expl_amount: float = 0.3  # added deviation; discrete: probability of a random action
-    expl_decay: float = 0.0  # environment steps in which it halves; 0 is never
+    # environment steps in which it halves; 0 is never, None a fifth of the run's steps
+    expl_decay: float | None = 0.0
     expl_min: float = 0.0  # floor of the decay
     model_lr: float = 6e-4
     actor_lr: float = 8e-5
@@ -183,13 +184,16 @@ class DreamerAlgorithm(nn.Module):
         carry = {"deter": state.deter, "stoch": state.stoch, "prev_action": action}
         return carry, to_env(action, self.action)
 
-    def explore(self, carry: Carry, noise: Noise, env_step: int) -> tuple[Carry, Tensor]:
+    def explore(
+        self, carry: Carry, noise: Noise, env_step: int, total_steps: int
+    ) -> tuple[Carry, Tensor]:
         """Add clipped Gaussian noise, or replace a discrete action by a random one now and then.
 
         Source: danijar/dreamer dreamer.py:exploration.
         """
         c = self.config
-        amount = c.expl_amount * (0.5 ** (env_step / c.expl_decay) if c.expl_decay else 1.0)
+        halving = total_steps / 5 if c.expl_decay is None else c.expl_decay
+        amount = c.expl_amount * (0.5 ** (env_step / halving) if halving else 1.0)
         amount, action = max(c.expl_min, amount), carry["prev_action"]
         if self.action.kind == "box":
             action = (action + amount * noise["explore"]).clamp(-1, 1)
@@ -431,7 +435,13 @@ def noise_spec(latent: GaussianLatent, actor: Actor, action: ActionSpec) -> dict
     }
 
 
+# a few numbers a step hold about one nat of surprise: with three free the prior is never trained
+_STATE: dict[str, object] = {"free_nats": 0.5, "state_std": 0.3, "standardize": "prefill"}
+# a picture has nats to spare, and thousands of pixels outweigh a reward that ten times weighs up
+# against a few numbers; DreamerV2's small preset has the same weight
+_PIXELS: dict[str, object] = {"free_nats": 3.0, "reward_scale": 100.0}
 _CPU: dict[str, object] = {
+    **_STATE,
     "total_steps": 100_000,
     "repeat": 4,
     "render": "fast",
@@ -445,10 +455,7 @@ _CPU: dict[str, object] = {
     "actor_min_std": 0.1,
     "actor_entropy": 0.1,
     "mode_samples": 0,
-    "standardize": "prefill",
-    "state_std": 0.3,
     "reward_scale": 10.0,
-    "free_nats": 0.5,
     "batch_size": 16,
     "batch_length": 32,
     "imagine_starts": 256,
@@ -496,10 +503,13 @@ class Dreamer(Agent):
     paper: ClassVar[str] = "Hafner et al. 2020, arXiv:1912.01603"
     presets: ClassVar[Mapping[str, Mapping[str, object]]] = {
         "dmc_vision": {"mode_samples": 0},
-        "dmc_state": {"mode_samples": 0, "standardize": "prefill", "replay_rows": 2_000_000},
-        "atari": {"protocol": "dreamer", "repeat": 4, "clip_rewards": "tanh"},
+        "dmc_state": {**_STATE, "mode_samples": 0, "replay_rows": 2_000_000},
+        "atari": {
+            **{"protocol": "dreamer", "repeat": 4, "clip_rewards": "tanh"},
+            "eval_every": 1_000_000,  # a game may last 108,000 frames
+        },
         "cpu": _CPU,
-        "cpu_pixels": {**_CPU, "depth": 8, "batch_length": 24},
+        "cpu_pixels": {**_CPU, **_PIXELS, "depth": 8, "batch_length": 24},
         "debug": _DEBUG,
         "debug_pixels": {**_DEBUG, "depth": 2},
     }
@@ -518,7 +528,7 @@ class Dreamer(Agent):
         """A continuation head where episodes can terminate; discrete settings for discrete actions.
 
         Source: google-research/dreamer configs `discrete` and `pcont`; the exploration's halving
-        reaches its floor at two fifths of the budget, as the paper's linear decay does.
+        reaches its floor at two fifths of the run, as the paper's linear decay does.
         """
         fields: dict[str, object] = {} if suite == "dmc" else {"cont": True}
         if suite not in ("dmc", "atari"):
@@ -526,5 +536,5 @@ class Dreamer(Agent):
         if action.kind != "box":
             assert isinstance(config, DreamerConfig), type(config)
             fields |= {"horizon": min(10, config.horizon), "kl_scale": 0.1, "expl_amount": 0.4}
-            fields |= {"expl_min": 0.1, "expl_decay": config.total_steps / 5}
+            fields |= {"expl_min": 0.1, "expl_decay": None}
         return fields

@@ -212,7 +212,9 @@ class DreamerV2Algorithm(nn.Module):
         carry = {"deter": state.deter, "stoch": state.stoch, "prev_action": action}
         return carry, to_env(action, self.action)
 
-    def explore(self, carry: Carry, noise: Noise, env_step: int) -> tuple[Carry, Tensor]:
+    def explore(
+        self, carry: Carry, noise: Noise, env_step: int, total_steps: int
+    ) -> tuple[Carry, Tensor]:
         """Nothing is added: the policy's entropy explores."""
         return carry, to_env(carry["prev_action"], self.action)
 
@@ -437,7 +439,6 @@ _ATARI_CODE: dict[str, object] = {
     "log_every": 40_000,
     "eval_every": 1_000_000,
     "checkpoint_every": 1_000_000,
-    "checkpoint_grace": 108_000,  # an episode at its longest
 }
 _DMC: dict[str, object] = {
     "total_steps": 2_000_000,  # as long as the published curves

@@ -77,7 +77,10 @@ class DreamerV3Config(AgentConfig):
     depth: int | None = None  # unit of the convolutions' widths; None is units / 16
     stoch: int = 32  # S, number of categorical latents
     blocks: int = 8  # G, of the recurrent unit
-    unimix: float = 0.01  # uniform share of latents and discrete actions
+    unimix: float = 0.01  # uniform share of latents
+    actor_unimix: float | None = (
+        None  # of discrete actions; None is unimix, the released code has 0
+    )
     free_nats: float = 1.0  # nats, each step
     dyn_scale: float = 1.0  # of the prior's loss
     rep_scale: float = 0.1  # of the posterior's
@@ -235,7 +238,9 @@ class DreamerV3Algorithm(nn.Module):
         carry = {"deter": state.deter, "stoch": state.stoch, "prev_action": action}
         return carry, to_env(action, self.action)
 
-    def explore(self, carry: Carry, noise: Noise, env_step: int) -> tuple[Carry, Tensor]:
+    def explore(
+        self, carry: Carry, noise: Noise, env_step: int, total_steps: int
+    ) -> tuple[Carry, Tensor]:
         """Nothing is added: the policy's entropy explores."""
         return carry, to_env(carry["prev_action"], self.action)
 
@@ -481,12 +486,15 @@ def build_actor(inputs: int, action: ActionSpec, config: DreamerV3Config) -> Sco
     """The actor that fits the action: a bounded normal for a Box, else one-hot groups."""
     c, units, layers = config, config.sizes.units, LAYERS["actor"]
     if action.kind != "box":
-        return UnimixActor(inputs, action.nvec, units, layers, unimix=c.unimix)
+        unimix = c.unimix if c.actor_unimix is None else c.actor_unimix
+        return UnimixActor(inputs, action.nvec, units, layers, unimix=unimix)
     return BoundedNormalActor(
         inputs, action.size, units, layers, min_std=c.actor_min_std, max_std=c.actor_max_std
     )
 
 
+# the published scores are those of collection: returns of episodes of training
+_DMC: dict[str, object] = {"envs": 16, "log_every": 16_000, "eval_every": 0}
 _CPU: dict[str, object] = {
     "total_steps": 100_000,
     "repeat": 4,
@@ -539,8 +547,8 @@ class DreamerV3(Agent):
     paper: ClassVar[str] = "Hafner et al. 2025, arXiv:2301.04104"
     deterministic: ClassVar[bool] = False  # the published scores are of sampled actions
     presets: ClassVar[Mapping[str, Mapping[str, object]]] = {
-        "dmc_vision": {"envs": 16, "train_ratio": 256.0},
-        "dmc_proprio": {"envs": 16, "train_ratio": 1024.0, "size": "1m"},
+        "dmc_vision": {**_DMC, "train_ratio": 256.0},
+        "dmc_proprio": {**_DMC, "train_ratio": 1024.0, "size": "1m"},
         # the published curves' settings but for the size, 12m: their returns are training's own
         "dmc_proprio_paper": {
             **{"size": "1m", "repeat": 2, "train_ratio": 512.0},
@@ -549,11 +557,13 @@ class DreamerV3(Agent):
         "crafter": {},
         "atari": {
             **{"protocol": "dreamerv3", "repeat": 4, "envs": 16},
-            **{"total_steps": 204_000_000, "train_ratio": 32.0},
+            **{"total_steps": 204_000_000, "train_ratio": 32.0, "log_every": 64_000},
+            # games last: waiting for all 16 has to stay a small part of the run
+            **{"checkpoint_every": 1_000_000, "eval_every": 0},
         },
         "atari100k": {
             **{"protocol": "atari100k", "repeat": 4},
-            **{"total_steps": 440_000, "train_ratio": 256.0},
+            **{"total_steps": 440_000, "train_ratio": 256.0, "eval_every": 0},
         },
         "pixels": {"size": "12m"},
         "state": {"size": "1m"},

@@ -185,7 +185,9 @@ class PlaNetAlgorithm(nn.Module):
         reward = self.reward(self.rssm.feat(state))
         return {"deter": state.deter, "stoch": state.stoch}, reward
 
-    def explore(self, carry: Carry, noise: Noise, env_step: int) -> tuple[Carry, Tensor]:
+    def explore(
+        self, carry: Carry, noise: Noise, env_step: int, total_steps: int
+    ) -> tuple[Carry, Tensor]:
         """Add Gaussian noise to the planned action and clip it.
 
         Source: google-research/planet control/planning.py and configs (`train_action_noise`).

@@ -115,7 +115,8 @@ def learn(
     ] = None,
     run: Annotated[Path | None, typer.Option(help="Run folder; an existing one goes on.")] = None,
     checkpoint_every: Annotated[
-        int | None, typer.Option(parser=steps, help="Environment steps between checkpoints.")
+        int | None,
+        typer.Option(parser=steps, help="Steps of each environment between checkpoints."),
     ] = None,
     envs: Annotated[int | None, typer.Option(help="Environments to collect in at once.")] = None,
     device: Device = "auto",

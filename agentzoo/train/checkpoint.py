@@ -39,6 +39,8 @@ class Counters:
         started: episodes begun in each environment.
         rows: decisions stored for each environment.
         checkpoints: checkpoints written.
+        waited: decisions that environments at their episode's end let pass, since a checkpoint
+            waited for the others.
         evaluations: evaluations done.
         interrupted: the checkpoint was taken because the user stopped the run.
     """
@@ -50,6 +52,7 @@ class Counters:
     started: list[int] = field(default_factory=list)
     rows: list[int] = field(default_factory=list)
     checkpoints: int = 0
+    waited: int = 0
     evaluations: int = 0
     interrupted: bool = False
 

@@ -54,6 +54,7 @@ class Collector:
         seed: of the run.
         prefill: environment steps of uniformly random actions.
         device: of the algorithm.
+        total_steps: environment steps that the run will have, by which exploration may decay.
     """
 
     algorithm: Algorithm
@@ -63,6 +64,7 @@ class Collector:
     seed: int
     prefill: int
     device: torch.device
+    total_steps: int = 0
     holding: bool = False
     rows: Transitions = field(
         default_factory=dict
@@ -179,7 +181,7 @@ class Collector:
                     to_env(random, self.adapter.action),
                 )
             else:
-                carry, action = self.algorithm.explore(carry, noise, step)
+                carry, action = self.algorithm.explore(carry, noise, step, self.total_steps)
         return carry, action.cpu().numpy()
 
     def _perceive(self, obs: Obs, noise: Noise, *, planning: bool) -> Carry:

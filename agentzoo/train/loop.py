@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 TIMED_UPDATES = 5  # updates timed before the whole run's duration is told
 SLOW_UPDATE_S = 2.0  # an update slower than this on a CPU is meant for a GPU
+GRACE = 10_000  # steps of an environment without a time limit before its episode is cut
 
 
 @dataclass(frozen=True)
@@ -178,7 +179,10 @@ class Training:
         self._metrics: list[Metrics] = []
         self._finished: list[Episode] = []
         self._update_seconds: list[float] = []
-        self._due_checkpoint = self._next(config.checkpoint_every)
+        self._interval = config.checkpoint_every * len(self.adapter)
+        self._due_checkpoint = self._next(self._interval)
+        self._grace = checkpoint_grace(config, self.adapter)
+        self._overdue = 0  # steps that each environment may have taken since a checkpoint was due
         self._due_log = self._next(config.log_every)
         self._first_update = self.counters.updates
         self._logged = (time.monotonic(), self.counters.env_step, self.counters.updates)
@@ -188,7 +192,9 @@ class Training:
 
         A stopped run leaves a checkpoint marked interrupted.
         """
+        self.collector.total_steps = total
         self._tell("on_start")
+        self._say_grace()
         with interruptible(self), self.batches:
             if self.counters.checkpoints == 0:
                 self._checkpoint()
@@ -204,12 +210,13 @@ class Training:
 
     def _advance(self, total: int) -> None:
         """One decision of every environment, and all that it makes due."""
-        counters, config = self.counters, self.agent.config
+        counters = self.counters
         counters.env_step += self.collector.advance()
         for env, why in self.collector.lost.items():
             self.bar.warn(f"the world of environment {env} was lost, the next begins: {why}")
-        grace = self._due_checkpoint + config.checkpoint_grace
-        if counters.env_step >= total or (self.collector.holding and counters.env_step >= grace):
+        self._wait()
+        overdue = self.collector.holding and self._overdue >= self._grace
+        if counters.env_step >= total or overdue:
             self.collector.cut()
         self._decide()
         self._tell("on_step")
@@ -286,6 +293,7 @@ class Training:
             "time/episodes": counters.episodes,
             "time/fps": (counters.env_step - env_step) / seconds,
             "time/updates_per_s": (counters.updates - updates) / seconds,
+            "time/checkpoint_wait": counters.waited / max(counters.waited + sum(counters.rows), 1),
             "replay/rows": len(self.replay),
         }
         if self._finished:
@@ -305,15 +313,34 @@ class Training:
 
     def _hold(self, total: int) -> None:
         """When a checkpoint is due, hold environments at their episode's end."""
-        if self.agent.config.checkpoint_every and self.counters.env_step < total:
-            self.collector.holding = self.counters.env_step >= self._due_checkpoint
+        late = self.counters.env_step - self._due_checkpoint
+        if self._interval and self.counters.env_step < total and late >= 0:
+            if not self.collector.holding:
+                self._overdue = late // len(self.adapter)
+            self.collector.holding = True
+
+    def _wait(self) -> None:
+        """Count what a due checkpoint costs: steps it is overdue, decisions that are let pass."""
+        if self.collector.holding:
+            self._overdue += self.adapter.repeat
+            self.counters.waited += len(self.adapter) - len(self.collector.active)
+
+    def _say_grace(self) -> None:
+        """Say where an episode may be cut although nobody knows how long it would have been."""
+        config, unknown = self.agent.config, self.adapter.time_limit is None
+        if config.checkpoint_every and config.checkpoint_grace is None and unknown:
+            self.bar.note(
+                f"the environment names no time limit: an episode still open {GRACE:,} of its "
+                "steps after a checkpoint is due is cut there; set checkpoint_grace if episodes "
+                "are longer"
+            )
 
     def _maybe_checkpoint(self, total: int) -> None:
         """Take a checkpoint when all environments are held; at the end comes one in any case."""
         held = self.collector.holding and not self.collector.active
         if held and self.counters.env_step < total:
             self._checkpoint()
-            self.collector.holding = False
+            self.collector.holding, self._overdue = False, 0
 
     def _cut(self) -> None:
         """End open episodes where they stand; what is stored is whole episodes."""
@@ -325,7 +352,7 @@ class Training:
 
     def _checkpoint(self, *, last: bool = False) -> None:
         self.counters.checkpoints += 1
-        self._due_checkpoint = self._next(self.agent.config.checkpoint_every)
+        self._due_checkpoint = self._next(self._interval)
         self.collector.forget()
         root = self.folder / "checkpoints"
         try:
@@ -388,6 +415,17 @@ class Training:
     def _tell(self, event: str, *args: object) -> None:
         for callback in self.callbacks:
             getattr(callback, event)(self, *args)
+
+
+def checkpoint_grace(config: AgentConfig, adapter: Adapter) -> int:
+    """Steps of an environment after a checkpoint is due, at which its open episode is cut.
+
+    By the task's own time limit every episode has ended; a decision more, so that none is cut whose
+    last step is that one.
+    """
+    if config.checkpoint_grace is not None:
+        return config.checkpoint_grace
+    return GRACE if adapter.time_limit is None else adapter.time_limit + adapter.repeat
 
 
 def means(metrics: Sequence[Metrics]) -> dict[str, float]:

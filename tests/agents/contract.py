@@ -16,7 +16,8 @@ class Case(NamedTuple):
 
     def make(self, **fields: object) -> Agent:
         """The agent, on one CPU, with a seed of its own."""
-        fields = {"checkpoint_every": 400, **self.fields, **fields}
+        fields = {**self.fields, **fields}
+        fields = {"checkpoint_every": 400 // int(str(fields.get("envs", 1))), **fields}
         return self.agent(self.env, preset="debug", device="cpu", seed=3, **fields)
 
 

@@ -528,7 +528,7 @@ def test_exploring_adds_clipped_noise_and_remembers_the_result() -> None:
     algorithm = build(expl_amount=0.3)
     carry = algorithm.initial(2) | {"prev_action": torch.tensor([[0.5, 0.9], [0.0, -0.9]])}
     noise = {"explore": torch.tensor([[1.0, 1.0], [-0.5, -2.0]])}
-    explored, action = algorithm.explore(carry, noise, 0)
+    explored, action = algorithm.explore(carry, noise, 0, 10**9)
     assert_close(action, torch.tensor([[0.8, 1.0], [-0.15, -1.0]]))
     assert_close(explored["prev_action"], action)
     assert explored["deter"] is carry["deter"]
@@ -537,7 +537,7 @@ def test_exploring_adds_clipped_noise_and_remembers_the_result() -> None:
 @pytest.mark.parametrize(("step", "amount"), [(0, 0.4), (1000, 0.2), (2000, 0.1), (8000, 0.05)])
 def test_exploration_halves_down_to_its_floor(step: int, amount: float) -> None:
     algorithm = build(expl_amount=0.4, expl_decay=1000.0, expl_min=0.05)
-    _, action = algorithm.explore(algorithm.initial(1), {"explore": torch.ones(1, 2)}, step)
+    _, action = algorithm.explore(algorithm.initial(1), {"explore": torch.ones(1, 2)}, step, 10**9)
     assert_close(action, torch.full((1, 2), amount))
 
 
@@ -546,7 +546,7 @@ def test_a_discrete_action_is_replaced_now_and_then() -> None:
     carry = algorithm.initial(2)
     carry["prev_action"] = torch.tensor([[1.0, 0, 0, 1, 0]] * 2)
     noise = {"explore": torch.tensor([[0.39, 0.1, 0.2, 0.9, 0.3, 0.7], [0.41, 0, 0, 1, 0, 1]])}
-    explored, action = algorithm.explore(carry, noise, 0)
+    explored, action = algorithm.explore(carry, noise, 0, 10**9)
     assert action.tolist() == [[2, 1], [0, 0]]
     assert explored["prev_action"].tolist() == [[0, 0, 1, 0, 1], [1, 0, 0, 1, 0]]
 
@@ -577,7 +577,7 @@ def test_constructs_acts_and_learns(
     carry, act = algorithm.step(
         algorithm.initial(3), seen, noise, torch.tensor([True, False, True])
     )
-    carry, act = algorithm.explore(carry, noise, 0)
+    carry, act = algorithm.explore(carry, noise, 0, 10**9)
     assert act.shape == (3, *action.shape)
     assert carry["prev_action"].shape == (3, action.size)
     if action.kind != "box":
@@ -685,5 +685,5 @@ def test_the_world_decides_continuation_repeat_and_discrete_settings() -> None:
     settings = cartpole.config
     assert (settings.cont, settings.repeat, settings.horizon) == (True, 1, 10)
     assert (settings.kl_scale, settings.expl_amount, settings.expl_min) == (0.1, 0.4, 0.1)
-    assert settings.expl_decay == 1_000_000
+    assert settings.expl_decay is None
     assert Dreamer("gym:CartPole-v1", preset="cpu", cont=False, horizon=7).config.horizon == 7

@@ -720,7 +720,7 @@ def test_the_latent_is_sampled_even_when_the_action_is_not() -> None:
 def test_exploring_adds_nothing() -> None:
     algorithm = build()
     carry = algorithm.initial(2) | {"prev_action": torch.tensor([[0.5, 0.9], [0.0, -0.9]])}
-    explored, action = algorithm.explore(carry, {}, 0)
+    explored, action = algorithm.explore(carry, {}, 0, 10**9)
     assert explored is carry
     assert torch.equal(action, carry["prev_action"])
     assert all(spec.role != "explore" for spec in algorithm.noise_spec.values())

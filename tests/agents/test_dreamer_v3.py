@@ -773,7 +773,7 @@ def test_acting_filters_as_learning_does() -> None:
 def test_the_environment_clips_what_the_policy_says() -> None:
     algorithm = build()
     carry = algorithm.initial(1) | {"prev_action": torch.tensor([[1.7, -0.2]])}
-    explored, action = algorithm.explore(carry, {}, 0)
+    explored, action = algorithm.explore(carry, {}, 0, 10**9)
     assert_close(action, torch.tensor([[1.0, -0.2]]))
     assert explored is carry
     core = algorithm.rssm.core

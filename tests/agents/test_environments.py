@@ -63,7 +63,7 @@ class Fail(Callback):
 
 @pytest.mark.slow
 def test_processes_change_no_row_and_no_weight(tmp_path: Path):
-    fields = {"envs": 3, "checkpoint_every": 500}
+    fields = {"envs": 3, "checkpoint_every": 160}
     serial = learn(toy(parallel=False, **fields), 1_500, tmp_path / "a")
     parallel = learn(toy(**fields), 1_500, tmp_path / "b")
     assert len(all_rows(serial.training.replay)) == 3
@@ -73,24 +73,28 @@ def test_processes_change_no_row_and_no_weight(tmp_path: Path):
 
 @pytest.mark.slow
 def test_a_run_may_go_on_without_its_processes(tmp_path: Path):
-    whole_run = learn(toy(envs=2), 1_200, tmp_path / "a")
+    whole_run = learn(toy(envs=2, checkpoint_every=200), 1_200, tmp_path / "a")
     with pytest.raises(KeyboardInterrupt):
-        learn(toy(envs=2), 1_200, tmp_path / "b", Fail(1_000))
+        learn(toy(envs=2, checkpoint_every=200), 1_200, tmp_path / "b", Fail(1_000))
     assert 0 < counters(tmp_path / "b").env_step < 1_000
-    assert_same_run(whole_run, learn(toy(envs=2, parallel=False), 1_200, tmp_path / "b"))
+    assert_same_run(
+        whole_run, learn(toy(envs=2, parallel=False, checkpoint_every=200), 1_200, tmp_path / "b")
+    )
 
 
 @pytest.mark.slow
 def test_a_worker_that_dies_costs_no_checkpoint(tmp_path: Path):
-    untouched = learn(toy(partial(Mortal, None), envs=2), 1_200, tmp_path / "a")
-    agent = toy(partial(Mortal, str(tmp_path / "dies once")), envs=2)
+    untouched = learn(
+        toy(partial(Mortal, None), envs=2, checkpoint_every=200), 1_200, tmp_path / "a"
+    )
+    agent = toy(partial(Mortal, str(tmp_path / "dies once")), envs=2, checkpoint_every=200)
     (tmp_path / "dies once").touch()
     with pytest.raises(WorkerError, match=r"environment \d .* was killed by SIGKILL"):
         learn(agent, 1_200, tmp_path / "b")
     kept = whole(tmp_path / "b" / "checkpoints")
     assert len(kept) == 2
     assert 0 < counters(tmp_path / "b").env_step < 1_200
-    again = toy(partial(Mortal, None), envs=2)
+    again = toy(partial(Mortal, None), envs=2, checkpoint_every=200)
     assert_same_run(untouched, learn(again, 1_200, tmp_path / "b"))
 
 

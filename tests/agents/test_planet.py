@@ -456,7 +456,7 @@ def test_exploring_adds_clipped_noise_and_remembers_the_result() -> None:
     algorithm = build()
     carry = algorithm.initial(2) | {"prev_action": torch.tensor([[0.5, 0.9], [0.0, -0.9]])}
     noise = {"explore": torch.tensor([[1.0, 1.0], [-0.5, -2.0]])}
-    explored, action = algorithm.explore(carry, noise, 10**9)
+    explored, action = algorithm.explore(carry, noise, 10**9, 10**9)
     assert_close(action, torch.tensor([[0.8, 1.0], [-0.15, -1.0]]))
     assert_close(explored["prev_action"], action)
     assert explored["deter"] is carry["deter"]
@@ -493,7 +493,7 @@ def test_constructs_acts_and_learns(
     algorithm = build(obs, action, dynamics=dynamics, batch_size=2, batch_length=4)
     noise = random_noise(algorithm, 4)
     carry, act = algorithm.step(algorithm.initial(4), acting(obs), noise, NO)
-    carry, act = algorithm.explore(carry, noise, 0)
+    carry, act = algorithm.explore(carry, noise, 0, 10**9)
     assert act.shape == (4, *action.shape)
     for i in range(2):
         metrics, _ = algorithm.update(random_batch(algorithm, obs), NoiseSource(i))

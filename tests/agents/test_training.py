@@ -12,11 +12,12 @@ import pytest
 import torch
 
 from agentzoo.agent import Agent, new_run_folder
+from agentzoo.runtime.envs import Adapter
 from agentzoo.runtime.errors import BundleError, ConfigError, EpisodeError, ProviderError, RunError
 from agentzoo.train.callbacks import Callback, StopOnReturn
 from agentzoo.train.checkpoint import Counters, newest, whole
 from agentzoo.train.logger import read_metrics
-from agentzoo.train.loop import Training, UpdateSchedule
+from agentzoo.train.loop import Training, UpdateSchedule, checkpoint_grace
 from tests.agents.contract import CASES, PENDULUM
 from tests.agents.test_contract import Keep, all_rows, assert_same_run
 from tests.agents.toys import TOYS
@@ -197,6 +198,59 @@ def test_an_unfinished_episode_is_cut_for_a_checkpoint_after_the_grace(tmp_path:
     (rows,) = all_rows(keep.training.replay)
     assert np.flatnonzero(rows["is_last"]).tolist() == [350, 651, 952, 1003]
     assert not rows["is_terminal"].any()
+
+
+def lengths(folder: Path, agent: Agent, total: int) -> list[list[int]]:
+    """Decisions of every finished episode, an environment a list."""
+    keep = Keep()
+    agent.learn(total, run=folder, callbacks=[keep], progress=False)
+    found = []
+    for rows in all_rows(keep.training.replay):
+        first, last = np.flatnonzero(rows["is_first"]), np.flatnonzero(rows["is_last"])
+        found.append((last - first).tolist())
+    return found
+
+
+def test_checkpoints_are_counted_in_steps_of_each_environment(tmp_path: Path):
+    # four pendulums of 200 steps; due at 300 of each, that is in their second episodes
+    agent = toy(envs=4, parallel=False, checkpoint_every=300)
+    assert lengths(tmp_path, agent, 4 * 850) == [[200, 200, 200, 200, 50]] * 4
+    found = counters(tmp_path)
+    # at 0, 400, 800 and the end; all end together, so none waits
+    assert (found.checkpoints, found.waited) == (4, 0)
+
+
+def test_environments_that_wait_for_a_checkpoint_are_counted(tmp_path: Path):
+    made = iter([3, 20, 50])  # the first shows its spaces
+    agent = toy(lambda: Short(next(made)), envs=2, parallel=False, checkpoint_every=60)
+    # due at 120 steps of both: the short one has just ended its third episode and waits, while the
+    # long one goes on from step 11 of its second to 50
+    short, long = lengths(tmp_path, agent, 170)
+    assert (short[:3], long[:2]) == ([20] * 3, [50] * 2)
+    found = counters(tmp_path)
+    assert (found.waited, found.checkpoints) == (39, 3)
+    share = [line["time/checkpoint_wait"] for line in read_metrics(tmp_path)][-1]
+    assert share == pytest.approx(39 / (39 + sum(found.rows)))
+
+
+def test_the_grace_is_the_tasks_own_limit(tmp_path: Path, capsys):
+    # episodes of 700 steps, which the limit of 700 lets end, however soon a checkpoint is due
+    env = gym.wrappers.TimeLimit(Short(length=10**6), 700)
+    assert lengths(tmp_path, toy(env, checkpoint_every=100), 1_500) == [[700, 700, 100]]
+    assert "no time limit" not in capsys.readouterr().err
+
+
+def test_an_unknown_limit_is_said_and_has_a_grace_of_its_own(tmp_path: Path, capsys):
+    def grace(env: gym.Env, **fields: object) -> int:
+        return checkpoint_grace(toy(env, **fields).config, Adapter([env]))
+
+    endless = Short(length=10**6)
+    assert grace(endless) == 10_000
+    assert grace(endless, checkpoint_grace=70) == 70
+    assert grace(gym.wrappers.TimeLimit(Short(), 700)) == 701
+    toy(endless).learn(200, run=tmp_path)
+    said = capsys.readouterr().err
+    assert "names no time limit: an episode still open 10,000 of its steps after" in said
 
 
 def test_a_run_that_ends_while_environments_are_held_has_one_last_checkpoint(tmp_path: Path):

@@ -109,7 +109,9 @@ class Toy(nn.Module):
         sample = mean + F.softplus(std) * noise["action"]
         return torch.tanh(torch.where(deterministic[:, None], mean, sample))
 
-    def explore(self, carry: Carry, noise: Noise, env_step: int) -> tuple[Carry, Tensor]:
+    def explore(
+        self, carry: Carry, noise: Noise, env_step: int, total_steps: int
+    ) -> tuple[Carry, Tensor]:
         action = (carry["prev_action"] + 0.3 * noise["explore"]).clamp(-1, 1)
         return {**carry, "prev_action": action}, to_env(action, self.action)
 

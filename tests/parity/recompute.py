@@ -115,6 +115,6 @@ def act(case: Case, overrides: Mapping[str, object]) -> Arrays:
     if "explore" in noise:
         # a planner's action is neither greedy nor a sample
         recorder.keep("action/", {"planned": after["prev_action"]})
-        explored = algorithm.explore(after, noise, 0)[0]
+        explored = algorithm.explore(after, noise, 0, 1)[0]
         recorder.keep("action/", {"explored": explored["prev_action"]})
     return recorder.arrays

@@ -45,6 +45,7 @@ class Adapter:
         action: the environments' action.
         repeat: environment steps in one decision.
         name: the resolved environment string, or "" for environments of the user's own making.
+        time_limit: environment steps, repeat included, that no episode exceeds; None if not known.
         sync_reset: whether resets come between two steps (vector environments that step all their
             environments together); else they come along with the others' steps.
     """
@@ -63,6 +64,7 @@ class Adapter:
         self.side = _side_specs(self._source.metadata.get(SIDE), self.obs)
         self.lost: dict[int, str] = {}
         self.name, self.repeat, self.sync_reset = name, repeat, self._source.sync_reset
+        self.time_limit = self._source.time_limit
         self._steps = [-1] * len(envs)  # decisions taken in the open episode; -1 is none open
         self._resets: Sequence[int] = ()
 

@@ -259,7 +259,7 @@ class Atari(gym.Env[dict[str, Any], np.int64]):
                 "other"
             )
         console = _console(game, sticky, actions == "full", max_episode_steps)
-        self.ale = console.ale
+        self.ale, self.max_episode_steps = console.ale, max_episode_steps
         self._resized = _resizing(resize, color, size)
         # In colour and full size where the resizing is ours.
         height, width = console.ale.getScreenDims()

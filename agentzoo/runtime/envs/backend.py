@@ -9,6 +9,7 @@ import gymnasium as gym
 from ..policy.spaces import Observation
 from ..spec import Array
 from .suite import Env
+from .time_limit import shared_limit, time_limit
 
 Spaces = tuple[gym.Space[Any], gym.Space[Any]]  # of observations, of actions
 
@@ -69,6 +70,11 @@ class Source(Protocol):
         """What the environments say of themselves; `side` is the space of `info["side"]`."""
         ...
 
+    @property
+    def time_limit(self) -> int | None:
+        """Environment steps, repeat included, that no episode exceeds; None if not known."""
+        ...
+
     def send(self, actions: Mapping[int, Array], seeds: Mapping[int, int]) -> None:
         """Step some environments and reset others, each by its index."""
         ...
@@ -109,6 +115,11 @@ class InProcess:
     def metadata(self) -> Mapping[str, Any]:
         """What the first environment says of itself."""
         return self._envs[0].metadata
+
+    @property
+    def time_limit(self) -> int | None:
+        """Of the environment that has the longest."""
+        return shared_limit([time_limit(env) for env in self._envs])
 
     def send(self, actions: Mapping[int, Array], seeds: Mapping[int, int]) -> None:
         """Remember what to do."""

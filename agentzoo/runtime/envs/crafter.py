@@ -121,7 +121,7 @@ class Crafter(gym.Env[dict[str, Any], np.int64]):
             MissingExtraError: if crafter is not installed.
         """
         self._game: Any = _game(size, is_rewarded)
-        self._limit, self._steps, self._open = max_episode_steps, 0, False
+        self.max_episode_steps, self._steps, self._open = max_episode_steps, 0, False
         image = gym.spaces.Box(0, 255, (size, size, 3), np.uint8)
         self.observation_space = gym.spaces.Dict({"image": image})
         self.action_space = gym.spaces.Discrete(len(self._game.action_names))
@@ -149,7 +149,7 @@ class Crafter(gym.Env[dict[str, Any], np.int64]):
         image, reward, _, info = self._game.step(action)
         self._steps += 1
         terminated = info["discount"] == 0
-        truncated = not terminated and self._steps >= self._limit
+        truncated = not terminated and self._steps >= self.max_episode_steps
         self._open = not (terminated or truncated)
         info["player_pos"] = info["player_pos"].copy()  # the package moves its own
         return {"image": image}, float(reward), terminated, truncated, info

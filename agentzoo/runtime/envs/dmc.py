@@ -4,6 +4,7 @@ Source: Tunyasuvunakool et al. 2020 (arXiv:2006.12983); 64x64 pixels of camera 0
 danijar/dreamerv2 common/envs.py:DMC.
 """
 
+import math
 import sys
 from importlib import import_module
 from typing import Any
@@ -157,6 +158,8 @@ class DMC(gym.Env[dict[str, Any], Array]):
         self._image, self._state = obs != "state", obs != "pixels"
         self._repeat, self._open = repeat, False
         self.size, self.render_size = size, render_size
+        limit = float(self._env._step_limit)  # dm_control's, in control steps
+        self.max_episode_steps = math.ceil(limit) if math.isfinite(limit) else None
         self._painter = _Painter(self._env.physics, task, camera, fast, size)
         if self._image:
             self._painter.start()

@@ -34,6 +34,7 @@ from ..errors import ConfigError, WorkerError
 from ..spec import Array
 from .backend import LOST, NOTHING, Outcome, Spaces
 from .suite import Env
+from .time_limit import shared_limit
 
 TIMEOUT_S = 300.0  # without an answer a worker counts as hung
 CLOSE_S = 10.0  # in which a worker may close its environment
@@ -63,7 +64,7 @@ class Worker:
     """One process, and the environment in it."""
 
     def __init__(self, index: int, make: bytes, *, infos: bool = False) -> None:
-        """Start it; what it answers first is its environment's spaces and metadata."""
+        """Start it; what it answers first is what its environment is like."""
         self.index, self.doing = index, "made"
         self.request: tuple[object, ...] = ()
         self.connection, theirs = Pipe()
@@ -184,6 +185,7 @@ class ProcessVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
             raise
         made = self._answers()
         self.spaces: Sequence[Spaces] = [made[i][:2] for i in range(count)]
+        self.time_limit: int | None = shared_limit([made[i][3] for i in range(count)])
         self.single_observation_space, self.single_action_space = self.spaces[0]
         self.observation_space = batch_space(self.single_observation_space, count)
         self.action_space = batch_space(self.single_action_space, count)
@@ -367,6 +369,7 @@ class WorkerEnv(gym.Env[Any, Any]):
         metadata = dict(self._source.metadata)
         del metadata["autoreset_mode"]
         self.metadata = metadata
+        self.max_episode_steps = self._source.time_limit
         self._info: Mapping[str, Any] = NOTHING
 
     def reset(

@@ -13,6 +13,7 @@ from ..errors import ConfigError, EpisodeError
 from ..policy.spaces import Observation, action_spec, env_action
 from ..spec import Array
 from .backend import NOTHING, Outcome, Spaces
+from .time_limit import spec_limit
 
 VectorEnv = gym.vector.VectorEnv[Any, Any, Any]
 
@@ -56,6 +57,11 @@ class Vector:
     def metadata(self) -> Mapping[str, Any]:
         """Nothing: side observations are not taken out of a vector environment's infos."""
         return NOTHING
+
+    @property
+    def time_limit(self) -> int | None:
+        """The one that its environments were registered with."""
+        return spec_limit(self._venv)
 
     def send(self, actions: Mapping[int, Array], seeds: Mapping[int, int]) -> None:
         """Remember what to do; at once, environments are stepped or reset, not both."""

@@ -305,6 +305,7 @@ class Scenario(Doom):
             os.path.join(os.path.dirname(vizdoom.__file__), "scenarios", f"{task}.cfg")
         )
         game.set_episode_timeout(max_episode_steps)
+        self.max_episode_steps = max_episode_steps
         buttons = [
             button for button in game.get_available_buttons() if not button.name.endswith("_DELTA")
         ]
@@ -356,7 +357,8 @@ class Field(Doom):
         Raises:
             MissingExtraError: if vizdoom is not installed.
         """
-        self._task, self._has_map, self._limit = task, has_map, max_episode_steps
+        self._task, self._has_map = task, has_map
+        self.max_episode_steps = max_episode_steps
         first = fields.FIELDS * fields.SPLITS.index(split)
         self._layouts = [fields.layout(task, far, first + k) for k in range(fields.FIELDS)]
         self._layout, self._tics, self._decisions, self._is_success = self._layouts[0], 0, 0, False
@@ -384,7 +386,11 @@ class Field(Doom):
         self._look()
 
     def _act(self, action: int) -> tuple[float, bool, bool]:
-        tics = min(self._repeat, self._limit - self._tics) if self._limit else self._repeat
+        tics = (
+            min(self._repeat, self.max_episode_steps - self._tics)
+            if self.max_episode_steps
+            else self._repeat
+        )
         pressed = self._pressed(ACTIONS[action], tics)
         # the engine acts on use when it is pressed, not while it is held: let go of it
         held = tics - 1 if ACTIONS[action] == "use" and tics > 1 else tics
@@ -395,7 +401,7 @@ class Field(Doom):
         self._decisions += 1
         self._look()
         self._is_success = self._has_reached_goal()
-        truncated = not self._is_success and 0 < self._limit <= self._tics
+        truncated = not self._is_success and 0 < self.max_episode_steps <= self._tics
         return float(self._is_success), self._is_success, truncated
 
     def _pressed(self, action: str, tics: int) -> list[float]:
@@ -464,7 +470,7 @@ class Field(Doom):
         return {**side, "mask": self._mask.copy()} if self._has_map else side
 
     def _info(self) -> dict[str, Any]:
-        limit = math.ceil(self._limit / self._repeat)
+        limit = math.ceil(self.max_episode_steps / self._repeat)
         return {
             "is_success": self._is_success,
             "steps_to_success": self._decisions if self._is_success or not limit else limit,

@@ -16,6 +16,7 @@ import gymnasium as gym
 
 from .backend import KEPT, Outcome, begun
 from .suite import Env
+from .time_limit import time_limit
 
 LIFELINE = 0  # standard input: a pipe that the learner holds open and never writes to
 
@@ -41,7 +42,8 @@ def serve(descriptor: int, *, infos: bool = False) -> None:
     connection: Connection[Answer, Any] = Connection(descriptor)
     try:
         env = _made(connection.recv().fn)
-        connection.send(("done", (env.observation_space, env.action_space, env.metadata)))
+        spaces = env.observation_space, env.action_space
+        connection.send(("done", (*spaces, env.metadata, time_limit(env))))
         while (request := connection.recv())[0] != "close":
             connection.send(("done", _result(env, request, infos)))
         env.close()
