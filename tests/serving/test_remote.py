@@ -1,6 +1,9 @@
 """A policy behind a network acts, predicts and is evaluated like one that is here."""
 
+import signal
+import threading
 import time
+from contextlib import contextmanager
 
 import gymnasium as gym
 import numpy as np
@@ -9,9 +12,12 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from agentzoo.export import export
 from agentzoo.runtime import RemotePolicy, evaluate, load_policy
-from agentzoo.runtime.errors import ConfigError, ObservationError, ServingError
+from agentzoo.runtime.client.msgpack_arrays import pack, unpack
+from agentzoo.runtime.errors import ConfigError, NotFiniteError, ObservationError, ServingError
 from tests.serving.live import serving
+from tests.serving.test_connection import peer
 from tests.serving.toys import Toy, seeded, toy_spec
+from tests.serving.wires import Openpi
 
 VECTORS = np.random.default_rng(1).standard_normal((12, 4)).astype(np.float32)
 CARTPOLE = "gym:CartPole-v1?max_episode_steps=30&repeat=1"
@@ -161,3 +167,158 @@ def test_a_closed_policy_begins_again_only_when_told(remote):
         remote.act(VECTORS[1])
     remote.reset()
     assert remote.act(VECTORS[1]).shape == ()
+
+
+# -- in step -------------------------------------------------------------------------------------
+
+
+def test_an_observation_that_is_refused_leaves_all_that_act_together_as_they_were(remote, local):
+    sessions = [remote.session(seed) for seed in (1, 2, 3)]
+    expected = [local.session(seed) for seed in (1, 2, 3)]
+    bad = np.full(4, np.nan, np.float32)
+    for t in range(0, 12, 3):
+        with pytest.raises(NotFiniteError, match="holds NaN"):
+            RemotePolicy.act_batch(sessions, [VECTORS[t], VECTORS[t], bad])
+        found = RemotePolicy.act_batch(sessions, list(VECTORS[t : t + 3]))
+        alone = [one.act(row) for one, row in zip(expected, VECTORS[t : t + 3], strict=True)]
+        assert found == alone
+    for one in sessions:
+        one.close()
+
+
+@contextmanager
+def interrupted(live):
+    """SIGINT for the main thread once a step is under way, which is then held until the end."""
+    policy = live.service.models["a"].current.policy
+    step, go, entered = policy.step, threading.Event(), threading.Event()
+
+    def held(*arguments):
+        entered.set()
+        assert go.wait(30)
+        return step(*arguments)
+
+    def interrupt() -> None:
+        assert entered.wait(30)
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    policy.step = held
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join(30)
+        policy.step = step
+        go.set()
+
+
+@pytest.mark.parametrize("others", [0, 1])
+def test_an_interrupt_while_waiting_loses_the_episode_and_never_the_order(
+    remote, local, live, others
+):
+    group = [remote, *(remote.session(9) for _ in range(others))]
+
+    def act(row):
+        return RemotePolicy.act_batch(group, [row] * len(group))[0]
+
+    assert act(VECTORS[0]) == local.act(VECTORS[0])
+    with interrupted(live), pytest.raises(KeyboardInterrupt):
+        act(VECTORS[1])
+    with pytest.raises(ServingError, match="reset and begin another") as caught:
+        act(VECTORS[2])
+    assert caught.value.reason == "session_lost"
+    local.reset()
+    for one in group:
+        one.reset()
+    assert [act(row) for row in VECTORS[3:]] == [local.act(row) for row in VECTORS[3:]]
+    for one in group[1:]:
+        one.close()
+
+
+def test_an_interrupted_predict_is_asked_again_on_another_connection(remote, local, live):
+    with interrupted(live), pytest.raises(KeyboardInterrupt):
+        remote.predict(VECTORS[:2])
+    found, _ = remote.predict(VECTORS[2:4])
+    assert np.array_equal(found, local.predict(VECTORS[2:4])[0])
+
+
+GOOD = np.array([1])
+ANSWERS = [
+    ({"actions": np.array([1.0], np.float32)}, "actions of float32 of shape"),
+    ({"actions": np.array([[1]])}, r"actions of int64 of shape \(1, 1\), expected int64 of"),
+    ({"actions": np.array([1, 1])}, r"of shape \(2,\)"),
+    ({"actions": np.zeros(0, np.int64)}, r"of shape \(0,\)"),
+    ({"actions": np.array([1], np.int32)}, "actions of int32"),
+    ({"actions": "left"}, "no actions"),
+    ({"actions": None}, "no actions"),
+    ({}, "no actions"),
+    ({"actions": GOOD, "seq": 1}, "an answer to request 1;"),
+    ({"actions": GOOD, "seq": None}, "an answer to request None"),
+    ("deadline: too late", "says: too late"),
+    ([1, 2], "a message that cannot be read"),
+    (b"\xc1", "a message that cannot be read"),
+]
+
+
+@pytest.mark.parametrize(("answer", "match"), ANSWERS, ids=range(len(ANSWERS)))
+def test_an_answer_that_is_none_never_leaves_act(live, answer, match):
+    with Openpi(live.ws) as client:
+        metadata = client.metadata
+
+    def answers(socket):
+        socket.send(pack(metadata, "openpi"))
+        for message in socket:
+            numbered = answer
+            if isinstance(answer, dict):
+                numbered = {"seq": unpack(message)["seq"], **answer}
+            is_raw = isinstance(answer, str | bytes)
+            socket.send(answer if is_raw else pack(numbered, "openpi"))
+
+    with peer(answers) as url:
+        policy = RemotePolicy(url)
+        for _ in range(2):
+            with pytest.raises(ServingError, match=match):
+                policy.act(VECTORS[0])
+
+
+def test_a_state_that_is_none_never_leaves_predict(live, remote):
+    with Openpi(live.ws) as client:
+        metadata, good = client.metadata, client.ask(VECTORS[:1], carried=None)
+    carried = good["carried"]
+    carry = carried["carry"]
+
+    def with_deter(value):
+        return {**good, "carried": {**carried, "carry": {**carry, "deter": value}}}
+
+    wrong = [
+        ({**good, "carried": None}, "no state "),
+        ({**good, "carried": {**carried, "carry": {}}}, "no state "),
+        ({**good, "carried": {"carry": carry}}, "no state's address"),
+        ({**good, "actions": np.array([1, 2])}, "actions of int64"),
+        (with_deter(carry["stoch"]), "state deter of float32"),
+        (with_deter(np.full_like(carry["deter"], np.inf)), "NaN or infinity in its state deter"),
+    ]
+    for reply, match in wrong:
+
+        def answers(socket, reply=reply):
+            socket.send(pack(metadata, "openpi"))
+            for message in socket:
+                socket.send(pack({**reply, "seq": unpack(message)["seq"]}, "openpi"))
+
+        with peer(answers) as url, pytest.raises(ServingError, match=match):
+            RemotePolicy(url).predict(VECTORS[:1])
+
+
+def test_nan_never_leaves_act(bundles):
+    folder, _ = bundles("vector")
+    with serving(folder) as live, Openpi(live.ws) as client:
+        metadata = client.metadata
+
+    def answers(socket):
+        socket.send(pack(metadata, "openpi"))
+        for message in socket:
+            action = np.array([[0.0, np.nan]], np.float32)
+            socket.send(pack({"actions": action, "seq": unpack(message)["seq"]}, "openpi"))
+
+    with peer(answers) as url, pytest.raises(ServingError, match="NaN or infinity in its actions"):
+        RemotePolicy(url).act(VECTORS[0, :3])

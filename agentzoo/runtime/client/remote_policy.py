@@ -10,16 +10,16 @@ from typing import cast
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..errors import ConfigError, MissingExtraError, ObservationError, ServingError
+from ..errors import AgentZooError, ConfigError, MissingExtraError, ObservationError, ServingError
 from ..policy.policy import SEEDS, State
 from ..policy.spaces import Observation, encode, is_batched
-from ..spec import Array, Arrays, PolicySpec
+from ..spec import Array, PolicySpec, TensorSpec
 from ..strict_json import read_object
 
 try:
     from websockets.exceptions import WebSocketException
 
-    from .msgpack_arrays import pack, unpack
+    from .msgpack_arrays import is_array, pack, unpack
     from .websocket import Connection
 except ModuleNotFoundError as error:
     raise MissingExtraError(error.name or "websockets", "serve") from error
@@ -27,6 +27,7 @@ except ModuleNotFoundError as error:
 SCHEMES = {"ws": "ws", "wss": "wss", "http": "ws", "https": "wss"}
 KEY_VARIABLE = "AGENTZOO_API_KEY"
 TIMEOUT_S = 30.0
+Reply = Mapping[str, object]
 
 
 class RemotePolicy:
@@ -34,6 +35,10 @@ class RemotePolicy:
 
     With the same seed and observations it gives the actions of the local policy. The connection is
     opened at the first action. A session is not for several threads at once; sessions are.
+
+    Requests are numbered and answers name their request. Where an exchange is broken off, by a
+    timeout, an interrupt or an answer that is none, its connection is given up: an answer is never
+    taken for that to another observation.
 
     Attributes:
         url: where the server is.
@@ -69,9 +74,13 @@ class RemotePolicy:
         """
         self.url, self.timeout_s = _websocket_url(url), timeout_s
         self._key = os.environ.get(KEY_VARIABLE, "") if api_key is None else api_key
+        self._start()
+        self._begin(self._open(), seed, deterministic)
+
+    def _start(self) -> None:
         self._connection: Connection | None = None
         self._is_first, self._is_lost, self._step = True, False, 0
-        self._begin(self._open(), seed, deterministic)
+        self._asked = self._answered = 0  # requests; unequal while one is under way
 
     def _begin(
         self, metadata: Mapping[str, object], seed: int | None, deterministic: bool | None
@@ -102,8 +111,7 @@ class RemotePolicy:
         """The same policy with its own carry and noise, on a connection of its own."""
         other = object.__new__(RemotePolicy)
         other.url, other.timeout_s, other._key = self.url, self.timeout_s, self._key
-        other._connection = None
-        other._is_first, other._is_lost, other._step = True, False, 0
+        other._start()
         seed = self.seed if seed is None else seed
         other._begin(self._metadata, seed, self.deterministic)
         return other
@@ -120,8 +128,8 @@ class RemotePolicy:
             ServingError: if the server does not answer; the session is as it was, or lost, which
                 the reason says.
         """
-        self._send_observation(obs, deterministic)
-        return self._receive_action()
+        self._ask(self._observation(obs, deterministic))
+        return self._action()
 
     @staticmethod
     def act_batch(
@@ -130,10 +138,22 @@ class RemotePolicy:
         *,
         deterministic: bool | None = None,
     ) -> list[Array]:
-        """`act` for several sessions: all ask before the first answer is awaited."""
-        for one, obs in zip(sessions, observations, strict=True):
-            one._send_observation(obs, deterministic)
-        return [one._receive_action() for one in sessions]
+        """`act` for several sessions: all ask before the first answer is awaited.
+
+        Raises:
+            ObservationError: if an observation is not what its policy reads; nothing was sent.
+            ServingError: if one is not answered; all of them have to begin another episode.
+        """
+        pairs = zip(sessions, observations, strict=True)
+        messages = [one._observation(obs, deterministic) for one, obs in pairs]
+        try:
+            for one, message in zip(sessions, messages, strict=True):
+                one._ask(message)
+            return [one._action() for one in sessions]
+        except BaseException:
+            for one in sessions:  # some have stepped and some have not, which nobody could mend
+                one._give_up()
+            raise
 
     def predict(
         self,
@@ -167,13 +187,17 @@ class RemotePolicy:
             message["is_first"] = np.array(episode_start, bool).reshape(-1)
         if deterministic is not None:
             message["deterministic"] = bool(deterministic)
-        reply = self._ask(message)
-        actions, carried = cast(Array, reply["actions"]), read_object(reply["carried"], "carried")
-        carry = cast(Arrays, read_object(carried["carry"], "carry"))
-        return (actions if batched else actions[0]), State(carry, cast(Array, carried["address"]))
+        self._ask(message)
+        reply = self._answer()
+        state = self._state(reply.get("carried"), len(next(iter(rows.values()))))
+        actions = self._actions(reply, len(state))
+        self._answered = self._asked
+        return (actions if batched else actions[0]), state
 
     def close(self) -> None:
         """Leave the server; an episode under way is over, `reset` begins another."""
+        if self._asked != self._answered:
+            self._give_up()
         connection, self._connection = self._connection, None
         self._is_lost = not self._is_first
         if connection is not None:
@@ -184,7 +208,10 @@ class RemotePolicy:
         if "_step" in self.__dict__:  # it got as far as to connect
             self.close()
 
-    def _send_observation(self, obs: Observation, deterministic: bool | None) -> None:
+    def _observation(self, obs: Observation, deterministic: bool | None) -> dict[str, object]:
+        """A message that asks for an action; nothing is sent yet."""
+        if self._asked != self._answered:
+            self._give_up()
         if self._is_lost:
             raise ServingError(
                 f"the episode at {self.url} is over, its connection was closed; reset and begin "
@@ -200,39 +227,109 @@ class RemotePolicy:
         }
         if self._is_first:  # a server that has forgotten us draws the same noise by this
             message |= {"seed": self.seed, "step": self._step}
-        self._send(message)
+        return message
 
-    def _receive_action(self) -> Array:
-        reply = self._receive()
+    def _action(self) -> Array:
+        action = self._actions(self._answer(), 1)[0]
         self._is_first, self._step = False, self._step + 1
-        return cast(Array, reply["actions"])[0]
+        self._answered = self._asked
+        return action
 
-    def _ask(self, message: Mapping[str, object]) -> Mapping[str, object]:
-        self._send(message)
-        return self._receive()
-
-    def _send(self, message: Mapping[str, object]) -> None:
+    def _ask(self, message: Mapping[str, object]) -> None:
+        """Send a request; the connection is good for another only once this one is answered."""
+        if self._asked != self._answered:
+            self._give_up()
         if self._connection is None:
             self._open()
         assert self._connection is not None
+        self._asked += 1
         try:
-            self._connection.send(pack(message, "openpi"))
+            self._connection.send(pack({**message, "seq": self._asked}, "openpi"))
         except (WebSocketException, OSError) as error:
             raise self._lost(error) from error
 
-    def _receive(self) -> Mapping[str, object]:
+    def _answer(self) -> Reply:
+        """The answer to the last request, still to be looked at.
+
+        Raises:
+            ServingError: if it is a refusal, or none comes.
+        """
+        reply = self._receive()
+        if isinstance(reply, str):
+            self._give_up()  # it names no request
+            raise self._refused(reply)
+        if reply.get("seq") != self._asked:
+            raise self._broken(f"an answer to request {reply.get('seq')!r:.20}")
+        if "reason" in reply:
+            self._answered = self._asked
+            raise self._refused(f"{reply['reason']}: {reply.get('error', '')}")
+        return reply
+
+    def _receive(self) -> Reply | str:
         assert self._connection is not None
         try:
-            reply = self._connection.receive(self.timeout_s)
+            content = self._connection.receive(self.timeout_s)
         except (WebSocketException, OSError) as error:
             raise self._lost(error) from error
-        if isinstance(reply, str):
-            reason, _, sentence = reply.partition(": ")
-            raise ServingError(f"{self.url} says: {sentence or reason}", reason)
-        return read_object(unpack(reply), "reply")
+        if isinstance(content, str):
+            return content
+        try:
+            return read_object(unpack(content), "reply")
+        except AgentZooError as error:
+            raise self._broken("a message that cannot be read") from error
 
-    def _open(self) -> Mapping[str, object]:
+    def _actions(self, reply: Reply, batch: int) -> Array:
+        """(batch, *shape), if they are what the policy gives."""
+        action = self.spec.action
+        wanted = TensorSpec(shape=action.shape, dtype=action.dtype)
+        return self._tensor("actions", reply.get("actions"), batch, wanted)
+
+    def _state(self, carried: object, batch: int) -> State:
+        """A state that may be sent back."""
+        entries = _entries(carried)
+        parts = _entries(entries.get("carry"))
+        address = TensorSpec(shape=(3,), dtype="int64")
+        return State(
+            {
+                name: self._tensor(f"state {name}", parts.get(name), batch, one)
+                for name, one in self.spec.carry.items()
+            },
+            self._tensor("state's address", entries.get("address"), batch, address),
+        )
+
+    def _tensor(self, name: str, value: object, batch: int, spec: TensorSpec) -> Array:
+        shape = (batch, *spec.shape)
+        if not is_array(value):
+            raise self._broken(f"no {name}")
+        if (value.shape, str(value.dtype)) != (shape, spec.dtype):
+            given = f"{value.dtype} of shape {value.shape}"
+            raise self._broken(f"{name} of {given}, expected {spec.dtype} of shape {shape}")
+        if value.dtype.kind == "f" and not np.isfinite(value).all():
+            raise self._broken(f"NaN or infinity in its {name}")
+        return value
+
+    def _refused(self, text: str) -> ServingError:
+        reason, _, sentence = text.partition(": ")
+        return ServingError(f"{self.url} says: {sentence or reason}", reason)
+
+    def _broken(self, what: str) -> ServingError:
+        self._give_up()
+        return ServingError(
+            f"{self.url} sent {what}; its connection was given up: look at what serves there, and "
+            "reset to begin an episode"
+        )
+
+    def _give_up(self) -> None:
+        """Leave without a word: something is under way that nobody waits for any more."""
+        connection, self._connection = self._connection, None
+        self._asked = self._answered = 0
+        self._is_lost = not self._is_first
+        if connection is not None:
+            connection.abort()
+
+    def _open(self) -> Reply:
         headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
+        self._asked = self._answered + 1  # it speaks first
         try:
             self._connection = Connection(self.url, headers=headers, timeout_s=self.timeout_s)
         except (WebSocketException, OSError) as error:
@@ -240,10 +337,15 @@ class RemotePolicy:
                 f"{self.url} cannot be reached ({error}); look at its address, its key and "
                 "whether the server is ready"
             ) from error
-        return self._receive()
+        metadata = self._receive()
+        if isinstance(metadata, str):
+            self._give_up()
+            raise self._refused(metadata)
+        self._answered = self._asked
+        return metadata
 
     def _lost(self, error: Exception) -> ServingError:
-        self.close()
+        self._give_up()
         return ServingError(
             f"the connection to {self.url} was lost ({error}), and with it the session: "
             "reset and begin an episode",
@@ -256,6 +358,10 @@ def _websocket_url(url: str) -> str:
     if not separator or scheme not in SCHEMES or not rest:
         raise ConfigError(f'"{url}" is not the address of a server; write ws://host:port')
     return f"{SCHEMES[scheme]}://{rest}"
+
+
+def _entries(value: object) -> Reply:
+    return cast(Reply, value) if isinstance(value, dict) else {}
 
 
 def _by_key(spec: PolicySpec, observation: Observation) -> Mapping[str, ArrayLike]:

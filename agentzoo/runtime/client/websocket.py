@@ -93,6 +93,10 @@ class Connection:
         finally:
             self._socket.close()
 
+    def abort(self) -> None:
+        """Leave at once and without a goodbye; again is no error."""
+        self._socket.close()
+
     def _shake_hands(self, headers: Mapping[str, str], limit: float) -> None:
         request = self._protocol.connect()
         for name, value in headers.items():

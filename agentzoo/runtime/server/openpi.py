@@ -14,6 +14,7 @@ import numpy as np
 from aiohttp import web
 
 from ..client.msgpack_arrays import is_array, malformed, pack, unpack
+from ..errors import ServingError
 from ..spec import Array
 from .client_state import read_state
 from .error_codes import refusal_of
@@ -75,20 +76,23 @@ class _Connection:
 
     async def answer(self) -> bool:
         """Answer one message; False once the connection is over."""
-        version, metrics = self.version, self.service.metrics
+        version, metrics, seq = self.version, self.service.metrics, None
         try:
             content = await self.channel.receive()
             if content is None:
                 return False
-            reply = await self._reply(_message(unpack(content)))
+            message = _message(unpack(content))
+            seq = _whole(message, "seq")
+            reply = await self._reply(message)
         except Exception as error:
             refusal = refusal_of(error)
             metrics.request(PROTOCOL, version, "refused", refusal.reason)
-            await self.channel.send(f"{refusal.reason}: {refusal}")
+            await self.channel.send(_refusal(refusal, seq))
             return not await self.channel.refuse(refusal)
         metrics.request(PROTOCOL, version)
         self.channel.steps += 1
-        await self.channel.send(pack(reply, PROTOCOL))
+        numbered = reply if seq is None else {**reply, "seq": seq}
+        await self.channel.send(pack(numbered, PROTOCOL))
         return True
 
     async def _reply(self, message: dict[str, object]) -> dict[str, object]:
@@ -149,6 +153,13 @@ class _Connection:
             timeout_s=timeout_s,
         )
         return {"actions": actions, "carried": {"carry": state.carry, "address": state.address}}
+
+
+def _refusal(error: ServingError, seq: int | None) -> bytes | str:
+    """A text, as openpi's clients expect, or a map for one that numbers its requests."""
+    if seq is None:
+        return f"{error.reason}: {error}"
+    return pack({"error": str(error), "reason": error.reason, "seq": seq}, PROTOCOL)
 
 
 def _message(value: object) -> dict[str, object]:

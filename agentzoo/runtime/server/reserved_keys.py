@@ -17,6 +17,7 @@ OPENPI = (
     "session_id",
     "timeout_s",
     "carried",
+    "seq",
 )
 IGNORED = ("prompt",)  # what the examples of openpi send to language-conditioned policies
 INFERENCE = ("is_first", "deterministic", ADDRESS)  # and state_in_*, state_out_*
