@@ -4,6 +4,7 @@ python drive_harness_client.py NAME PORT < task.json: prints what came back as J
 """
 
 import asyncio
+import contextlib
 import json
 import sys
 
@@ -67,6 +68,36 @@ async def _vla_eval(port, task):
         "server": server,
         "again": again["actions"].tolist(),
     }
+
+
+def vla_eval_full(port, task):
+    return asyncio.run(_vla_eval_full(port, task))
+
+
+async def _vla_eval_full(port, task):
+    """Three episodes; while the second wants to begin, somebody else has the only place."""
+    from vla_eval.connection import Connection
+
+    actions, said = [], ""
+    url = f"ws://127.0.0.1:{port}/vla"
+    async with Connection(url) as connection, Connection(url) as other:
+        for number, episode in enumerate(task["episodes"]):
+            if number == 1:
+                await other.start_episode({})
+                await other.act({"observation": np.zeros(4, np.float32)})
+            await connection.start_episode({"seed": number})
+            for row in episode:
+                try:
+                    found = await connection.act({"observation": np.asarray(row, np.float32)})
+                    actions.append(found["actions"].tolist())
+                except RuntimeError as error:
+                    said = str(error)
+            await connection.end_episode({})
+            if number == 1:
+                await other.end_episode({})
+                with contextlib.suppress(RuntimeError):  # answered once the place is free
+                    await other.act({"observation": np.zeros(4, np.float32)})
+    return {"actions": actions, "said": said}
 
 
 def vla_eval_image(port, task):

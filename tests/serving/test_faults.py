@@ -248,7 +248,8 @@ def test_there_are_as_many_sessions_as_allowed(start):
             assert client.ask(VECTORS[0]).startswith("sessions_full: ")
             assert client.closed() == 1013
         with Vla(live.ws) as client:
-            reply = client.ask("episode_start", {})
+            client.tell("episode_start", {})
+            reply = client.ask("observation", {"observation": VECTORS[0]})
             assert "sessions_full" in reply["payload"]["error"]
         rest.act(VECTORS[0], "a", sequence_end=True)
         rest.act(VECTORS[0], "c", sequence_start=True)
@@ -298,6 +299,42 @@ def test_a_sequence_number_is_answered_once(start, folder):
             client.ask("observation", {"observation": VECTORS[1]}, seq=10)["payload"]["actions"],
             expected(folder)[1],
         )
+
+
+SILENT = [
+    ("episode_start", {}),
+    ("episode_start", 3),
+    ("episode_end", "done"),
+    ("error", None),
+]
+
+
+@pytest.mark.parametrize(("kind", "payload"), SILENT, ids=range(len(SILENT)))
+@pytest.mark.parametrize("seq", [None, -1, "x"])
+def test_what_vla_eval_reads_no_answer_to_gets_none(start, folder, kind, payload, seq):
+    live = start(max_sessions=1)
+    with Openpi(live.ws) as other, Vla(live.ws) as client:
+        other.act(VECTORS[0])  # no room for an episode
+        client.send(pack({"type": kind, "payload": payload, "seq": seq}, "vla-eval"))
+        for _ in range(2):
+            reply = client.ask("observation", {"observation": VECTORS[0]})
+            assert reply["type"] == "error"
+        other.act(VECTORS[0], is_last=True)
+        client.tell("episode_start", {"seed": 3})
+        assert np.array_equal(client.act(VECTORS[0]), expected(folder)[0])
+
+
+def test_an_episode_that_does_not_start_has_no_steps(start, folder):
+    live = start(max_sessions=1)
+    with Openpi(live.ws) as other, Vla(live.ws) as client:
+        client.tell("episode_start", {})
+        client.act(VECTORS[0])
+        client.tell("episode_start", {"seed": "x" * 9} | {"seed": None})
+        client.tell("episode_end", {})
+        other.act(VECTORS[0])
+        client.tell("episode_start", {})
+        said = client.ask("observation", {"observation": VECTORS[0]})["payload"]["error"]
+        assert said.startswith("observation_failed: sessions_full: the episode did not start: 1")
 
 
 # -- load ----------------------------------------------------------------------------------------

@@ -114,6 +114,19 @@ def test_vla_eval(drive, folder):
     assert found["again"] == third.tolist()  # the refused observation changed nothing
 
 
+def test_vla_eval_stays_in_step_after_an_episode_that_could_not_start(drive, folder):
+    episodes = np.random.default_rng(6).standard_normal((3, 4, 4)).astype(np.float32)
+    with serving(folder, max_sessions=1) as live:
+        found = drive("vla_eval_full", live, episodes=episodes.tolist())
+    assert "sessions_full" in found["said"]
+    first, _, third = episodes
+    actions = []
+    for seed, episode in ((0, first), (2, third)):
+        policy = load_policy(folder, provider="cpu", seed=seed)
+        actions += [policy.act(row).tolist() for row in episode]
+    assert found["actions"] == actions
+
+
 def test_tritonclient(drive, folder):
     with serving(folder) as live:
         found = drive("triton", live, episodes=EPISODES.tolist())

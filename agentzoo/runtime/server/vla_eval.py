@@ -1,5 +1,9 @@
 """vla-eval's protocol: hello, episode_start, observation for action, episode_end.
 
+Its clients read one message after hello and after each observation, and none after the others: an
+answer to those would be taken for that to the next observation. An episode that cannot start says
+so when its first observation comes.
+
 Episode k of a connection draws its noise from the policy's seed plus k, as `evaluate` does, unless
 episode_start says a seed.
 
@@ -13,6 +17,7 @@ from typing import cast
 from aiohttp import web
 
 from ..client.msgpack_arrays import malformed, pack, unpack
+from ..errors import ServingError
 from ..policy.policy import SEEDS
 from ..spec import Array, PolicySpec
 from .error_codes import REFUSALS, refusal_of
@@ -21,6 +26,7 @@ from .websocket import Channel
 
 PROTOCOL = "vla-eval"
 VERSION = 1
+SILENT = frozenset({"episode_start", "episode_end", "error"})  # clients read no reply to these
 
 
 async def serve(service: Service, request: web.Request) -> web.WebSocketResponse:
@@ -52,6 +58,7 @@ class _Connection:
         self.channel = Channel(service, PROTOCOL, service.message_limit(self.version))
         self.channel.keys.add(self)
         self.episodes, self.last_seq = 0, -1
+        self.refused: ServingError | None = None  # why there is no episode
 
     async def answer(self) -> bool:
         """Take one message; False once the connection is over."""
@@ -60,8 +67,9 @@ class _Connection:
             content = await self.channel.receive()
             if content is None:
                 return False
-            kind, seq, payload = _message(unpack(content))
-            reply = await self._reply(kind, seq, payload)
+            message = _message(unpack(content))
+            kind, seq = _head(message)
+            reply = await self._reply(kind, seq, _payload(message))
         except Exception as error:
             return await self._refuse(error, seq, kind)
         if kind == "observation":
@@ -74,8 +82,11 @@ class _Connection:
     async def _refuse(self, error: Exception, seq: int, kind: str) -> bool:
         refusal = refusal_of(error)
         self.service.metrics.request(PROTOCOL, self.version, "refused", refusal.reason)
-        said = f"{kind or 'message'}_failed: {refusal.reason}: {refusal}"
-        await self._send("error", {"error": said}, seq)
+        if kind == "episode_start":
+            self.refused = refusal
+        if kind not in SILENT:
+            said = f"{kind or 'message'}_failed: {refusal.reason}: {refusal}"
+            await self._send("error", {"error": said}, seq)
         if REFUSALS[refusal.reason].close == 1001:  # any other error leaves the connection open
             return not await self.channel.refuse(refusal)
         return True
@@ -92,6 +103,7 @@ class _Connection:
                 return "action", await self._act(seq, payload)
             case "episode_end":
                 self.service.sessions.end(self)
+                self.refused = None
                 return None
             case "error":
                 return None  # the client's own; there is nothing to answer
@@ -111,16 +123,19 @@ class _Connection:
         }
 
     def _start(self, payload: Mapping[str, object]) -> None:
+        self.service.sessions.end(self)  # whether or not another one begins
         given = payload.get("seed")
         seed = given if type(given) is int else self.version.policy.seed + self.episodes
         session = self.service.begin(self, self.model, seed % SEEDS)
-        self.version = session.version
+        self.version, self.refused = session.version, None
         self.episodes += 1
 
     async def _act(self, seq: int, payload: Mapping[str, object]) -> dict[str, object]:
         if seq <= self.last_seq:
             raise malformed(f"seq {seq} was answered already; count it up")
         self.last_seq = seq
+        if self.refused is not None:
+            raise ServingError(f"the episode did not start: {self.refused}", self.refused.reason)
         session = self.service.sessions.find(self)
         obs = observation(session.version.policy.spec, payload)
         action = await self.service.act(session, cast("dict[str, Array]", obs))
@@ -146,13 +161,26 @@ def observation(spec: PolicySpec, payload: Mapping[str, object]) -> dict[str, ob
     return {key: given[key] for key in spec.obs if key in given}
 
 
-def _message(value: object) -> tuple[str, int, dict[str, object]]:
+def _message(value: object) -> Mapping[object, object]:
     if not isinstance(value, dict):
         raise malformed("a message is a map with type, payload and seq")
-    entries = cast("dict[object, object]", value)
-    kind, payload, seq = entries.get("type"), entries.get("payload"), entries.get("seq", 0)
-    if not isinstance(kind, str) or not isinstance(payload, dict):
+    return cast("Mapping[object, object]", value)
+
+
+def _head(message: Mapping[object, object]) -> tuple[str, int]:
+    """Type and number; a number that is none is 0 where there is nothing to answer."""
+    kind, seq = message.get("type"), message.get("seq", 0)
+    if not isinstance(kind, str):
         raise malformed("a message has a type that is a text and a payload that is a map")
     if type(seq) is not int or seq < 0:
+        if kind in SILENT:
+            return kind, 0
         raise malformed("a message's seq is a whole number")
-    return kind, seq, cast("dict[str, object]", payload)
+    return kind, seq
+
+
+def _payload(message: Mapping[object, object]) -> dict[str, object]:
+    payload = message.get("payload")
+    if not isinstance(payload, dict):
+        raise malformed("a message has a type that is a text and a payload that is a map")
+    return cast("dict[str, object]", payload)
