@@ -503,8 +503,10 @@ BODIES = [
     ({"inputs": [OBS], "parameters": {"timeout": 0}}, "timeout"),
     ({"inputs": [OBS, tensor("is_first", np.array([1.0]))]}, "is_first"),
     ({"inputs": [OBS, tensor("is_first", np.ones(2, bool))]}, "2 is_first"),
-    ({"inputs": [OBS, tensor("noise_address", np.zeros((1, 3), np.int64))]}, "is not a float32"),
-    ({"inputs": [OBS, tensor("noise_address", np.zeros((1, 2), np.int64))]}, "address"),
+    ({"inputs": [OBS, tensor("noise_address", np.zeros((1, 3), np.int64))]}, "whose it is"),
+    ({"inputs": [OBS, tensor("state_in_policy", np.zeros((1, 31), np.uint8))]}, "whose it is"),
+    ({"inputs": [OBS, tensor("state_in_policy", np.zeros((0, 32), np.uint8))]}, "whose it is"),
+    ({"inputs": [OBS, tensor("state_in_policy", np.zeros((1, 32), np.int64))]}, "whose it is"),
     ({"inputs": []}, "the keys none"),
 ]
 
@@ -615,6 +617,19 @@ def test_other_keys_are_refused_and_the_session_is_as_it_was(live, folder, keys)
         client.send("text")
         assert client.receive().startswith("malformed: ")
         assert np.array_equal(client.act(VECTORS[1]), expected(folder)[1])
+
+
+@pytest.mark.parametrize("address", [None, np.zeros((1, 2), np.int64), np.zeros((1, 3), np.int64)])
+def test_a_state_over_rest_is_whole_or_refused(live, address):
+    with Rest(live.http) as client:
+        status, body = client.infer({"observation": VECTORS[:1]})
+        whose = next(one["data"] for one in body["outputs"] if one["name"] == "state_out_policy")
+        inputs = {"observation": VECTORS[:1], "state_in_policy": np.array([whose], np.uint8)}
+        if address is not None:
+            inputs["noise_address"] = address
+        status, body = client.infer(inputs)
+    assert (status, body["reason"]) == (400, "malformed")
+    assert "address" in body["error"] or "is not a float32 array" in body["error"]
 
 
 def test_a_state_that_is_not_finite_is_refused(live):

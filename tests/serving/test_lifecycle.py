@@ -22,6 +22,7 @@ from agentzoo.runtime.errors import (
     BundleError,
     ConfigError,
     MissingExtraError,
+    ObservationError,
     ServingError,
 )
 from agentzoo.runtime.policy.policy import Policy
@@ -36,7 +37,7 @@ from agentzoo.runtime.server.reserved_keys import TAKEN
 from soak.handmade_bundle import write_bundle
 from tests.serving.live import serving
 from tests.serving.toys import BOX, VECTOR, Toy, toy_spec
-from tests.serving.wires import Openpi, Rest, Vla, Wire
+from tests.serving.wires import Openpi, Rest, Vla, Wire, outputs
 
 ROOT = Path(__file__).parents[2]
 VECTORS = np.random.default_rng(1).standard_normal((12, 3)).astype(np.float32)
@@ -326,6 +327,69 @@ def test_an_episode_of_vla_eval_begins_with_the_newest(folder, other, bundles):
         client.tell("episode_end", {})
         client.tell("episode_start", {"seed": 3})
         assert np.array_equal(client.act(VECTORS[0]), expected(other)[0])
+
+
+def test_a_state_is_refused_by_what_replaced_its_policy(folder, other, bundles):
+    digests = [load_policy(one, provider="cpu").digest for one in (folder, other)]
+    with serving(folder) as live, Openpi(live.ws) as openpi, Rest(live.http) as rest:
+        said = openpi.ask(VECTORS[:2], carried=None)
+        assert (said["policy_version"], said["sha256"]) == ("1", digests[0])
+        _, body = rest.infer({"observation": VECTORS[:2]})
+        given = outputs(body)
+        assert [row.tobytes().hex() for row in given["state_out_policy"]] == [digests[0]] * 2
+        state = {n.replace("_out_", "_in_"): a for n, a in given.items() if n != "action"}
+        mixed = {**state, "state_in_policy": state["state_in_policy"].copy()}
+        mixed["state_in_policy"][1] ^= 1
+        assert rest.infer({"observation": VECTORS[:2], **mixed})[0] == 400
+        live.call(live.service.load())  # the same again
+        assert rest.infer({"observation": VECTORS[:2], **state})[0] == 200
+        assert not isinstance(openpi.ask(VECTORS[:2], carried=said["carried"]), str)
+        replaced(folder, other)
+        live.call(live.service.load())
+        assert openpi.ask(VECTORS[:2], carried=said["carried"]).startswith("other_version: ")
+        status, body = rest.infer({"observation": VECTORS[:2], **state})
+        assert (status, body["reason"]) == (409, "other_version")
+        assert digests[1][:12] in body["error"]
+        said = openpi.ask(VECTORS[:2], carried=None)
+        assert (said["policy_version"], said["sha256"]) == ("3", digests[1])
+
+
+def test_a_state_is_refused_by_another_model(folder, other):
+    with serving(folder, other) as live:
+        one, another = RemotePolicy(f"{live.ws}/openpi/a"), RemotePolicy(f"{live.ws}/openpi/b")
+        _, state = one.predict(VECTORS[:2])
+        one.predict(VECTORS[2:4], state)
+        with pytest.raises(ServingError, match="begin an episode") as caught:
+            another.predict(VECTORS[2:4], state)
+        assert caught.value.reason == "other_version"
+        with pytest.raises(ObservationError, match="the state is a State; pass what this policy's"):
+            another.predict(VECTORS[:1], load_policy(other, provider="cpu").predict(VECTORS[:1])[1])
+        one.close()
+        another.close()
+
+
+@pytest.mark.parametrize("way", ["predict", "act", "session"])
+def test_a_remote_policy_never_becomes_another_one(folder, other, way):
+    with serving(folder) as live:
+        policy = RemotePolicy(live.ws)
+        old = expected(folder)
+        if way == "act":
+            assert np.array_equal(policy.act(VECTORS[0]), old[0])
+        replaced(folder, other)
+        live.call(live.service.load())
+        if way == "act":  # its session stays with what it began with
+            assert np.array_equal(policy.act(VECTORS[1]), old[1])
+            policy.close()
+            policy.reset()
+        call = {
+            "predict": lambda: policy.predict(VECTORS[:1]),
+            "act": lambda: policy.act(VECTORS[0]),
+            "session": lambda: policy.session(4).act(VECTORS[0]),
+        }[way]
+        with pytest.raises(ServingError, match="serves another policy by now") as caught:
+            call()
+        assert caught.value.reason == "other_version"
+        policy.close()
 
 
 # -- ending --------------------------------------------------------------------------------------

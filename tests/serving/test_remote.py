@@ -254,6 +254,7 @@ ANSWERS = [
     ({}, "no actions"),
     ({"actions": GOOD, "seq": 1}, "an answer to request 1;"),
     ({"actions": GOOD, "seq": None}, "an answer to request None"),
+    ({"actions": GOOD, "sha256": None}, "an answer that names no policy"),
     ("deadline: too late", "says: too late"),
     ([1, 2], "a message that cannot be read"),
     (b"\xc1", "a message that cannot be read"),
@@ -270,7 +271,8 @@ def test_an_answer_that_is_none_never_leaves_act(live, answer, match):
         for message in socket:
             numbered = answer
             if isinstance(answer, dict):
-                numbered = {"seq": unpack(message)["seq"], **answer}
+                sha256 = metadata["sha256"]
+                numbered = {"seq": unpack(message)["seq"], "sha256": sha256, **answer}
             is_raw = isinstance(answer, str | bytes)
             socket.send(answer if is_raw else pack(numbered, "openpi"))
 
@@ -318,7 +320,8 @@ def test_nan_never_leaves_act(bundles):
         socket.send(pack(metadata, "openpi"))
         for message in socket:
             action = np.array([[0.0, np.nan]], np.float32)
-            socket.send(pack({"actions": action, "seq": unpack(message)["seq"]}, "openpi"))
+            reply = {"actions": action, "sha256": metadata["sha256"]}
+            socket.send(pack({**reply, "seq": unpack(message)["seq"]}, "openpi"))
 
     with peer(answers) as url, pytest.raises(ServingError, match="NaN or infinity in its actions"):
         RemotePolicy(url).act(VECTORS[0, :3])

@@ -133,7 +133,8 @@ class Rest:
         return outputs(body)["action"][0]
 
 
-DATATYPES = {"float32": "FP32", "float64": "FP64", "int64": "INT64", "bool": "BOOL"}
+DATATYPES = {"float32": "FP32", "float64": "FP64", "int64": "INT64", "uint8": "UINT8",
+             "bool": "BOOL"}  # fmt: skip
 DTYPES = {datatype: dtype for dtype, datatype in DATATYPES.items()}
 
 

@@ -5,6 +5,7 @@ Speaks openpi's protocol with our server's additional keys; see docs/serving.md.
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
@@ -30,6 +31,17 @@ TIMEOUT_S = 30.0
 Reply = Mapping[str, object]
 
 
+@dataclass(frozen=True)
+class RemoteState(State):
+    """The state that `RemotePolicy.predict` gives and takes; it is of one policy.
+
+    Attributes:
+        policy: sha256 of the policy whose state it is.
+    """
+
+    policy: str = ""
+
+
 class RemotePolicy:
     """One session with a served policy; it acts, predicts and is evaluated like a local one.
 
@@ -38,14 +50,15 @@ class RemotePolicy:
 
     Requests are numbered and answers name their request. Where an exchange is broken off, by a
     timeout, an interrupt or an answer that is none, its connection is given up: an answer is never
-    taken for that to another observation.
+    taken for that to another observation. It stays with the policy that it found when it was made:
+    once another one is served there, every call says so.
 
     Attributes:
         url: where the server is.
         spec: what the policy reads, keeps, draws and gives.
         seed: what the session's noise is keyed by.
         deterministic: whether actions are the distribution's mode where the caller says nothing.
-        digest: sha256 of the graph that the server runs.
+        digest: sha256 of the policy that the server runs.
         timeout_s: how long to wait for an answer.
     """
 
@@ -161,7 +174,7 @@ class RemotePolicy:
         state: object = None,
         episode_start: ArrayLike | None = None,
         deterministic: bool | None = False,
-    ) -> tuple[Array, State]:
+    ) -> tuple[Array, RemoteState]:
         """Actions for a batch, or for one observation, as Stable-Baselines' recurrent `predict`.
 
         The state is carried here, so any replica can answer; see `agentzoo.runtime.Policy.predict`.
@@ -176,13 +189,15 @@ class RemotePolicy:
             key: np.asarray(value) if batched else np.asarray(value)[None]
             for key, value in _by_key(self.spec, observation).items()
         }
-        if state is not None and not isinstance(state, State):
+        if state is not None and not isinstance(state, RemoteState):
             raise ObservationError(
-                f"the state is a {type(state).__name__}; pass what predict gave before, or None"
+                f"the state is a {type(state).__name__}; pass what this policy's predict gave "
+                "before, or None"
             )
         message: dict[str, object] = {**rows, "carried": None, "seed": self.seed}
         if state is not None:
-            message |= {"carried": {"carry": state.carry, "address": state.address}}
+            carried = {"carry": state.carry, "address": state.address, "policy": state.policy}
+            message |= {"carried": carried}
         if episode_start is not None:
             message["is_first"] = np.array(episode_start, bool).reshape(-1)
         if deterministic is not None:
@@ -240,7 +255,7 @@ class RemotePolicy:
         if self._asked != self._answered:
             self._give_up()
         if self._connection is None:
-            self._open()
+            self._check_policy(self._open())
         assert self._connection is not None
         self._asked += 1
         try:
@@ -263,7 +278,20 @@ class RemotePolicy:
         if "reason" in reply:
             self._answered = self._asked
             raise self._refused(f"{reply['reason']}: {reply.get('error', '')}")
+        self._check_policy(reply)
         return reply
+
+    def _check_policy(self, said: Reply) -> None:
+        if (digest := said.get("sha256")) == self.digest:
+            return
+        if not isinstance(digest, str):
+            raise self._broken("an answer that names no policy")
+        self._give_up()
+        raise ServingError(
+            f"{self.url} serves another policy by now ({digest[:12]!r}, not "
+            f"{self.digest[:12]!r}); make another RemotePolicy, and begin an episode",
+            "other_version",
+        )
 
     def _receive(self) -> Reply | str:
         assert self._connection is not None
@@ -284,17 +312,18 @@ class RemotePolicy:
         wanted = TensorSpec(shape=action.shape, dtype=action.dtype)
         return self._tensor("actions", reply.get("actions"), batch, wanted)
 
-    def _state(self, carried: object, batch: int) -> State:
+    def _state(self, carried: object, batch: int) -> RemoteState:
         """A state that may be sent back."""
         entries = _entries(carried)
         parts = _entries(entries.get("carry"))
         address = TensorSpec(shape=(3,), dtype="int64")
-        return State(
+        return RemoteState(
             {
                 name: self._tensor(f"state {name}", parts.get(name), batch, one)
                 for name, one in self.spec.carry.items()
             },
             self._tensor("state's address", entries.get("address"), batch, address),
+            self.digest,
         )
 
     def _tensor(self, name: str, value: object, batch: int, spec: TensorSpec) -> Array:

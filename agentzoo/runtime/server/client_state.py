@@ -1,13 +1,38 @@
-"""A state that a client carries, read back without trusting it."""
+"""A state that a client carries, read back without trusting it.
+
+A state is of one policy: its numbers mean nothing to another one, be it another model or what
+replaced this one while the client acted. So it names its policy by the sha256 that metadata and
+replies name, and is refused elsewhere; any replica of the same bundle goes on with it.
+"""
 
 from collections.abc import Mapping
 
 import numpy as np
 
 from ..client.msgpack_arrays import is_array, malformed
-from ..errors import NotFiniteError
+from ..errors import NotFiniteError, ServingError
 from ..policy.policy import State
 from ..spec import Array, Arrays, PolicySpec
+
+
+def check_policy(given: object, digest: str) -> None:
+    """Refuse the state of another policy.
+
+    Args:
+        given: sha256 that came with the state.
+        digest: sha256 of the policy that is asked.
+
+    Raises:
+        ServingError: "malformed" if none came, "other_version" if it is another's.
+    """
+    if not isinstance(given, str) or not given:
+        raise malformed("the state does not say whose it is; send back all that the server gave")
+    if given != digest:
+        raise ServingError(
+            f"the state is of the policy {given[:12]}, and {digest[:12]} is served here by now; "
+            "begin an episode",
+            "other_version",
+        )
 
 
 def read_state(spec: PolicySpec, carry: Mapping[str, object], address: object) -> State:

@@ -30,6 +30,7 @@ REFUSALS = {
     "unknown": Refusal(404),
     "session_lost": Refusal(409),
     "session_busy": Refusal(409),
+    "other_version": Refusal(409),
     "too_large": Refusal(413, 1009),
     "sessions_full": Refusal(429, 1013, retry=True),
     "failed": Refusal(500, 1011),

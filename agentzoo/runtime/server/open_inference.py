@@ -1,7 +1,8 @@
 """The Open Inference Protocol, version 2, over REST, with Triton's binary and sequence extensions.
 
 A request of a sequence is a session's step; one without carries its state itself, as `state_in_*`
-and `noise_address`, and gets the next one back as `state_out_*` and `noise_address`.
+and `noise_address`, and gets the next one back as `state_out_*` and `noise_address`. Among them,
+`state_out_policy` is the sha256 of the policy whose state it is, as bytes.
 
 Source: kserve/open-inference-protocol specification/protocol/inference_rest.md; Triton Inference
 Server, docs/protocol/extension_binary_data.md and extension_sequence.md.
@@ -20,9 +21,9 @@ from ..errors import ServingError
 from ..policy.onnx_session import Port, graph_specs
 from ..policy.policy import State
 from ..spec import Array, Arrays, PolicySpec
-from .client_state import read_state
+from .client_state import check_policy, read_state
 from .models import Model, Version
-from .reserved_keys import ADDRESS, STATES
+from .reserved_keys import ADDRESS, STATES, WHOSE
 from .service import Service
 
 PROTOCOL = "v2"
@@ -38,6 +39,7 @@ DATATYPES = {
 }
 DATATYPE_OF = {dtype: datatype for datatype, dtype in DATATYPES.items()}
 DIMENSIONS = 8
+DIGEST = 32  # bytes of a sha256
 ID = 128  # letters of a request's or a sequence's id
 MICROSECONDS = 1e6
 
@@ -86,10 +88,11 @@ def _ports(spec: PolicySpec) -> tuple[Tensors, Tensors]:
     flags: Tensors = {"is_first": ((), "bool"), "deterministic": ((), "bool")}
     address: Tensors = {ADDRESS: ((3,), "int64")}
     action: Tensors = {"action": (spec.action.shape, spec.action.dtype)}
-    return (
-        obs | flags | address | _carry(graph.inputs),
-        action | address | _carry(graph.outputs),
-    )
+    states = [
+        {WHOSE[side]: ((DIGEST,), "uint8")} | _carry(ports)
+        for side, ports in (("inputs", graph.inputs), ("outputs", graph.outputs))
+    ]
+    return obs | flags | address | states[0], action | address | states[1]
 
 
 def _carry(ports: Mapping[str, Port]) -> Tensors:
@@ -298,7 +301,7 @@ async def _stateless(
     actions, state = await service.predict(
         found,
         obs,
-        state=_state(spec, request.inputs),
+        state=_state(found, request.inputs),
         is_first=flags.get("is_first"),
         deterministic=flags.get("deterministic"),
         seed=_seed(request.parameters),
@@ -306,6 +309,8 @@ async def _stateless(
     )
     names = _carry_names(spec, "outputs")
     carried = {name: state.carry[key] for name, key in names.items()}
+    whose = np.frombuffer(bytes.fromhex(found.policy.digest), np.uint8)
+    carried[WHOSE["outputs"]] = np.tile(whose, (len(state), 1))
     return found, {"action": actions, ADDRESS: state.address, **carried}
 
 
@@ -357,7 +362,7 @@ def _split(spec: PolicySpec, inputs: Arrays) -> tuple[Arrays, Arrays]:
     for name, array in flags.items():
         if array.dtype != np.bool_ or array.ndim != 1:
             raise malformed(f"the input {name} is not BOOL of shape (batch,)")
-    carried = (ADDRESS, *_carry_names(spec, "inputs"))
+    carried = (ADDRESS, WHOSE["inputs"], *_carry_names(spec, "inputs"))
     obs = {name: a for name, a in inputs.items() if name not in flags and name not in carried}
     return obs, flags
 
@@ -376,12 +381,21 @@ def _one(flags: Arrays, name: str) -> bool | None:
     return bool(flags[name][0])
 
 
-def _state(spec: PolicySpec, inputs: Arrays) -> State | None:
+def _state(version: Version, inputs: Arrays) -> State | None:
+    spec = version.policy.spec
     names = _carry_names(spec, "inputs")
-    if ADDRESS not in inputs and not names.keys() & inputs.keys():
+    if not {ADDRESS, WHOSE["inputs"], *names} & inputs.keys():
         return None
+    check_policy(_digest(inputs.get(WHOSE["inputs"])), version.policy.digest)
     carry = {key: inputs.get(name) for name, key in names.items()}
     return read_state(spec, carry, inputs.get(ADDRESS))
+
+
+def _digest(rows: Array | None) -> str:
+    """The sha256 that all rows name; "" if they name none, or several."""
+    if rows is None or rows.dtype != np.uint8 or rows.ndim != 2 or rows.shape[1] != DIGEST:
+        return ""
+    return rows[0].tobytes().hex() if len(rows) and (rows == rows[0]).all() else ""
 
 
 def _carry_names(spec: PolicySpec, side: str) -> dict[str, str]:

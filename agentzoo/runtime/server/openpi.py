@@ -15,8 +15,9 @@ from aiohttp import web
 
 from ..client.msgpack_arrays import is_array, malformed, pack, unpack
 from ..errors import ServingError
+from ..policy.policy import State
 from ..spec import Array
-from .client_state import read_state
+from .client_state import check_policy, read_state
 from .error_codes import refusal_of
 from .models import Version
 from .reserved_keys import IGNORED
@@ -120,7 +121,7 @@ class _Connection:
         if is_last:
             self.service.sessions.end(key)
             self.channel.keys.discard(key)
-        return {"actions": action[None], "policy_version": session.version.label}
+        return {"actions": action[None], **_whose(session.version)}
 
     def _session(self, key: tuple[object, str], is_first: bool) -> Session:
         """The session a message belongs to."""
@@ -140,19 +141,25 @@ class _Connection:
         seed: int | None,
         timeout_s: float | None,
     ) -> dict[str, object]:
-        policy = self.version.policy
+        version = self.service.current(self.version.model)
         given, first = message.pop("carried"), message.pop("is_first", None)
-        state = None if given is None else _carried(given)
         actions, state = await self.service.predict(
-            self.service.current(self.version.model),
+            version,
             cast("dict[str, Array]", message),
-            state=None if state is None else read_state(policy.spec, *state),
+            state=None if given is None else _carried(version, given),
             is_first=_flags("is_first", first),
             deterministic=_flags("deterministic", mode),
             seed=seed,
             timeout_s=timeout_s,
         )
-        return {"actions": actions, "carried": {"carry": state.carry, "address": state.address}}
+        digest = version.policy.digest
+        carried = {"carry": state.carry, "address": state.address, "policy": digest}
+        return {"actions": actions, "carried": carried, **_whose(version)}
+
+
+def _whose(version: Version) -> dict[str, object]:
+    """Which policy a reply is of."""
+    return {"policy_version": version.label, "sha256": version.policy.digest}
 
 
 def _refusal(error: ServingError, seq: int | None) -> bytes | str:
@@ -211,10 +218,10 @@ def _session_id(message: dict[str, object]) -> str:
     return value
 
 
-def _carried(given: object) -> tuple[Mapping[str, object], object]:
-    if not isinstance(given, dict) or given.keys() != {"carry", "address"}:  # pyright: ignore[reportUnknownMemberType]
+def _carried(version: Version, given: object) -> State:
+    entries = cast("dict[str, object]", given) if isinstance(given, dict) else {}
+    if entries.keys() != {"carry", "address", "policy"} or not isinstance(entries["carry"], dict):
         raise malformed("the state is not what the reply before gave; send it back as it was")
-    entries = cast("dict[str, object]", given)
-    if not isinstance(entries["carry"], dict):
-        raise malformed("the state's carry is not a map; send it back as it was")
-    return cast("dict[str, object]", entries["carry"]), entries["address"]
+    check_policy(entries["policy"], version.policy.digest)
+    carry = cast("dict[str, object]", entries["carry"])
+    return read_state(version.policy.spec, carry, entries["address"])

@@ -8,6 +8,7 @@ from ..errors import ConfigError
 from ..spec import PolicySpec
 
 ADDRESS = "noise_address"
+WHOSE = {"inputs": "state_in_policy", "outputs": "state_out_policy"}  # sha256 of a state's policy
 OPENPI = (
     "is_first",
     "is_last",
