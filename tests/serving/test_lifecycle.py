@@ -302,7 +302,7 @@ def test_a_session_stays_with_the_version_it_began_with(folder, other, bundles):
         sequence.connection.close()
 
 
-def test_a_reload_that_fails_changes_nothing(folder):
+def test_a_reload_that_fails_changes_nothing(folder, caplog):
     with serving(folder, model_control=True) as live, Openpi(live.ws) as client:
         old = expected(folder)
         client.act(VECTORS[0])
@@ -311,10 +311,61 @@ def test_a_reload_that_fails_changes_nothing(folder):
             status, body, _ = rest.call("POST", "/v2/repository/models/a/load", {})
             assert status == 500
             assert str(folder) not in body["error"]
+            assert "is not the file that was exported" in caplog.text
+            assert "Traceback" not in caplog.text
             assert rest.get("/v2/health/ready")[0] == 200
         assert np.array_equal(client.act(VECTORS[1]), old[1])
         with Openpi(live.ws) as later:
             assert later.metadata["version"] == "1"
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_reload_with_one_model_that_cannot_load_swaps_none(folder, other, tmp_path, place):
+    moved = shutil.copytree(folder, tmp_path / "moved")
+    broken = shutil.copytree(folder, tmp_path / "broken")
+    spoiled(broken)
+    sources = {"a": folder, "b": moved}
+    models = [ModelSettings(name=n, source=str(f), provider="cpu") for n, f in sources.items()]
+    with serving(models=models, model_control=True) as live, Rest(live.http) as rest:
+        for one in sources.values():
+            replaced(one, other)
+        again = list(models)
+        again.insert(place, ModelSettings(name="new", source=str(broken), provider="cpu"))
+        with pytest.raises(BundleError, match="is not the file that was exported"):
+            live.call(live.service.load(again))
+        assert rest.get("/v2/health/ready")[0] == 200
+        assert live.metrics()["agentzoo_ready"] == 1
+        _, index, _ = rest.call("POST", "/v2/repository/index", {})
+        assert [(one["name"], one["version"]) for one in index] == [("a", "1"), ("b", "1")]
+        status, body, _ = rest.call("POST", "/v2/repository/models/new/load", {})
+        assert (status, body["reason"]) == (404, "unknown")
+        replaced(broken, other)
+        live.call(live.service.load(again))
+        _, index, _ = rest.call("POST", "/v2/repository/index", {})
+        assert {one["name"]: one["version"] for one in index} == {"a": "2", "b": "2", "new": "1"}
+        for name in ("a", "b", "new"):
+            with Openpi(f"{live.ws}/openpi/{name}") as client:
+                assert np.array_equal(client.act(VECTORS[0]), expected(other)[0])
+
+
+def test_a_hangup_onto_a_damaged_file_is_a_line_in_the_log(folder, tmp_path):
+    config = tmp_path / "models.toml"
+    table = f'[[model]]\nname = "walker"\nsource = "{folder}"\n'
+    config.write_text(table)
+    with Process("--config", str(config), "--port", "0", "--drain", "0") as one:
+        broken = shutil.copytree(folder, tmp_path / "broken")
+        spoiled(broken)
+        config.write_text(f'{table}[[model]]\nname = "second"\nsource = "{broken}"\n')
+        one.process.send_signal(signal.SIGHUP)
+        assert one.process.stderr is not None
+        for line in one.process.stderr:
+            if line.startswith("the reload failed"):
+                break
+        assert "changed nothing: " in line
+        with Rest(f"http://127.0.0.1:{one.port}") as rest:
+            for path in ("/healthz", "/v2/health/ready", "/v2/models/walker/ready"):
+                assert rest.get(path)[0] == 200
+            assert rest.get("/v2/models/second")[0] == 404
 
 
 def test_an_episode_of_vla_eval_begins_with_the_newest(folder, other, bundles):

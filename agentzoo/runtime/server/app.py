@@ -180,8 +180,8 @@ async def _load(request: web.Request) -> web.Response:
     if not service.settings.model_control:
         raise ServingError("reloading is off; start the server with --model-control", "forbidden")
     service.current(name)
-    version = await service.models[name].load()
-    return web.json_response({"name": name, "version": version.label})
+    await service.load([service.models[name].settings])
+    return web.json_response({"name": name, "version": service.current(name).label})
 
 
 def application(service: Service) -> web.Application:

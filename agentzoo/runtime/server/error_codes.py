@@ -3,7 +3,7 @@
 import logging
 from typing import NamedTuple
 
-from ..errors import NotFiniteError, ObservationError, ServingError
+from ..errors import AgentZooError, NotFiniteError, ObservationError, ServingError
 
 log = logging.getLogger(__name__)
 
@@ -51,5 +51,8 @@ def refusal_of(error: Exception) -> ServingError:
         return ServingError(str(error)[:500], "nonfinite")
     if isinstance(error, ObservationError):
         return ServingError(str(error)[:500], "malformed")
-    log.error("a request failed", exc_info=error)
+    if isinstance(error, AgentZooError):
+        log.error("a request failed: %s", error)
+    else:
+        log.error("a request failed", exc_info=error)
     return ServingError("something failed inside the server; its log says what", "failed")

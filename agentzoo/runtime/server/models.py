@@ -82,7 +82,7 @@ class Model:
     """
 
     def __init__(self, settings: ModelSettings, locate: Locate, observe: Observe) -> None:
-        """Nothing is opened yet; `load` does.
+        """Nothing is opened yet; `open` does.
 
         Args:
             settings: name, source and limits.
@@ -94,29 +94,24 @@ class Model:
         self.versions: list[Version] = []
         self._locate, self._observe = locate, observe
         self._count = 0
-        self._loading = asyncio.Lock()
 
-    async def load(self, settings: ModelSettings | None = None) -> Version:
-        """Open the source again and let new sessions have it; a failure leaves all as it was.
-
-        Args:
-            settings: other ones from now on, of the same name.
+    async def open(self, settings: ModelSettings) -> Version:
+        """Open a source beside what is served; nothing changes until it is adopted.
 
         Raises:
             AgentZooError: if it cannot be had, does not pass its checks, or does not replay.
         """
-        async with self._loading:
-            wanted = settings or self.settings
-            number = self._count + 1
-            version = await asyncio.to_thread(_open, wanted, self._locate, number)
-            deliver = partial(self._deliver, asyncio.get_running_loop(), version)
-            version.batcher = Batcher(version.policy, deliver, _limits(wanted))
-            self.settings, self._count, before = wanted, number, self.current
-            self.current = version
-            self.versions.append(version)
-            if before is not None:
-                before.replace()
-            return version
+        return await asyncio.to_thread(_open, settings, self._locate, self._count + 1)
+
+    def adopt(self, settings: ModelSettings, version: Version) -> None:
+        """Let new sessions have a version that `open` gave."""
+        deliver = partial(self._deliver, asyncio.get_running_loop(), version)
+        version.batcher = Batcher(version.policy, deliver, _limits(settings))
+        self.settings, self._count, before = settings, version.number, self.current
+        self.current = version
+        self.versions.append(version)
+        if before is not None:
+            before.replace()
 
     def forget_ended(self) -> None:
         """Drop versions that nobody uses any more."""

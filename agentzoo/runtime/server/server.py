@@ -116,7 +116,9 @@ class Server:
             models = read_models(self._config) if self._config else ()
             await self.service.load(models)
         except AgentZooError as error:
-            log.error("the reload failed and changed nothing more: %s", error)
+            log.error("the reload failed and changed nothing: %s", error)
+        except Exception:  # whatever a damaged file brings about, what is served goes on
+            log.exception("the reload failed and changed nothing")
 
     def _signalled(self) -> None:
         if self._stop.is_set():

@@ -50,6 +50,7 @@ class Service:
         self.sessions = Sessions(settings.max_sessions, settings.session_ttl_s)
         self.channels: set[Channel] = set()
         self.is_draining = self.is_ending = False
+        self._loading = asyncio.Lock()
 
     @property
     def is_ready(self) -> bool:
@@ -57,20 +58,26 @@ class Service:
         return not self.is_draining and all(one.current for one in self.models.values())
 
     async def load(self, models: Sequence[ModelSettings] = ()) -> None:
-        """Open every model, or open some again; sessions stay with what they began with.
+        """Open every model, or some again; sessions stay with what they began with.
+
+        All are opened before the first is taken, so that one that cannot be opened changes
+        nothing, whatever its place.
 
         Args:
             models: those to open again with these settings, and new ones; none means all.
 
         Raises:
-            AgentZooError: if one cannot be opened; it goes on as it was.
+            AgentZooError: if one cannot be opened; everything goes on as it was.
         """
-        for settings in models:
-            if settings.name not in self.models:
-                self.models[settings.name] = Model(settings, self._locate, self._settle)
-            await self.models[settings.name].load(settings)
-        for model in () if models else self.models.values():
-            await model.load()
+        async with self._loading:
+            opened: list[tuple[Model, ModelSettings, Version]] = []
+            for settings in models or [one.settings for one in self.models.values()]:
+                model = self.models.get(settings.name)
+                model = model or Model(settings, self._locate, self._settle)
+                opened.append((model, settings, await model.open(settings)))
+            for model, settings, version in opened:
+                self.models[settings.name] = model
+                model.adopt(settings, version)
 
     async def drain(self) -> None:
         """Take nobody new, let sessions go on for a while, answer what is under way, and leave."""
