@@ -23,6 +23,7 @@ from agentzoo.runtime.spec import (
 )
 
 ROWS = 20  # of the golden trace
+SIDE = 256  # of the matrices of a slow graph
 TYPES = {
     "float32": TensorProto.FLOAT,
     "bool": TensorProto.BOOL,
@@ -41,6 +42,7 @@ def write_bundle(
     env: str = "",
     key: str = "observation",
     seed: int = 0,
+    slow: bool = False,
 ) -> Path:
     """Write a bundle of random weights.
 
@@ -53,9 +55,13 @@ def write_bundle(
         env: environment string.
         key: what the observation is called.
         seed: of the weights.
+        slow: whether a step takes about a millisecond for each unit of the largest observation.
     """
     spec = _spec(observations, actions, discrete, deter, env, key)
-    (content,) = [_model(spec, np.random.default_rng(seed)).SerializeToString()]
+    model = _model(spec, np.random.default_rng(seed))
+    if slow:
+        _slow_down(model)
+    content = model.SerializeToString()
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "policy.onnx").write_bytes(content)
     np.savez(folder / GOLDEN, **_golden(spec, content))
@@ -148,6 +154,37 @@ def _nodes(spec: PolicySpec) -> list[NodeProto]:
         node("Where", ["by_mode", "mode", "sampled"], ["chosen"]),
         *last,
     ]
+
+
+def _slow_down(model: ModelProto) -> None:
+    """Let the graph multiply matrices in a loop, which adds nothing."""
+    node, graph = helper.make_node, model.graph
+    (obs,) = [one.name for one in graph.input if one.name.startswith("obs_")]
+    body = helper.make_graph(
+        [node("Identity", ["more"], ["more_out"]), node("MatMul", ["x", "x"], ["x_out"])],
+        "body",
+        [
+            helper.make_tensor_value_info("i", TensorProto.INT64, []),
+            helper.make_tensor_value_info("more", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("x", TensorProto.FLOAT, [SIDE, SIDE]),
+        ],
+        [
+            helper.make_tensor_value_info("more_out", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("x_out", TensorProto.FLOAT, [SIDE, SIDE]),
+        ],
+    )
+    graph.initializer.append(numpy_helper.from_array(np.zeros((SIDE, SIDE), np.float32), "matrix"))
+    action = next(one for one in graph.node if "chosen" in one.output)
+    action.output[0] = "quick"
+    at = list(graph.node).index(action) + 1
+    for one in reversed([
+        node("ReduceMax", [obs], ["largest"], keepdims=0),
+        node("Cast", ["largest"], ["times"], to=TensorProto.INT64),
+        node("Loop", ["times", "", "matrix"], ["product"], body=body),
+        node("ReduceSum", ["product"], ["nothing"], keepdims=0),
+        node("Add", ["quick", "nothing"], ["chosen"]),
+    ]):  # fmt: skip
+        graph.node.insert(at, one)
 
 
 def _golden(spec: PolicySpec, content: bytes) -> dict[str, Array]:

@@ -5,6 +5,8 @@ sentence on standard error and exit code 2, never a traceback.
 """
 
 import json
+import os
+import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -432,6 +434,8 @@ def summary(result: "Evaluation") -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The entry point: `arguments`, or those of the process."""
+    if os.getpid() == 1:  # of a container, where the kernel ignores what has no handler
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     try:
         app(list(sys.argv[1:] if arguments is None else arguments))
     except AgentZooError as error:

@@ -1,5 +1,6 @@
 """Requests that wait together are computed together, and get what they would get alone."""
 
+import math
 import queue
 import threading
 import time
@@ -227,3 +228,31 @@ def test_states_join_and_part_again():
     joined = State.joined(states)
     assert len(joined) == 2
     assert np.array_equal(joined.row(1).address, states[1].address)
+
+
+def test_it_says_how_long_its_step_takes(waiting):
+    one = waiting()
+    assert one.batcher.delay_s == 0
+    one.step.go.clear()
+    one.batcher.submit(one.row(1))
+    assert one.step.entered.wait(30)
+    first = one.batcher.delay_s
+    assert 0 < first < one.batcher.delay_s
+    one.step.go.set()
+    one.outcomes(1)
+    assert one.batcher.delay_s == 0
+
+
+def test_a_thread_that_dies_says_so_to_all_who_wait_and_to_whoever_asks(waiting, caplog):
+    one = waiting(max_wait_s=math.inf)  # no lock can be waited for so long
+    one.held(one.row(1), one.row(2))
+    one.outcomes(3)
+    one.batcher.submit(one.row(1))
+    (found,) = one.outcomes(1)
+    assert isinstance(found, ServingError)
+    assert (found.reason, "has died" in str(found)) == ("failed", True)
+    one.batcher.join(30)
+    assert one.batcher.delay_s == math.inf
+    with pytest.raises(ServingError, match="has died"):
+        one.batcher.submit(one.row(1))
+    assert "OverflowError" in caplog.text

@@ -480,6 +480,39 @@ def test_at_the_end_steps_under_way_are_answered_and_nobody_new_comes_in(folder)
     idle.close()
 
 
+@pytest.mark.parametrize("parameters", [{}, {"sequence_id": 1}])
+def test_at_the_end_steps_over_rest_are_answered(folder, parameters):
+    context = serving(folder)
+    live = context.__enter__()
+    policy = live.service.models["a"].current.policy
+    step, go, entered = policy.step, threading.Event(), threading.Event()
+    with Rest(live.http) as rest:
+        if parameters:
+            rest.act(VECTORS[0], 1, sequence_start=True)
+
+        def held(*arguments):
+            entered.set()
+            assert go.wait(30)
+            return step(*arguments)
+
+        policy.step = held
+        found: list[int] = []
+        asking = threading.Thread(
+            target=lambda: found.append(rest.infer({"observation": VECTORS[:1]}, **parameters)[0])
+        )
+        asking.start()
+        assert entered.wait(30)
+        ending = threading.Thread(target=context.__exit__, args=(None, None, None))
+        ending.start()
+        while not live.service.is_ending:
+            time.sleep(0.01)
+        time.sleep(2 * 1.0)  # longer than the HTTP server waits by itself
+        go.set()
+        asking.join(30)
+        ending.join(30)
+    assert found == [200]
+
+
 def test_sessions_may_go_on_for_a_while(folder):
     context = serving(folder)
     live = context.__enter__()
@@ -535,6 +568,105 @@ def test_it_serves_without_torch_and_ends_with_zero_when_told_to(folder):
             one.process.send_signal(signal.SIGTERM)
             assert client.closed() == 1001
         assert one.process.wait(30) == 0
+
+
+def test_a_step_without_an_end_is_seen_by_health_and_left_at_the_end(tmp_path):
+    slow = write_bundle(tmp_path / "slow", slow=True)
+    with Process(str(slow), "--port", "0", "--drain", "0", "--deadline", "0.2") as one:
+        address = f"http://127.0.0.1:{one.port}"
+        with Rest(address) as rest, Rest(address) as health:
+            status, body = rest.infer({"observation": np.full((1, 4), 1e9, np.float32)}, "slow")
+            assert (status, body["reason"]) == (504, "deadline")
+            paths = ["/v2/health/ready", "/healthz", "/v2/models/slow/ready", "/v2/health/live"]
+            for path in paths:
+                while health.get(path)[0] == 200:
+                    time.sleep(0.01)
+            assert b"agentzoo_ready 0.0" in health.get("/metrics")[1]
+        one.process.send_signal(signal.SIGTERM)
+        _, said = one.process.communicate(timeout=30)
+        assert one.process.returncode == 1
+        assert "slow is in one step for" in said
+        assert "a step did not come to its end" in said
+
+
+def test_a_model_answers_again_once_its_step_has_ended(folder, caplog):
+    caplog.set_level("INFO", "agentzoo.runtime.server.service")
+    with serving(folder, deadline_s=0.05) as live, Rest(live.http) as rest:
+        policy = live.service.models["a"].current.policy
+        step, go = policy.step, threading.Event()
+
+        def held(*arguments):
+            assert go.wait(30)
+            return step(*arguments)
+
+        policy.step = held
+        assert rest.infer({"observation": VECTORS[:1]})[0] == 504
+        for path in ("/v2/health/ready", "/v2/health/live"):
+            while rest.get(path)[0] == 200:
+                time.sleep(0.01)
+        while "does not answer" not in caplog.text:
+            time.sleep(0.01)
+        go.set()
+        for path in ("/v2/health/ready", "/v2/health/live"):
+            while rest.get(path)[0] == 503:
+                time.sleep(0.01)
+        while "a answers again" not in caplog.text:
+            time.sleep(0.01)
+
+
+def test_a_thread_of_a_model_that_died_is_seen_by_health(folder, caplog):
+    with serving(folder) as live, Rest(live.http) as rest:
+        batcher = live.service.models["a"].current.batcher
+        batcher.limits.__dict__["max_wait_s"] = float("inf")
+        assert rest.infer({"observation": VECTORS[:2]})[0] == 200
+        status, body = rest.infer({"observation": VECTORS[:1]})
+        assert (status, body["reason"]) == (500, "failed")
+        assert rest.get("/v2/health/ready")[0] == 503
+        assert rest.get("/v2/health/live")[0] == 503
+        assert rest.infer({"observation": VECTORS[:1]})[0] == 500
+    assert "has died" in caplog.text
+
+
+LOADING = (
+    "import sys, time\n"
+    "from agentzoo.runtime.server import ModelSettings, ServerSettings, serve\n"
+    "def locate(model):\n"
+    "    print('loading', file=sys.stderr, flush=True)\n"
+    "    time.sleep(600)\n"
+    "serve([ModelSettings(name='a', source='x')], ServerSettings(port=0), locate=locate)\n"
+)
+
+
+def test_it_can_be_told_to_end_while_it_loads():
+    command = [sys.executable, "-c", LOADING]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    assert process.stderr.readline() == "loading\n"
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 0
+    process.stderr.close()
+
+
+FIRST = (
+    "import os, signal, sys\n"
+    "real = os.getpid()\n"
+    "os.getpid = lambda: 1\n"
+    "signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as the kernel does for process 1\n"
+    "class Told:\n"
+    "    def find_spec(self, name, path=None, target=None):\n"
+    "        if name == 'agentzoo.runtime.server': os.kill(real, signal.SIGTERM)\n"
+    "sys.meta_path.insert(0, Told())\n"
+    "from agentzoo.cli.main import main\n"
+    "main(['serve', 'nowhere', '--port', '0'])\n"
+)
+
+
+def test_it_can_be_told_to_end_before_it_loads_as_the_first_process_of_a_container():
+    command = [sys.executable, "-c", FIRST]
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_second_signal_ends_it_at_once(folder):
@@ -678,4 +810,9 @@ def test_limits_that_let_nobody_in_are_refused():
     for settings in ({"max_sessions": 0}, {"session_ttl_s": 0.0}, {"deadline_s": float("nan")}):
         with pytest.raises(ConfigError, match="expected at least"):
             ServerSettings(**settings)
+    with pytest.raises(ConfigError, match="deadline_s is inf, expected at most"):
+        ServerSettings(deadline_s=float("inf"))
+    for wait in (float("inf"), 1e13):
+        with pytest.raises(ConfigError, match=r"max_wait_ms is .*, expected at most"):
+            ModelSettings(name="a", source="b", max_wait_ms=wait)
     assert issubclass(MissingExtraError, AgentZooError)

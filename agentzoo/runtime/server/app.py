@@ -106,7 +106,8 @@ async def _health(request: web.Request) -> web.Response:
 
 
 async def _live(request: web.Request) -> web.Response:
-    return web.json_response({"live": True})
+    live = request.app[SERVICE].is_live
+    return web.json_response({"live": live}, status=200 if live else 503)
 
 
 async def _ready(request: web.Request) -> web.Response:
@@ -140,13 +141,23 @@ async def _model(request: web.Request) -> web.Response:
 
 
 async def _model_ready(request: web.Request) -> web.Response:
-    version = request.app[SERVICE].current(request.match_info["model"])
+    service, name = request.app[SERVICE], request.match_info["model"]
+    version = service.current(name)
     asked = request.match_info.get("version", version.label)
-    ready = asked == version.label
+    ready = asked == version.label and service.answers(service.models[name])
     return web.json_response({"ready": ready}, status=200 if ready else 503)
 
 
 async def _infer(request: web.Request) -> web.Response:
+    service = request.app[SERVICE]
+    service.requests += 1
+    try:
+        return await _inferred(request)
+    finally:
+        service.requests -= 1
+
+
+async def _inferred(request: web.Request) -> web.Response:
     service, name = request.app[SERVICE], request.match_info["model"]
     limit = service.message_limit(service.current(name))
     body = await read_body(request, limit, service.settings.deadline_s)

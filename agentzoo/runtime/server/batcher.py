@@ -7,10 +7,12 @@ whoever asked, so a step that fails or comes too late changes nothing.
 """
 
 import logging
+import math
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -117,6 +119,7 @@ class Batcher:
         self._wanted = 0  # rows that are worth waking the thread for; 0 while it is awake
         self._usual = 1  # rows the batch before had
         self._is_closed = False
+        self._started: float | None = None  # when the step under way was called
         self._thread = threading.Thread(target=self._work, name="batcher", daemon=True)
         self._thread.start()
 
@@ -124,16 +127,32 @@ class Batcher:
         """Requests that wait."""
         return len(self._waiting)
 
+    @property
+    def delay_s(self) -> float:
+        """How long the step under way has taken by now; infinite once the thread has died."""
+        started = self._started
+        if not self._is_closed and not self._thread.is_alive():
+            return math.inf
+        return 0.0 if started is None else time.monotonic() - started
+
+    @property
+    def is_running(self) -> bool:
+        """Whether its thread still runs."""
+        return self._thread.is_alive()
+
     def submit(self, row: Row) -> None:
         """Let a row wait for its turn; it is delivered later, exactly once.
 
         Raises:
-            ServingError: if the queue is full ("overloaded") or closed ("draining").
+            ServingError: if the queue is full ("overloaded") or closed ("draining"), or its thread
+                has died ("failed").
         """
         row.queued = time.monotonic()
         with self._lock:
             if self._is_closed:
                 raise ServingError("this policy is no longer served; start again", "draining")
+            if not self._thread.is_alive():
+                raise _died()
             if len(self._waiting) >= self.limits.max_queue:
                 raise ServingError(
                     f"{len(self._waiting)} requests wait already; ask again later", "overloaded"
@@ -158,8 +177,18 @@ class Batcher:
         self._thread.join(timeout_s)
 
     def _work(self) -> None:
-        while rows := self._gather():
-            self._deliver(self._compute(rows))
+        rows: list[Row] = []
+        try:
+            while rows := self._gather():
+                self._deliver(self._compute(rows))
+                rows = []
+        except Exception:  # a step's own are caught where it is called
+            log.exception("the thread that computes steps has died; restart the server")
+            with self._lock:
+                rows += self._waiting
+                self._waiting.clear()
+            with suppress(Exception):  # it may be what killed the thread
+                self._deliver(Batch(rows, [_died()] * len(rows), time.monotonic(), 0.0))
 
     def _gather(self) -> list[Row]:
         """The next rows; empty once closed and everything is computed."""
@@ -183,10 +212,11 @@ class Batcher:
                 self._bell.acquire()
 
     def _compute(self, rows: list[Row]) -> Batch:
-        started = time.monotonic()
+        self._started = started = time.monotonic()
         live = [row for row in rows if row.deadline > started]
         found = iter(self._outcomes(live) if live else ())
         outcomes = [next(found) if row.deadline > started else _late() for row in rows]
+        self._started = None
         return Batch(rows, outcomes, started, time.monotonic() - started)
 
     def _outcomes(self, rows: Sequence[Row]) -> list[Answer | ServingError]:
@@ -228,6 +258,10 @@ def _apart(actions: Array, state: State) -> Iterator[tuple[Array, State]]:
     for action, *row in zip(actions, *arrays, strict=True):
         *carry, address = [part.copy() for part in row]
         yield np.array(action), State(dict(zip(names, carry, strict=True)), address)
+
+
+def _died() -> ServingError:
+    return ServingError("the policy's thread has died; the server's log says why", "failed")
 
 
 def _late() -> ServingError:

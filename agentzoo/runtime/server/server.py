@@ -93,22 +93,46 @@ class Server:
             await self._end()
             raise
 
-    async def stop(self) -> None:
-        """Drain, then end; bounded by the settings' `drain_s` and `deadline_s`."""
-        await self.service.drain()
-        await self._end()
+    async def stop(self) -> bool:
+        """Drain, then end; bounded by the settings' `drain_s` and `deadline_s`.
 
-    async def run(self) -> None:
-        """Start, and end on SIGTERM or SIGINT; a second one ends at once. SIGHUP loads again."""
+        Returns:
+            Whether every step has come to its end.
+        """
+        await self.service.drain()
+        return await self._end()
+
+    async def run(self) -> bool:
+        """Start, and end on SIGTERM or SIGINT; a second one ends at once. SIGHUP loads again.
+
+        Returns:
+            Whether nothing is computed or loaded any more.
+        """
         loop = asyncio.get_running_loop()
         with suppress(NotImplementedError):  # Windows has no such signals; Ctrl-C ends it there
             for name in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(name, self._signalled)
             loop.add_signal_handler(signal.SIGHUP, lambda: self._spawn(self.reload()))
-        await self.start()
+        if not await self._started():
+            log.info("told to end while loading")
+            return False
         log.info("ready on http://%s:%d", self.settings.host, self.port)
         await self._stop.wait()
-        await self.stop()
+        return await self.stop()
+
+    async def _started(self) -> bool:
+        """Start, unless told to end before that is done."""
+        starting = asyncio.ensure_future(self.start())
+        stopped = asyncio.ensure_future(self._stop.wait())
+        await asyncio.wait((starting, stopped), return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        if starting.done():
+            await starting
+            return True
+        starting.cancel()  # what a thread is opening cannot be stopped; `serve` leaves it behind
+        with suppress(asyncio.CancelledError):
+            await starting
+        return False
 
     async def reload(self) -> None:
         """Load every model again, from the models.toml as it is now; failures change nothing."""
@@ -135,11 +159,11 @@ class Server:
             await asyncio.sleep(min(SWEEP_S, self.settings.session_ttl_s / 2))
             self.service.expire()
 
-    async def _end(self) -> None:
+    async def _end(self) -> bool:
         for task in list(self._tasks):
             task.cancel()
         await self._runner.cleanup()
-        self.service.close()
+        return await self.service.close()
 
 
 def serve(
@@ -156,7 +180,18 @@ def serve(
     """
     # a tenth less between a request and its answer than asyncio's own loop
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        runner.run(Server(models, settings, locate=locate, config=config).run())
+        server = Server(models, settings, locate=locate, config=config)
+        if not runner.run(server.run()):
+            _leave(server)
+
+
+def _leave(server: Server) -> None:
+    """End although a thread is inside ONNX Runtime, which aborts a process that waits for none."""
+    is_stuck = server.service.is_ending
+    if is_stuck:
+        log.error("a step did not come to its end and was left")
+    logging.shutdown()
+    os._exit(1 if is_stuck else 0)
 
 
 def _bind(host: str, port: int) -> socket.socket:

@@ -1,6 +1,7 @@
 """What a server does for a client, whatever the protocol: sessions that step, rows that predict."""
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, cast
@@ -21,10 +22,14 @@ from .settings import ModelSettings, ServerSettings
 if TYPE_CHECKING:
     from .websocket import Channel
 
+log = logging.getLogger(__name__)
+
 Reply = asyncio.Future[Answer]
 GiB = 1 << 30
 GOING_AWAY = 1001  # RFC 6455, section 7.4.1
 POLL_S = 0.02
+HOPELESS = 3  # deadlines that a single step may outlive
+JOIN_S = 1.0  # for steps that nobody waits for any more
 
 
 class Service:
@@ -36,6 +41,7 @@ class Service:
         sessions: all open sessions.
         metrics: what is counted.
         channels: all open websockets.
+        requests: how many are under way over REST.
         is_draining: whether the server is about to end and takes nobody new.
         is_ending: whether it takes no further steps either.
     """
@@ -49,13 +55,27 @@ class Service:
         self.models = {one.name: Model(one, locate, self._settle) for one in models}
         self.sessions = Sessions(settings.max_sessions, settings.session_ttl_s)
         self.channels: set[Channel] = set()
+        self.requests = 0
         self.is_draining = self.is_ending = False
         self._loading = asyncio.Lock()
+        self._stuck: set[Model] = set()
 
     @property
     def is_ready(self) -> bool:
         """Whether every model answers and new clients are welcome."""
-        return not self.is_draining and all(one.current for one in self.models.values())
+        return not self.is_draining and all(self.answers(one) for one in self.models.values())
+
+    @property
+    def is_live(self) -> bool:
+        """Whether no policy is beyond hope: dead, or in one step for several deadlines."""
+        limit = HOPELESS * self.settings.deadline_s
+        versions = [version for model in self.models.values() for version in model.versions]
+        return all(version.batcher.delay_s <= limit for version in versions)
+
+    def answers(self, model: Model) -> bool:
+        """Whether a model is loaded, and in no step that has outlived every request's deadline."""
+        current = model.current
+        return current is not None and current.batcher.delay_s <= self.settings.deadline_s
 
     async def load(self, models: Sequence[ModelSettings] = ()) -> None:
         """Open every model, or some again; sessions stay with what they began with.
@@ -84,9 +104,10 @@ class Service:
         self.is_draining = True
         await _until(lambda: not len(self.sessions), self.settings.drain_s)
         self.is_ending = True
-        for channel in [one for one in self.channels if not one.is_answering]:
-            await channel.close(GOING_AWAY, "the server ends")
-        await _until(lambda: not self.channels, self.settings.deadline_s)
+        limit = time.monotonic() + self.settings.deadline_s
+        idle = [one for one in self.channels if not one.is_answering]
+        await asyncio.gather(*(one.close(GOING_AWAY, "the server ends") for one in idle))
+        await _until(lambda: not self.channels and not self.requests, limit - time.monotonic())
 
     def current(self, name: str = "") -> Version:
         """The version that new clients of a model get; "" is the first model.
@@ -233,11 +254,25 @@ class Service:
 
     def expire(self) -> None:
         """Free what was idle for too long; called every now and then."""
+        self._look_after_batchers()
         self.metrics.expired.inc(self.sessions.expire())
         for channel in self.channels:
             channel.forget_ended()
         for model in self.models.values():
             model.forget_ended()
+
+    def _look_after_batchers(self) -> None:
+        """Say once in the log that a model stopped answering, and that it answers again."""
+        for model in self.models.values():
+            if model.current is None or self.answers(model) == (model not in self._stuck):
+                continue
+            if model in self._stuck:
+                self._stuck.discard(model)
+                log.info("%s answers again", model.settings.name)
+            else:
+                self._stuck.add(model)
+                log.error("%s is in one step for %.1f s and does not answer", model.settings.name,
+                          model.current.batcher.delay_s)  # fmt: skip
 
     def observe(self) -> None:
         """Bring the gauges up to date; called before they are read."""
@@ -251,10 +286,13 @@ class Service:
                     one.model, one.label, one.policy.digest, one.revision, one.provider
                 ).set(1)
 
-    def close(self) -> None:
-        """Compute nothing further."""
+    async def close(self) -> bool:
+        """Compute nothing further, and say whether every step has come to its end."""
         for model in self.models.values():
             model.close()
+        batchers = [one.batcher for model in self.models.values() for one in model.versions]
+        await _until(lambda: not any(one.is_running for one in batchers), JOIN_S)
+        return not any(one.is_running for one in batchers)
 
     def _check(self, session: Session, is_first: bool) -> None:
         if self.is_ending:

@@ -8,6 +8,7 @@ from typing import Any, Literal, cast, get_args, get_type_hints
 
 from ..errors import ConfigError, nearest
 
+LONGEST_S = 1e6  # of any time that is set; clocks and timers take no infinity
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 NAME = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-"
 
@@ -45,7 +46,7 @@ class ModelSettings:
             )
         for name in ("threads", "max_batch", "max_queue"):
             _check_least(f"{self.name}: {name}", getattr(self, name), 1)
-        _check_least(f"{self.name}: max_wait_ms", self.max_wait_ms, 0)
+        _check_time(f"{self.name}: max_wait_ms", self.max_wait_ms, 0, 1e3 * LONGEST_S)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,13 +93,19 @@ class ServerSettings:
         for name in ("max_sessions", "max_rows"):
             _check_least(name, getattr(self, name), 1)
         for name in ("session_ttl_s", "deadline_s", "write_timeout_s"):
-            _check_least(name, getattr(self, name), 1e-3)
-        _check_least("drain_s", self.drain_s, 0)
+            _check_time(name, getattr(self, name), 1e-3)
+        _check_time("drain_s", self.drain_s, 0)
 
 
 def _check_least(name: str, value: float, least: float) -> None:
     if not value >= least:  # written so that NaN is too small
         raise ConfigError(f"{name} is {value}, expected at least {least:g}")
+
+
+def _check_time(name: str, value: float, least: float, most: float = LONGEST_S) -> None:
+    _check_least(name, value, least)
+    if value > most:
+        raise ConfigError(f"{name} is {value}, expected at most {most:g}")
 
 
 def read_models(path: Path) -> list[ModelSettings]:
