@@ -44,6 +44,7 @@ class AgentConfig:
     checkpoint_grace: int | None = None  # further steps of an environment after which its episode
     # is cut for a checkpoint; None is the task's time limit, or 10,000 where that is not known
     precision: str = "fp32"  # fp32|tf32|bf16
+    kernels: str = "fast"  # fast|plain, hand-written kernels or their plain forms
     capture: str = "auto"  # auto|on|off, the update as a CUDA graph; auto is on where there is CUDA
 
     def __post_init__(self) -> None:
@@ -78,6 +79,7 @@ class AgentConfig:
             )
         one_of("render", self.render, ("default", "fast"))
         one_of("precision", self.precision, ("fp32", "tf32", "bf16"))
+        one_of("kernels", self.kernels, ("fast", "plain"))
         one_of("capture", self.capture, ("auto", "on", "off"))
 
 

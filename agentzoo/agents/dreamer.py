@@ -12,20 +12,24 @@ import torch
 from torch import Tensor, nn
 
 from agentzoo.runtime.errors import ConfigError
-from agentzoo.runtime.spec import ActionSpec, ColumnSpec, NoiseSpec, ObsSpec, TensorSpec
+from agentzoo.runtime.spec import ActionSpec, ColumnSpec, NoiseSpec, ObsSpec
 
 from ..agent import Agent
 from ..algorithm import Batch, Carry, Metrics, Noise, NoiseSource, Obs, Transitions, WriteBack
+from ..blocks import acting
 from ..blocks.actions import to_env
+from ..blocks.actors import Actor, OneHotActor, TanhNormalActor
 from ..blocks.cores import GRUCore
 from ..blocks.decoders import ConvDecoder, Decoder
 from ..blocks.distributions import onehot_argmax
 from ..blocks.encoders import ConvEncoder, Encoder
-from ..blocks.heads import Actor, BernoulliHead, NormalHead, OneHotActor, TanhNormalActor
+from ..blocks.fast import kernels
+from ..blocks.heads import BernoulliHead, NormalHead, NormalPrediction
 from ..blocks.imagination import imagine
+from ..blocks.init import keras_init
 from ..blocks.kl import free_nats_on_mean
 from ..blocks.latents import GaussianLatent
-from ..blocks.layers import MLP, keras_init
+from ..blocks.layers import MLP
 from ..blocks.optim import Adam
 from ..blocks.returns import lambda_return
 from ..blocks.rssm import RSSM, State
@@ -39,6 +43,366 @@ GROUPS = {
     "value": ("value",),
 }
 ENTROPY_STATES = 32  # imagined states whose actor entropy is measured
+
+
+def world_model_loss(
+    losses: Mapping[str, Tensor],
+    kl: Tensor,
+    *,
+    scales: Mapping[str, float],
+    kl_scale: float,
+    free_nats: float,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The paper's reconstruction objective: observations, rewards, and the KL to the prior.
+
+    Args:
+        losses: negative log-likelihoods (B, T) by name.
+        kl: (B, T) of posterior from prior.
+        scales: of single likelihoods; 1 where left out.
+        kl_scale: of the KL.
+        free_nats: of the mean KL, below which it has no gradient.
+
+    Returns:
+        The loss, a scalar, and the mean of each likelihood.
+
+    Source: equation 10 of the paper; danijar/dreamer dreamer.py:_train.
+    """
+    means = {name: loss.mean() for name, loss in losses.items()}
+    scaled = [scales.get(name, 1.0) * mean for name, mean in means.items()]
+    return torch.stack(scaled).sum() + kl_scale * free_nats_on_mean(kl, free_nats), means
+
+
+def imagined_actor_critic_losses(
+    reward: Tensor,
+    discount: Tensor,
+    value: Tensor,
+    learned: NormalPrediction,
+    alive: Tensor,
+    *,
+    lam: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Actor and value objectives on lambda returns of imagined states.
+
+    Args:
+        reward: (N, H-1) of arriving at the states 1 to H-1, differentiable in the actions.
+        discount: (N, H-1), likewise.
+        value: (N, H) of the states 1 to H, likewise.
+        learned: the value of the states 1 to H-1, differentiable in its own weights.
+        alive: (N, 1) weight of each start.
+        lam: lambda.
+
+    Returns:
+        The actor's loss, the value's loss, and the returns (N, H-1).
+
+    Source: equations 6 to 8; danijar/dreamer dreamer.py:_train.
+    """
+    # a value includes the reward of arriving at its own state
+    ret = lambda_return(reward, discount, value[:, 1:], lam)
+    with torch.no_grad():
+        weight = torch.cat([alive, discount[:, :-1]], 1).cumprod(1)
+    return -(weight * ret).mean(), (weight * learned.loss(ret.detach())).mean(), ret
+
+
+class DreamerAlgorithm(nn.Module):
+    """World model, actor and value; satisfies `agentzoo.algorithm.Algorithm`.
+
+    Args:
+        obs: the observations by key.
+        action: the environment's action.
+        config: the settings.
+    """
+
+    columns: Mapping[str, ColumnSpec] = {}
+    sampler = EpisodeSampler()
+
+    def __init__(
+        self, obs: Mapping[str, ObsSpec], action: ActionSpec, config: "DreamerConfig"
+    ) -> None:
+        super().__init__()
+        self.action, self.config, c = action, config, config
+        self.encoder = Encoder(
+            obs,
+            image=lambda channels: ConvEncoder(channels, c.depth),
+            vector=lambda size: MLP(size, c.units, c.state_layers),
+            standardize=c.standardize,
+        )
+        latent = GaussianLatent(c.stoch, c.min_std)
+        self.rssm = RSSM(
+            GRUCore(c.stoch, action.size, c.hidden, c.deter),
+            latent,
+            prior=MLP(c.deter, c.hidden, 1, latent.stats_size),
+            posterior=MLP(c.deter, c.hidden, 1, latent.stats_size, early=self.encoder.size),
+        )
+        feat = self.rssm.feat_size
+        self.decoder = Decoder(
+            obs,
+            image=lambda channels: ConvDecoder(feat, channels, c.depth),
+            vector=lambda size: MLP(feat, c.units, c.state_layers, size),
+            vector_std=c.state_std,
+            standardizer=self.encoder.standardizer,
+        )
+        self.reward = NormalHead(feat, c.units, c.reward_layers)
+        self.cont = BernoulliHead(feat, c.units, c.cont_layers) if c.cont else None
+        self.value = NormalHead(feat, c.units, c.value_layers)
+        self.actor = build_actor(feat, action, config)
+        self.apply(keras_init)
+        rates = {"model": c.model_lr, "actor": c.actor_lr, "value": c.value_lr}
+        self._optimizers = {
+            name: Adam(
+                acting.parameter_group(self, GROUPS[name]),
+                lr=rate,
+                eps=c.adam_eps,
+                clip=c.grad_clip,
+            )
+            for name, rate in rates.items()
+        }
+        self.carry_spec = acting.carry_spec(self.rssm, action.size)
+        self.noise_spec = noise_spec(latent, self.actor, action)
+
+    # -- acting ----------------------------------------------------------------------------------
+
+    def initial(self, batch: int) -> Carry:
+        """Zeros."""
+        return acting.initial_carry(self.rssm, self.action.size, batch)
+
+    def step(
+        self, carry: Carry, obs: Obs, noise: Noise, deterministic: Tensor
+    ) -> tuple[Carry, Tensor]:
+        """Filter the observation, then act: the mode where `deterministic`, else a sample."""
+        state, stats = self._perceive(carry, obs, noise)
+        action = self.actor.act(stats, noise["action"], deterministic)
+        return acting.carry_of(state, action), to_env(action, self.action)
+
+    def explore(
+        self, carry: Carry, noise: Noise, env_step: int, total_steps: int
+    ) -> tuple[Carry, Tensor]:
+        """Add clipped Gaussian noise, or replace a discrete action by a random one now and then.
+
+        Source: danijar/dreamer dreamer.py:exploration.
+        """
+        c = self.config
+        halving = total_steps / 5 if c.expl_decay is None else c.expl_decay
+        amount = c.expl_amount * (0.5 ** (env_step / halving) if halving else 1.0)
+        amount, action = max(c.expl_min, amount), carry["prev_action"]
+        if self.action.kind == "box":
+            action = (action + amount * noise["explore"]).clamp(-1, 1)
+        else:
+            # (B, 1 + A): the first number decides, the others choose
+            decide, choose = noise["explore"].split([1, self.action.size], -1)
+            groups = choose.split(list(self.action.nvec), -1)
+            uniform = torch.cat([onehot_argmax(group) for group in groups], -1)
+            action = torch.where(decide < amount, uniform, action)
+        return {**carry, "prev_action": action}, to_env(action, self.action)
+
+    def margin(self, carry: Carry, obs: Obs, noise: Noise, deterministic: Tensor) -> Tensor:
+        """By how much the chosen action beat the runner-up, (B,); inf where none was chosen.
+
+        Relative to the scores (`top2_margin`): where this is below their tolerance, two
+        implementations of the same step may differ.
+        """
+        _, stats = self._perceive(carry, obs, noise)
+        return self.actor.margin(stats, noise["action"], deterministic)
+
+    def _perceive(self, carry: Carry, obs: Obs, noise: Noise) -> tuple[State, Tensor]:
+        embed = self.encoder(obs)
+        state = acting.filter_step(self.rssm, carry, embed, obs["is_first"], noise["latent"])
+        return state, self.actor(self.rssm.feat(state))
+
+    def measure(self, rows: Transitions, *, learning: bool) -> None:
+        """Take vector observations into their statistics, where they are standardised."""
+        self.encoder.measure(rows, learning=learning)
+
+    # -- learning --------------------------------------------------------------------------------
+
+    def update(self, batch: Batch, noise: NoiseSource) -> tuple[Metrics, WriteBack]:
+        """One gradient step of model, actor and value, all from the same parameters."""
+        c = self.config
+        with acting.autocast(self, c.precision), kernels(c.kernels):
+            post, model_loss, metrics = self.model_loss(batch, noise)
+        grads = {"model": self._grad("model", model_loss)}
+        start, alive = self.starts(post, batch["is_terminal"], noise)
+        with acting.autocast(self, c.precision), kernels(c.kernels):
+            actor_loss, value_loss, imagined = self.behavior_losses(start, alive, noise)
+        grads["actor"] = self._grad("actor", actor_loss)
+        grads["value"] = self._grad("value", value_loss)
+        for name, group in grads.items():
+            metrics[f"opt/{name}_grad_norm"] = self._optimizers[name].step(group)
+        return {k: v.detach() for k, v in (metrics | imagined).items()}, {}
+
+    def model_loss(self, batch: Batch, noise: NoiseSource) -> tuple[State, Tensor, Metrics]:
+        """The paper's reconstruction objective: observations, rewards, and the KL to the prior."""
+        c, (B, T) = self.config, batch["reward"].shape
+        # Dynamics learning: infer states
+        eps = noise.normal(B, T, *self.rssm.latent.noise_shape)
+        embeds = self.encoder(batch)
+        post = self.rssm.observe(
+            self.rssm.initial(B), batch["prev_action"], embeds, batch["is_first"], eps
+        )
+        prior, feat = self.rssm.prior(post), self.rssm.feat(post)
+        # Predict observations, rewards and continuation
+        reward = torch.tanh(batch["reward"]) if c.clip_rewards == "tanh" else batch["reward"]
+        losses = self.decoder.losses(feat, batch)
+        losses["reward"] = self.reward.prediction(self.reward(feat)).loss(reward)
+        if self.cont is not None:
+            # gamma is part of the label, so the head gives discounts
+            target = c.discount * (1 - batch["is_terminal"].float())
+            losses["cont"] = self.cont.prediction(self.cont(feat)).loss(target)
+        for name, loss in losses.items():
+            assert loss.shape == (B, T), (name, loss.shape)
+        # Stay close to the prior
+        latent, post_stats, prior = self.rssm.latent, post.stats.float(), prior.float()
+        kl = latent.kl(post_stats, prior)
+        scales = {"cont": c.cont_scale, "reward": c.reward_scale}
+        loss, means = world_model_loss(
+            losses, kl, scales=scales, kl_scale=c.kl_scale, free_nats=c.free_nats
+        )
+        metrics = {f"loss/{name}": value for name, value in means.items()}
+        metrics |= {"loss/model": loss, "model/kl": kl.mean()}
+        with torch.no_grad():
+            metrics["model/post_entropy"] = latent.entropy(post_stats).mean()
+            metrics["model/prior_entropy"] = latent.entropy(prior).mean()
+        return post, loss, metrics
+
+    def starts(self, post: State, is_terminal: Tensor, noise: NoiseSource) -> tuple[State, Tensor]:
+        """Constant posteriors (N,) to imagine from, all or a random subset, and weights (N, 1).
+
+        Nothing follows a terminal state. The reference leaves out each window's last row, the only
+        one that can be terminal there; where short episodes are joined in a window, the others have
+        weight zero.
+        """
+        alive = torch.ones_like(post.deter[..., :1])
+        if self.cont is not None:
+            alive = alive * ~is_terminal[..., None]
+            post, alive = State(*(x[:, :-1] for x in post)), alive[:, :-1]
+        start, alive, count = (
+            post.detach().flatten(),
+            alive.flatten(0, 1),
+            self.config.imagine_starts,
+        )
+        if count is None or count >= len(alive):
+            return start, alive
+        chosen = noise.uniform(len(alive)).topk(count).indices
+        return State(*(x[chosen] for x in start)), alive[chosen]
+
+    def behavior_losses(
+        self, start: State, alive: Tensor, noise: NoiseSource
+    ) -> tuple[Tensor, Tensor, Metrics]:
+        """The paper's actor and value objectives, on lambda returns (equation 6)."""
+        c, N = self.config, len(start.deter)
+        # Imagine trajectories; the start state is not part of them
+        entropy: list[Tensor] = []
+
+        def act(feat: Tensor, eps: Tensor) -> Tensor:
+            stats = self.actor(feat.detach())
+            if c.actor_entropy:
+                entropy.append(self.actor.sample_entropy(stats, eps))
+            return self.actor.sample(stats, eps)
+
+        imagined = imagine(
+            self.rssm,
+            act,
+            start,
+            noise.normal(N, c.horizon, *self.rssm.latent.noise_shape),
+            acting.draw_noise(noise, self.actor.noise_kind, N, c.horizon, self.action.size),
+        )
+        first, *feats = imagined.feats
+        # Predict rewards, values and discounts; of the last state only its value is needed
+        reward = self.reward.input_grad(feats[:-1])
+        value, learned_value = self.value.value_and_input_grad(feats)
+        if self.cont is None:
+            discount = torch.full_like(reward, c.discount)
+        else:
+            discount = torch.sigmoid(self.cont.input_grad(feats[:-1]))
+        # Update the actor, then the value
+        actor_loss, value_loss, ret = imagined_actor_critic_losses(
+            reward,
+            discount,
+            value,
+            self.value.prediction(learned_value[:, :-1]),
+            alive,
+            lam=c.lam,
+        )
+        if c.actor_entropy:
+            # keeps tanh away from saturation, where the return has no gradient to leave it by
+            actor_loss = actor_loss - c.actor_entropy * torch.stack(entropy).mean()
+        metrics = {
+            "loss/actor": actor_loss,
+            "loss/value": value_loss,
+            "imag/reward": reward.mean(),
+            "imag/value": value.mean(),
+            "imag/ret": ret.mean(),
+            "imag/discount": discount.mean(),
+            "actor/entropy": self._entropy(first[:ENTROPY_STATES], noise),
+        }
+        return actor_loss, value_loss, metrics
+
+    @torch.no_grad()
+    def _entropy(self, feat: Tensor, noise: NoiseSource) -> Tensor:
+        shape = len(feat), *self.actor.entropy_shape
+        eps = acting.draw_noise(noise, self.actor.noise_kind, *shape)
+        return self.actor.entropy(self.actor(feat), eps).mean()
+
+    def _grad(self, name: str, loss: Tensor) -> tuple[Tensor, ...]:
+        # gradients of one group only: nothing else is computed, so nothing has to be frozen
+        return torch.autograd.grad(loss, self._optimizers[name].params)
+
+    def optimizers(self) -> Mapping[str, Adam]:
+        """The three Adams by name: model, actor, value."""
+        return self._optimizers
+
+    # -- looking inside --------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def open_loop(self, batch: Batch, noise: NoiseSource, context: int = 5) -> dict[str, Tensor]:
+        """What the model saw for `context` rows and imagines after, by observation key.
+
+        Args:
+            batch: replay columns (B, T, ...) with T > context.
+            noise: for the latents.
+            context: rows reconstructed from posteriors; the rest follows the batch's actions.
+
+        Returns:
+            (B, T, h, w, c) in [0, 1] for images, (B, T, n) for vectors.
+        """
+        B, T = batch["reward"].shape
+        eps = noise.normal(B, T, *self.rssm.latent.noise_shape)
+        seen = {key: value[:, :context] for key, value in batch.items()}
+        embeds, firsts, actions = self.encoder(seen), seen["is_first"], batch["prev_action"]
+        initial = self.rssm.initial(B)
+        return self.decoder(acting.open_loop(self.rssm, initial, actions, embeds, firsts, eps))
+
+
+def build_actor(
+    inputs: int, action: ActionSpec, config: "DreamerConfig"
+) -> TanhNormalActor | OneHotActor:
+    """The actor that fits the action: tanh-normal for a Box, else one-hot groups."""
+    c = config
+    if action.kind != "box":
+        return OneHotActor(inputs, action.nvec, c.units, c.actor_layers)
+    return TanhNormalActor(
+        inputs,
+        action.size,
+        c.units,
+        c.actor_layers,
+        init_std=c.actor_init_std,
+        mean_scale=c.actor_mean_scale,
+        min_std=c.actor_min_std,
+        samples=c.mode_samples,
+    )
+
+
+def noise_spec(latent: GaussianLatent, actor: Actor, action: ActionSpec) -> dict[str, NoiseSpec]:
+    """What a step and an exploring step draw."""
+    box = action.kind == "box"
+    return {
+        "latent": NoiseSpec(shape=latent.noise_shape, kind=latent.noise_kind, role="latent"),
+        "action": NoiseSpec(shape=actor.noise_shape, kind=actor.noise_kind, role="action"),
+        "explore": NoiseSpec(
+            shape=(action.size if box else 1 + action.size,),
+            kind="normal" if box else "uniform",
+            role="explore",
+        ),
+    }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,329 +474,6 @@ class DreamerConfig(AgentConfig):
                 "batch_length=1 leaves nothing to imagine from: with cont=True a window's last row "
                 "is left out; use 2 or more"
             )
-
-
-class DreamerAlgorithm(nn.Module):
-    """World model, actor and value; satisfies `agentzoo.algorithm.Algorithm`.
-
-    Args:
-        obs: the observations by key.
-        action: the environment's action.
-        config: the settings.
-    """
-
-    columns: Mapping[str, ColumnSpec] = {}
-    sampler = EpisodeSampler()
-
-    def __init__(
-        self, obs: Mapping[str, ObsSpec], action: ActionSpec, config: DreamerConfig
-    ) -> None:
-        super().__init__()
-        self.action, self.config, c = action, config, config
-        self.encoder = Encoder(
-            obs,
-            image=lambda channels: ConvEncoder(channels, c.depth),
-            vector=lambda size: MLP(size, c.units, c.state_layers),
-            standardize=c.standardize,
-        )
-        latent = GaussianLatent(c.stoch, c.min_std)
-        self.rssm = RSSM(
-            GRUCore(c.stoch, action.size, c.hidden, c.deter),
-            latent,
-            prior=MLP(c.deter, c.hidden, 1, latent.stats_size),
-            posterior=MLP(c.deter, c.hidden, 1, latent.stats_size, early=self.encoder.size),
-        )
-        feat = self.rssm.feat_size
-        self.decoder = Decoder(
-            obs,
-            image=lambda channels: ConvDecoder(feat, channels, c.depth),
-            vector=lambda size: MLP(feat, c.units, c.state_layers, size),
-            vector_std=c.state_std,
-            standardizer=self.encoder.standardizer,
-        )
-        self.reward = NormalHead(feat, c.units, c.reward_layers)
-        self.cont = BernoulliHead(feat, c.units, c.cont_layers) if c.cont else None
-        self.value = NormalHead(feat, c.units, c.value_layers)
-        self.actor = build_actor(feat, action, config)
-        self.apply(keras_init)
-        rates = {"model": c.model_lr, "actor": c.actor_lr, "value": c.value_lr}
-        self._optimizers = {
-            name: Adam(self._group(name), lr=rate, eps=c.adam_eps, clip=c.grad_clip)
-            for name, rate in rates.items()
-        }
-        self.carry_spec = {
-            "deter": TensorSpec(shape=(c.deter,)),
-            "stoch": TensorSpec(shape=(c.stoch,)),
-            "prev_action": TensorSpec(shape=(action.size,)),
-        }
-        self.noise_spec = noise_spec(latent, self.actor, action)
-
-    # -- acting ----------------------------------------------------------------------------------
-
-    def initial(self, batch: int) -> Carry:
-        """Zeros."""
-        state = self.rssm.initial(batch)
-        prev_action = state.deter.new_zeros(batch, self.action.size)
-        return {"deter": state.deter, "stoch": state.stoch, "prev_action": prev_action}
-
-    def step(
-        self, carry: Carry, obs: Obs, noise: Noise, deterministic: Tensor
-    ) -> tuple[Carry, Tensor]:
-        """Filter the observation, then act: the mode where `deterministic`, else a sample."""
-        state, stats = self._perceive(carry, obs, noise)
-        action = self.actor.act(stats, noise["action"], deterministic)
-        carry = {"deter": state.deter, "stoch": state.stoch, "prev_action": action}
-        return carry, to_env(action, self.action)
-
-    def explore(
-        self, carry: Carry, noise: Noise, env_step: int, total_steps: int
-    ) -> tuple[Carry, Tensor]:
-        """Add clipped Gaussian noise, or replace a discrete action by a random one now and then.
-
-        Source: danijar/dreamer dreamer.py:exploration.
-        """
-        c = self.config
-        halving = total_steps / 5 if c.expl_decay is None else c.expl_decay
-        amount = c.expl_amount * (0.5 ** (env_step / halving) if halving else 1.0)
-        amount, action = max(c.expl_min, amount), carry["prev_action"]
-        if self.action.kind == "box":
-            action = (action + amount * noise["explore"]).clamp(-1, 1)
-        else:
-            # (B, 1 + A): the first number decides, the others choose
-            decide, choose = noise["explore"].split([1, self.action.size], -1)
-            groups = choose.split(list(self.action.nvec), -1)
-            uniform = torch.cat([onehot_argmax(group) for group in groups], -1)
-            action = torch.where(decide < amount, uniform, action)
-        return {**carry, "prev_action": action}, to_env(action, self.action)
-
-    def margin(self, carry: Carry, obs: Obs, noise: Noise, deterministic: Tensor) -> Tensor:
-        """By how much the chosen action beat the runner-up, (B,); inf where none was chosen.
-
-        Relative to the scores (`top2_margin`): where this is below their tolerance, two
-        implementations of the same step may differ.
-        """
-        _, stats = self._perceive(carry, obs, noise)
-        return self.actor.margin(stats, noise["action"], deterministic)
-
-    def _perceive(self, carry: Carry, obs: Obs, noise: Noise) -> tuple[State, Tensor]:
-        embed, first = self.encoder(obs), obs["is_first"]
-        # shape[0], not len(): the latter fixes the batch size in an exported graph
-        prev = self.rssm.initial(first.shape[0])._replace(
-            deter=carry["deter"], stoch=carry["stoch"]
-        )
-        state = self.rssm.obs_step(prev, carry["prev_action"], embed, first, noise["latent"])
-        return state, self.actor(self.rssm.feat(state))
-
-    def measure(self, rows: Transitions, *, learning: bool) -> None:
-        """Take vector observations into their statistics, where they are standardised."""
-        self.encoder.measure(rows, learning=learning)
-
-    # -- learning --------------------------------------------------------------------------------
-
-    def update(self, batch: Batch, noise: NoiseSource) -> tuple[Metrics, WriteBack]:
-        """One gradient step of model, actor and value, all from the same parameters."""
-        with self._autocast():
-            post, model_loss, metrics = self._model_loss(batch, noise)
-        grads = {"model": self._grad("model", model_loss)}
-        start, alive = self._starts(post, batch["is_terminal"], noise)
-        with self._autocast():
-            actor_loss, value_loss, imagined = self._behavior_losses(start, alive, noise)
-        grads["actor"] = self._grad("actor", actor_loss)
-        grads["value"] = self._grad("value", value_loss)
-        for name, group in grads.items():
-            metrics[f"opt/{name}_grad_norm"] = self._optimizers[name].step(group)
-        return {k: v.detach() for k, v in (metrics | imagined).items()}, {}
-
-    def _autocast(self) -> torch.autocast:
-        # sums, likelihoods and recurrent states stay float32 by promotion
-        device = next(self.parameters()).device.type
-        return torch.autocast(device, torch.bfloat16, enabled=self.config.precision == "bf16")
-
-    def _model_loss(self, batch: Batch, noise: NoiseSource) -> tuple[State, Tensor, Metrics]:
-        """The paper's reconstruction objective: observations, rewards, and the KL to the prior."""
-        c, (B, T) = self.config, batch["reward"].shape
-        # Dynamics learning: infer states
-        eps = noise.normal(B, T, *self.rssm.latent.noise_shape)
-        embeds = self.encoder(batch)
-        post = self.rssm.observe(
-            self.rssm.initial(B), batch["prev_action"], embeds, batch["is_first"], eps
-        )
-        prior, feat = self.rssm.prior(post), self.rssm.feat(post)
-        # Predict observations, rewards and continuation
-        reward = torch.tanh(batch["reward"]) if c.clip_rewards == "tanh" else batch["reward"]
-        losses = self.decoder.losses(feat, batch)
-        losses["reward"] = self.reward.loss(self.reward(feat), reward)
-        if self.cont is not None:
-            # gamma is part of the label, so the head gives discounts
-            target = c.discount * (1 - batch["is_terminal"].float())
-            losses["cont"] = self.cont.loss(self.cont(feat), target)
-        for name, loss in losses.items():
-            assert loss.shape == (B, T), (name, loss.shape)
-        latent, post_stats, prior = self.rssm.latent, post.stats.float(), prior.float()
-        kl = latent.kl(post_stats, prior)
-        means = {name: loss.mean() for name, loss in losses.items()}
-        scales = {"cont": c.cont_scale, "reward": c.reward_scale}
-        scaled = [scales.get(name, 1.0) * value for name, value in means.items()]
-        loss = torch.stack(scaled).sum() + c.kl_scale * free_nats_on_mean(kl, c.free_nats)
-        metrics = {f"loss/{name}": value for name, value in means.items()}
-        metrics |= {"loss/model": loss, "model/kl": kl.mean()}
-        with torch.no_grad():
-            metrics["model/post_entropy"] = latent.entropy(post_stats).mean()
-            metrics["model/prior_entropy"] = latent.entropy(prior).mean()
-        return post, loss, metrics
-
-    def _starts(self, post: State, is_terminal: Tensor, noise: NoiseSource) -> tuple[State, Tensor]:
-        """Constant posteriors (N,) to imagine from, all or a random subset, and weights (N, 1).
-
-        Nothing follows a terminal state. The reference leaves out each window's last row, the only
-        one that can be terminal there; where short episodes are joined in a window, the others have
-        weight zero.
-        """
-        alive = torch.ones_like(post.deter[..., :1])
-        if self.cont is not None:
-            alive = alive * ~is_terminal[..., None]
-            post, alive = State(*(x[:, :-1] for x in post)), alive[:, :-1]
-        start, alive, count = (
-            post.detach().flatten(),
-            alive.flatten(0, 1),
-            self.config.imagine_starts,
-        )
-        if count is None or count >= len(alive):
-            return start, alive
-        chosen = noise.uniform(len(alive)).topk(count).indices
-        return State(*(x[chosen] for x in start)), alive[chosen]
-
-    def _behavior_losses(
-        self, start: State, alive: Tensor, noise: NoiseSource
-    ) -> tuple[Tensor, Tensor, Metrics]:
-        """The paper's actor and value objectives, on lambda returns (equation 6)."""
-        c, N = self.config, len(start.deter)
-        # Imagine trajectories; the start state is not part of them
-        entropy: list[Tensor] = []
-
-        def act(feat: Tensor, eps: Tensor) -> Tensor:
-            stats = self.actor(feat.detach())
-            if c.actor_entropy:
-                entropy.append(self.actor.sample_entropy(stats, eps))
-            return self.actor.sample(stats, eps)
-
-        imagined = imagine(
-            self.rssm,
-            act,
-            start,
-            noise.normal(N, c.horizon, *self.rssm.latent.noise_shape),
-            self._action_noise(noise, N, c.horizon, self.action.size),
-        )
-        first, *feats = imagined.feats
-        # Predict rewards, values and discounts; of the last state only its value is needed
-        reward = self.reward.input_grad(feats[:-1])
-        value, learned_value = self.value.value_and_input_grad(feats)
-        if self.cont is None:
-            discount = torch.full_like(reward, c.discount)
-        else:
-            discount = torch.sigmoid(self.cont.input_grad(feats[:-1]))
-        # Compute value estimates; a value includes the reward of arriving at its own state
-        ret = lambda_return(reward, discount, value[:, 1:], c.lam)
-        with torch.no_grad():
-            weight = torch.cat([alive, discount[:, :-1]], 1).cumprod(1)
-        # Update the actor, then the value
-        actor_loss = -(weight * ret).mean()
-        if c.actor_entropy:
-            # keeps tanh away from saturation, where the return has no gradient to leave it by
-            actor_loss = actor_loss - c.actor_entropy * torch.stack(entropy).mean()
-        value_loss = (weight * self.value.loss(learned_value[:, :-1], ret.detach())).mean()
-        metrics = {
-            "loss/actor": actor_loss,
-            "loss/value": value_loss,
-            "imag/reward": reward.mean(),
-            "imag/value": value.mean(),
-            "imag/ret": ret.mean(),
-            "imag/discount": discount.mean(),
-            "actor/entropy": self._entropy(first[:ENTROPY_STATES], noise),
-        }
-        return actor_loss, value_loss, metrics
-
-    def _action_noise(self, noise: NoiseSource, *shape: int) -> Tensor:
-        draw = noise.normal if self.actor.noise_kind == "normal" else noise.uniform
-        return draw(*shape)
-
-    @torch.no_grad()
-    def _entropy(self, feat: Tensor, noise: NoiseSource) -> Tensor:
-        eps = self._action_noise(noise, len(feat), *self.actor.entropy_shape)
-        return self.actor.entropy(self.actor(feat), eps).mean()
-
-    def _group(self, name: str) -> dict[str, nn.Parameter]:
-        prefixes = GROUPS[name]
-        return {k: p for k, p in self.named_parameters() if k.split(".")[0] in prefixes}
-
-    def _grad(self, name: str, loss: Tensor) -> tuple[Tensor, ...]:
-        # gradients of one group only: nothing else is computed, so nothing has to be frozen
-        return torch.autograd.grad(loss, self._optimizers[name].params)
-
-    def optimizers(self) -> Mapping[str, Adam]:
-        """The three Adams by name: model, actor, value."""
-        return self._optimizers
-
-    # -- looking inside --------------------------------------------------------------------------
-
-    @torch.no_grad()
-    def open_loop(self, batch: Batch, noise: NoiseSource, context: int = 5) -> dict[str, Tensor]:
-        """What the model saw for `context` rows and imagines after, by observation key.
-
-        Args:
-            batch: replay columns (B, T, ...) with T > context.
-            noise: for the latents.
-            context: rows reconstructed from posteriors; the rest follows the batch's actions.
-
-        Returns:
-            (B, T, h, w, c) in [0, 1] for images, (B, T, n) for vectors.
-        """
-        B, T = batch["reward"].shape
-        eps = noise.normal(B, T, *self.rssm.latent.noise_shape)
-        seen = {key: value[:, :context] for key, value in batch.items()}
-        post = self.rssm.observe(
-            self.rssm.initial(B),
-            seen["prev_action"],
-            self.encoder(seen),
-            seen["is_first"],
-            eps[:, :context],
-        )
-        feats, state = [self.rssm.feat(post)], State(*(x[:, -1] for x in post))
-        for t in range(context, T):
-            state = self.rssm.img_step(state, batch["prev_action"][:, t], eps[:, t])
-            feats.append(self.rssm.feat(state).unsqueeze(1))
-        return self.decoder(torch.cat(feats, 1))
-
-
-def build_actor(inputs: int, action: ActionSpec, config: DreamerConfig) -> Actor:
-    """The actor that fits the action: tanh-normal for a Box, else one-hot groups."""
-    c = config
-    if action.kind != "box":
-        return OneHotActor(inputs, action.nvec, c.units, c.actor_layers)
-    return TanhNormalActor(
-        inputs,
-        action.size,
-        c.units,
-        c.actor_layers,
-        init_std=c.actor_init_std,
-        mean_scale=c.actor_mean_scale,
-        min_std=c.actor_min_std,
-        samples=c.mode_samples,
-    )
-
-
-def noise_spec(latent: GaussianLatent, actor: Actor, action: ActionSpec) -> dict[str, NoiseSpec]:
-    """What a step and an exploring step draw."""
-    box = action.kind == "box"
-    return {
-        "latent": NoiseSpec(shape=latent.noise_shape, kind=latent.noise_kind, role="latent"),
-        "action": NoiseSpec(shape=actor.noise_shape, kind=actor.noise_kind, role="action"),
-        "explore": NoiseSpec(
-            shape=(action.size if box else 1 + action.size,),
-            kind="normal" if box else "uniform",
-            role="explore",
-        ),
-    }
 
 
 # a few numbers a step hold about one nat of surprise: with three free the prior is never trained

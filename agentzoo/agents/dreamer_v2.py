@@ -15,27 +15,24 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from agentzoo.runtime.errors import ConfigError
-from agentzoo.runtime.spec import ActionSpec, ColumnSpec, NoiseSpec, ObsSpec, TensorSpec
+from agentzoo.runtime.spec import ActionSpec, ColumnSpec, ObsSpec
 
 from ..agent import Agent
 from ..algorithm import Batch, Carry, Metrics, Noise, NoiseSource, Obs, Transitions, WriteBack
+from ..blocks import acting
 from ..blocks.actions import to_env
+from ..blocks.actors import OneHotActor, TruncatedNormalActor
 from ..blocks.cores import LayerNormGRUCore
 from ..blocks.decoders import ConvDecoder, Decoder
 from ..blocks.ema import hard_update, target_copy
 from ..blocks.encoders import ConvEncoder, Encoder
-from ..blocks.heads import (
-    BernoulliHead,
-    Head,
-    NormalHead,
-    OneHotActor,
-    TruncatedNormalActor,
-    fused_outputs,
-)
+from ..blocks.fast import kernels
+from ..blocks.heads import BernoulliHead, Head, NormalHead, fused_outputs
 from ..blocks.imagination import imagine
+from ..blocks.init import keras_init
 from ..blocks.kl import kl_balancing
 from ..blocks.latents import CategoricalLatent
-from ..blocks.layers import MLP, LayerNorm, keras_init
+from ..blocks.layers import MLP, LayerNorm
 from ..blocks.optim import Adam
 from ..blocks.returns import lambda_return
 from ..blocks.rssm import RSSM, State
@@ -48,6 +45,352 @@ GROUPS = {
     "actor": ("actor",),
     "value": ("value",),
 }
+
+
+def world_model_loss(
+    losses: Mapping[str, Tensor],
+    dyn: Tensor,
+    rep: Tensor,
+    *,
+    scales: Mapping[str, float],
+    kl_balance: float,
+    free_nats: float,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The paper's evidence bound: observations, rewards, discounts, and the balanced KL.
+
+    Args:
+        losses: negative log-likelihoods (B, T) by name.
+        dyn: KL (B, T) whose gradient reaches the prior alone.
+        rep: the same KL, whose gradient reaches the posterior alone.
+        scales: of the likelihoods and of "kl"; 1 where left out.
+        kl_balance: the prior's share.
+        free_nats: of each mean KL, below which it has no gradient.
+
+    Returns:
+        The loss, a scalar, and the mean of each of its parts.
+
+    Source: equations 1 and 2, algorithm 2; danijar/dreamerv2 agent.py:WorldModel.loss.
+    """
+    means = {name: loss.mean() for name, loss in losses.items()}
+    means["kl"] = kl_balancing(dyn, rep, kl_balance, free_nats)
+    scaled = [scales.get(name, 1.0) * mean for name, mean in means.items()]
+    return torch.stack(scaled).sum(), means
+
+
+def imagined_actor_loss(
+    ret: Tensor,
+    slow: Tensor,
+    weight: Tensor,
+    entropy: Tensor,
+    log_prob: Tensor | None,
+    *,
+    reinforce: float,
+    entropy_scale: float,
+) -> Tensor:
+    """The actor's objective: an action is worth the return of the state it leads to.
+
+    Args:
+        ret: (N, H) lambda returns of the states 0 to H-1, differentiable where reinforce < 1.
+        slow: (N, H+1) slow values of all states.
+        weight: (N, H) probability of getting there.
+        entropy: (N, H-1) of the policy.
+        log_prob: (N, H-1) of the actions taken; not read where reinforce is 0.
+        reinforce: rho, the score function's share of the gradient; the rest is the dynamics'.
+        entropy_scale: eta.
+
+    Returns:
+        A scalar.
+
+    Source: equation 6; danijar/dreamerv2 agent.py:ActorCritic.actor_loss.
+    """
+    objective = entropy_scale * entropy
+    if reinforce < 1:
+        objective = objective + (1 - reinforce) * ret[:, 1:]
+    if reinforce > 0:
+        assert log_prob is not None, reinforce
+        advantage = (ret[:, 1:] - slow[:, :-2]).detach()
+        objective = objective + reinforce * advantage * log_prob
+    return -(weight[:, :-1] * objective).mean()
+
+
+class DreamerV2Algorithm(nn.Module):
+    """World model, actor and critic; satisfies `agentzoo.algorithm.Algorithm`.
+
+    Args:
+        obs: the observations by key.
+        action: the environment's action.
+        config: the settings.
+    """
+
+    columns: Mapping[str, ColumnSpec] = {}
+    updates: Tensor
+
+    def __init__(
+        self, obs: Mapping[str, ObsSpec], action: ActionSpec, config: "DreamerV2Config"
+    ) -> None:
+        super().__init__()
+        self.action, self.config, c = action, config, config
+        self.sampler = EpisodeSampler(prioritize_ends=c.prioritize_ends)
+        norm = LayerNorm if c.norm == "layer" else None
+        mlp = partial(MLP, norm=norm)
+        self.encoder = Encoder(
+            obs,
+            image=lambda channels: ConvEncoder(channels, c.depth, act=F.elu, norm=norm),
+            vector=lambda size: mlp(size, c.units, c.layers),
+            standardize=c.standardize,
+        )
+        latent = CategoricalLatent(c.stoch, c.classes)
+        self.rssm = RSSM(
+            LayerNormGRUCore(latent.size, action.size, c.hidden, c.deter, norm=norm),
+            latent,
+            prior=mlp(c.deter, c.hidden, 1, latent.size),
+            posterior=mlp(c.deter, c.hidden, 1, latent.size, early=self.encoder.size),
+        )
+        feat = self.rssm.feat_size
+        self.decoder = Decoder(
+            obs,
+            image=lambda channels: ConvDecoder(feat, channels, c.depth, act=F.elu, norm=norm),
+            vector=lambda size: mlp(feat, c.units, c.layers, size),
+            vector_std=c.state_std,
+            standardizer=self.encoder.standardizer,
+        )
+        self.reward = NormalHead(feat, c.units, c.layers, norm=norm)
+        self.cont = BernoulliHead(feat, c.units, c.layers, norm=norm) if c.cont else None
+        self.value = NormalHead(feat, c.units, c.layers, norm=norm)
+        self.actor = build_actor(feat, action, config)
+        self.apply(keras_init)
+        self.slow_value = target_copy(self.value)
+        self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
+        self.reinforce = float(action.kind != "box") if c.reinforce is None else c.reinforce
+        rates = {"model": c.model_lr, "actor": c.actor_lr, "value": c.value_lr}
+        self._optimizers = {
+            name: Adam(
+                acting.parameter_group(self, GROUPS[name]),
+                lr=rate,
+                eps=c.adam_eps,
+                clip=c.grad_clip,
+                decay=c.decay,
+            )
+            for name, rate in rates.items()
+        }
+        self.latent = latent
+        self.carry_spec = acting.carry_spec(self.rssm, action.size)
+        self.noise_spec = acting.step_noise_spec(latent, self.actor)
+
+    # -- acting ----------------------------------------------------------------------------------
+
+    def initial(self, batch: int) -> Carry:
+        """Zeros."""
+        return acting.initial_carry(self.rssm, self.action.size, batch)
+
+    def step(
+        self, carry: Carry, obs: Obs, noise: Noise, deterministic: Tensor
+    ) -> tuple[Carry, Tensor]:
+        """Filter the observation, then act: the mode where `deterministic`, else a sample."""
+        state, stats = self._perceive(carry, obs, noise)
+        action = self.actor.act(stats, noise["action"], deterministic)
+        return acting.carry_of(state, action), to_env(action, self.action)
+
+    def explore(
+        self, carry: Carry, noise: Noise, env_step: int, total_steps: int
+    ) -> tuple[Carry, Tensor]:
+        """Nothing is added: the policy's entropy explores."""
+        return carry, to_env(carry["prev_action"], self.action)
+
+    def margin(self, carry: Carry, obs: Obs, noise: Noise, deterministic: Tensor) -> Tensor:
+        """By how much the closest choice was made, of a latent or of the action: (B,).
+
+        Relative to the scores (`top2_margin`): where this is below their tolerance, two
+        implementations of the same step may differ.
+        """
+        state, stats = self._perceive(carry, obs, noise)
+        latent = self.latent.margin(state.stats, noise["latent"])
+        return torch.minimum(latent, self.actor.margin(stats, noise["action"], deterministic))
+
+    def _perceive(self, carry: Carry, obs: Obs, noise: Noise) -> tuple[State, Tensor]:
+        embed = self.encoder(obs)
+        state = acting.filter_step(self.rssm, carry, embed, obs["is_first"], noise["latent"])
+        return state, self.actor(self.rssm.feat(state))
+
+    def measure(self, rows: Transitions, *, learning: bool) -> None:
+        """Take vector observations into their statistics, where they are standardised."""
+        self.encoder.measure(rows, learning=learning)
+
+    # -- learning --------------------------------------------------------------------------------
+
+    def update(self, batch: Batch, noise: NoiseSource) -> tuple[Metrics, WriteBack]:
+        """One gradient step of the model, then one of actor and critic inside the new model."""
+        c = self.config
+        with acting.autocast(self, c.precision), kernels(c.kernels):
+            post, model_loss, metrics = self.model_loss(batch, noise)
+        metrics |= self._descend(model_loss, "model")
+        start, is_terminal = self.starts(post, batch["is_terminal"], noise)
+        with acting.autocast(self, c.precision), kernels(c.kernels):
+            actor_loss, value_loss, imagined = self.behavior_losses(start, is_terminal, noise)
+        # neither loss reaches the other's parameters
+        metrics |= imagined | self._descend(actor_loss + value_loss, "actor", "value")
+        hard_update(self.updates % c.slow_every == 0, self.slow_value, self.value)
+        self.updates.add_(1)
+        return {k: v.detach() for k, v in metrics.items()}, {}
+
+    def model_loss(self, batch: Batch, noise: NoiseSource) -> tuple[State, Tensor, Metrics]:
+        """The paper's evidence bound: observations, rewards, discounts, and the balanced KL."""
+        c, (B, T) = self.config, batch["reward"].shape
+        # Infer states
+        eps = noise.uniform(B, T, *self.latent.noise_shape)
+        post = self.observe(batch, eps)
+        prior, feat = self.rssm.prior(post), self.rssm.feat(post)
+        # Predict observations, rewards and continuation
+        reward = torch.tanh(batch["reward"]) if c.clip_rewards == "tanh" else batch["reward"]
+        losses = self.decoder.losses(feat, batch)
+        losses["reward"] = self.reward.prediction(self.reward(feat)).loss(reward)
+        if self.cont is not None:
+            # gamma is part of the label, so the head gives discounts
+            label = c.discount * (1 - batch["is_terminal"].float())
+            losses["cont"] = self.cont.prediction(self.cont(feat)).loss(label)
+        for name, loss in losses.items():
+            assert loss.shape == (B, T), (name, loss.shape)
+        # Pull prior and posterior together, the prior faster
+        q, p = post.stats.float(), prior.float()
+        dyn, rep = self.latent.kl(q.detach(), p), self.latent.kl(q, p.detach())
+        loss, means = world_model_loss(
+            losses,
+            dyn,
+            rep,
+            scales={"reward": c.reward_scale, "cont": c.cont_scale, "kl": c.kl_scale},
+            kl_balance=c.kl_balance,
+            free_nats=c.free_nats,
+        )
+        metrics = {f"loss/{name}": mean for name, mean in means.items()}
+        metrics |= {"loss/model": loss, "model/kl": dyn.mean()}
+        with torch.no_grad():
+            metrics["model/post_entropy"] = self.latent.entropy(q).mean()
+            metrics["model/prior_entropy"] = self.latent.entropy(p).mean()
+        return post, loss, metrics
+
+    def observe(self, batch: Batch, eps: Tensor) -> State:
+        """Posterior states (B, T) of replayed windows, each filtered from nothing."""
+        first = batch["is_first"].clone()
+        first[:, 0] = True  # the action that led into the window is not seen, either
+        initial = self.rssm.initial(len(first))
+        return self.rssm.observe(initial, batch["prev_action"], self.encoder(batch), first, eps)
+
+    def starts(self, post: State, is_terminal: Tensor, noise: NoiseSource) -> tuple[State, Tensor]:
+        """Constant posteriors (N,) to imagine from, all or a random subset, and is_terminal."""
+        start, is_terminal = post.detach().flatten(), is_terminal.flatten()
+        count = self.config.imagine_starts
+        if count is None or count >= len(is_terminal):
+            return start, is_terminal
+        chosen = noise.uniform(len(is_terminal)).topk(count).indices
+        return State(*(x[chosen] for x in start)), is_terminal[chosen]
+
+    def behavior_losses(
+        self, start: State, is_terminal: Tensor, noise: NoiseSource
+    ) -> tuple[Tensor, Tensor, Metrics]:
+        """The paper's actor and critic objectives on lambda returns (equations 4 to 6)."""
+        c, N, rho = self.config, len(start.deter), self.reinforce
+        # Imagine trajectories; the score function alone needs no gradient through them
+        with torch.set_grad_enabled(rho < 1):
+            imagined = imagine(
+                self.rssm,
+                lambda feat, eps: self.actor.sample(self.actor(feat.detach()), eps),
+                start,
+                noise.uniform(N, c.horizon, *self.latent.noise_shape),
+                noise.uniform(N, c.horizon, *self.actor.noise_shape),
+            )
+            reward, discount, slow = self.outcomes(imagined.feat, is_terminal)
+            # the reward of a state is part of its own return
+            ret = lambda_return(reward[:, :-1], discount[:, :-1], slow[:, 1:], c.lam)
+        value, stats = fused_outputs(imagined.feat[:, :-1].detach(), self.value, self.actor)
+        with torch.no_grad():
+            weight = torch.cat([torch.ones_like(reward[:, :1]), discount[:, :-2]], 1).cumprod(1)
+        # Update the actor
+        stats = stats[:, :-1]
+        entropy, taken = self.actor.entropy(stats), imagined.action[:, :-1].detach()
+        actor_loss = imagined_actor_loss(
+            ret,
+            slow,
+            weight,
+            entropy,
+            self.actor.log_prob(stats, taken) if rho > 0 else None,
+            reinforce=rho,
+            entropy_scale=c.actor_entropy,
+        )
+        # Update the critic towards the returns
+        value_loss = (weight * self.value.prediction(value).loss(ret.detach())).mean()
+        metrics = {
+            "loss/actor": actor_loss,
+            "loss/value": value_loss,
+            "imag/reward": reward.mean(),
+            "imag/value": value.mean(),
+            "imag/ret": ret.mean(),
+            "imag/discount": discount.mean(),
+            "actor/entropy": entropy.mean(),
+        }
+        return actor_loss, value_loss, metrics
+
+    def outcomes(self, feat: Tensor, is_terminal: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Rewards, discounts and slow values at imagined states: (N, H+1, F) -> (N, H+1) each."""
+        gamma = self.config.discount
+        if self.cont is None:
+            reward, slow = fused_outputs(feat, self.reward, self.slow_value)
+            return reward, torch.full_like(reward, gamma), slow
+        heads: tuple[Head, ...] = (self.reward, self.slow_value, self.cont)
+        reward, slow, cont = fused_outputs(feat, *heads)
+        # what follows the first state is known from replay
+        known = gamma * (1 - is_terminal.float())
+        discount = torch.cat([known[:, None], torch.sigmoid(cont[:, 1:])], 1)
+        return reward, discount, slow
+
+    def _descend(self, loss: Tensor, *names: str) -> Metrics:
+        """One step of the named optimisers along the gradients of one loss; their norms."""
+        optimizers = {name: self._optimizers[name] for name in names}
+        # gradients of these groups only: nothing else is computed, so nothing has to be frozen
+        params = [p for optimizer in optimizers.values() for p in optimizer.params]
+        grads = iter(torch.autograd.grad(loss, params))
+        return {
+            f"opt/{name}_grad_norm": optimizer.step([next(grads) for _ in optimizer.params])
+            for name, optimizer in optimizers.items()
+        }
+
+    def optimizers(self) -> Mapping[str, Adam]:
+        """The three Adams by name: model, actor, value."""
+        return self._optimizers
+
+    # -- looking inside --------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def open_loop(self, batch: Batch, noise: NoiseSource, context: int = 5) -> dict[str, Tensor]:
+        """What the model saw for `context` rows and imagines after, by observation key.
+
+        Args:
+            batch: replay columns (B, T, ...) with T > context.
+            noise: for the latents.
+            context: rows reconstructed from posteriors; the rest follows the batch's actions.
+
+        Returns:
+            (B, T, h, w, c) in [0, 1] for images, (B, T, n) for vectors.
+        """
+        B, T = batch["reward"].shape
+        eps = noise.uniform(B, T, *self.latent.noise_shape)
+        seen = {key: value[:, :context] for key, value in batch.items()}
+        first = seen["is_first"].clone()
+        first[:, 0] = True  # as in `observe`
+        initial, actions = self.rssm.initial(B), batch["prev_action"]
+        feat = acting.open_loop(self.rssm, initial, actions, self.encoder(seen), first, eps)
+        return self.decoder(feat)
+
+
+def build_actor(
+    inputs: int, action: ActionSpec, config: "DreamerV2Config"
+) -> OneHotActor | TruncatedNormalActor:
+    """The actor that fits the action: a truncated normal for a Box, else one-hot groups."""
+    c, norm = config, LayerNorm if config.norm == "layer" else None
+    if action.kind != "box":
+        return OneHotActor(inputs, action.nvec, c.units, c.layers, norm=norm)
+    return TruncatedNormalActor(
+        inputs, action.size, c.units, c.layers, min_std=c.actor_min_std, norm=norm
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,299 +469,6 @@ class DreamerV2Config(AgentConfig):
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
                 raise ConfigError(f"{name}={value} is a share; it has to be from 0 to 1")
-
-
-class DreamerV2Algorithm(nn.Module):
-    """World model, actor and critic; satisfies `agentzoo.algorithm.Algorithm`.
-
-    Args:
-        obs: the observations by key.
-        action: the environment's action.
-        config: the settings.
-    """
-
-    columns: Mapping[str, ColumnSpec] = {}
-    updates: Tensor
-
-    def __init__(
-        self, obs: Mapping[str, ObsSpec], action: ActionSpec, config: DreamerV2Config
-    ) -> None:
-        super().__init__()
-        self.action, self.config, c = action, config, config
-        self.sampler = EpisodeSampler(prioritize_ends=c.prioritize_ends)
-        norm = LayerNorm if c.norm == "layer" else None
-        mlp = partial(MLP, norm=norm)
-        self.encoder = Encoder(
-            obs,
-            image=lambda channels: ConvEncoder(channels, c.depth, act=F.elu, norm=norm),
-            vector=lambda size: mlp(size, c.units, c.layers),
-            standardize=c.standardize,
-        )
-        latent = CategoricalLatent(c.stoch, c.classes)
-        self.rssm = RSSM(
-            LayerNormGRUCore(latent.size, action.size, c.hidden, c.deter, norm=norm),
-            latent,
-            prior=mlp(c.deter, c.hidden, 1, latent.size),
-            posterior=mlp(c.deter, c.hidden, 1, latent.size, early=self.encoder.size),
-        )
-        feat = self.rssm.feat_size
-        self.decoder = Decoder(
-            obs,
-            image=lambda channels: ConvDecoder(feat, channels, c.depth, act=F.elu, norm=norm),
-            vector=lambda size: mlp(feat, c.units, c.layers, size),
-            vector_std=c.state_std,
-            standardizer=self.encoder.standardizer,
-        )
-        self.reward = NormalHead(feat, c.units, c.layers, norm=norm)
-        self.cont = BernoulliHead(feat, c.units, c.layers, norm=norm) if c.cont else None
-        self.value = NormalHead(feat, c.units, c.layers, norm=norm)
-        self.actor = build_actor(feat, action, config)
-        self.apply(keras_init)
-        self.slow_value = target_copy(self.value)
-        self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
-        self.reinforce = float(action.kind != "box") if c.reinforce is None else c.reinforce
-        rates = {"model": c.model_lr, "actor": c.actor_lr, "value": c.value_lr}
-        self._optimizers = {
-            name: Adam(self._group(name), lr=rate, eps=c.adam_eps, clip=c.grad_clip, decay=c.decay)
-            for name, rate in rates.items()
-        }
-        self.latent = latent
-        self.carry_spec = {
-            "deter": TensorSpec(shape=(c.deter,)),
-            "stoch": TensorSpec(shape=(latent.size,)),
-            "prev_action": TensorSpec(shape=(action.size,)),
-        }
-        self.noise_spec = {
-            "latent": NoiseSpec(shape=latent.noise_shape, kind=latent.noise_kind, role="latent"),
-            "action": NoiseSpec(
-                shape=self.actor.noise_shape, kind=self.actor.noise_kind, role="action"
-            ),
-        }
-
-    # -- acting ----------------------------------------------------------------------------------
-
-    def initial(self, batch: int) -> Carry:
-        """Zeros."""
-        state = self.rssm.initial(batch)
-        prev_action = state.deter.new_zeros(batch, self.action.size)
-        return {"deter": state.deter, "stoch": state.stoch, "prev_action": prev_action}
-
-    def step(
-        self, carry: Carry, obs: Obs, noise: Noise, deterministic: Tensor
-    ) -> tuple[Carry, Tensor]:
-        """Filter the observation, then act: the mode where `deterministic`, else a sample."""
-        state, stats = self._perceive(carry, obs, noise)
-        action = self.actor.act(stats, noise["action"], deterministic)
-        carry = {"deter": state.deter, "stoch": state.stoch, "prev_action": action}
-        return carry, to_env(action, self.action)
-
-    def explore(
-        self, carry: Carry, noise: Noise, env_step: int, total_steps: int
-    ) -> tuple[Carry, Tensor]:
-        """Nothing is added: the policy's entropy explores."""
-        return carry, to_env(carry["prev_action"], self.action)
-
-    def margin(self, carry: Carry, obs: Obs, noise: Noise, deterministic: Tensor) -> Tensor:
-        """By how much the closest choice was made, of a latent or of the action: (B,).
-
-        Relative to the scores (`top2_margin`): where this is below their tolerance, two
-        implementations of the same step may differ.
-        """
-        state, stats = self._perceive(carry, obs, noise)
-        latent = self.latent.margin(state.stats, noise["latent"])
-        return torch.minimum(latent, self.actor.margin(stats, noise["action"], deterministic))
-
-    def _perceive(self, carry: Carry, obs: Obs, noise: Noise) -> tuple[State, Tensor]:
-        embed, first = self.encoder(obs), obs["is_first"]
-        # shape[0], not len(): the latter fixes the batch size in an exported graph
-        prev = self.rssm.initial(first.shape[0])._replace(
-            deter=carry["deter"], stoch=carry["stoch"]
-        )
-        state = self.rssm.obs_step(prev, carry["prev_action"], embed, first, noise["latent"])
-        return state, self.actor(self.rssm.feat(state))
-
-    def measure(self, rows: Transitions, *, learning: bool) -> None:
-        """Take vector observations into their statistics, where they are standardised."""
-        self.encoder.measure(rows, learning=learning)
-
-    # -- learning --------------------------------------------------------------------------------
-
-    def update(self, batch: Batch, noise: NoiseSource) -> tuple[Metrics, WriteBack]:
-        """One gradient step of the model, then one of actor and critic inside the new model."""
-        with self._autocast():
-            post, model_loss, metrics = self._model_loss(batch, noise)
-        metrics |= self._descend(model_loss, "model")
-        start, is_terminal = self._starts(post, batch["is_terminal"], noise)
-        with self._autocast():
-            actor_loss, value_loss, imagined = self._behavior_losses(start, is_terminal, noise)
-        # neither loss reaches the other's parameters
-        metrics |= imagined | self._descend(actor_loss + value_loss, "actor", "value")
-        hard_update(self.updates % self.config.slow_every == 0, self.slow_value, self.value)
-        self.updates.add_(1)
-        return {k: v.detach() for k, v in metrics.items()}, {}
-
-    def _autocast(self) -> torch.autocast:
-        # norms, likelihoods and recurrent states stay float32
-        device = next(self.parameters()).device.type
-        return torch.autocast(device, torch.bfloat16, enabled=self.config.precision == "bf16")
-
-    def _model_loss(self, batch: Batch, noise: NoiseSource) -> tuple[State, Tensor, Metrics]:
-        """The paper's evidence bound: observations, rewards, discounts, and the balanced KL."""
-        c, (B, T) = self.config, batch["reward"].shape
-        # Infer states
-        eps = noise.uniform(B, T, *self.latent.noise_shape)
-        post = self._observe(batch, eps)
-        prior, feat = self.rssm.prior(post), self.rssm.feat(post)
-        # Predict observations, rewards and continuation
-        reward = torch.tanh(batch["reward"]) if c.clip_rewards == "tanh" else batch["reward"]
-        losses = self.decoder.losses(feat, batch)
-        losses["reward"] = self.reward.loss(self.reward(feat), reward)
-        if self.cont is not None:
-            # gamma is part of the label, so the head gives discounts
-            label = c.discount * (1 - batch["is_terminal"].float())
-            losses["cont"] = self.cont.loss(self.cont(feat), label)
-        for name, loss in losses.items():
-            assert loss.shape == (B, T), (name, loss.shape)
-        # Pull prior and posterior together, the prior faster
-        q, p = post.stats.float(), prior.float()
-        dyn, rep = self.latent.kl(q.detach(), p), self.latent.kl(q, p.detach())
-        means = {name: loss.mean() for name, loss in losses.items()}
-        means["kl"] = kl_balancing(dyn, rep, c.kl_balance, c.free_nats)
-        scales = {"reward": c.reward_scale, "cont": c.cont_scale, "kl": c.kl_scale}
-        loss = torch.stack([scales.get(name, 1.0) * mean for name, mean in means.items()]).sum()
-        metrics = {f"loss/{name}": mean for name, mean in means.items()}
-        metrics |= {"loss/model": loss, "model/kl": dyn.mean()}
-        with torch.no_grad():
-            metrics["model/post_entropy"] = self.latent.entropy(q).mean()
-            metrics["model/prior_entropy"] = self.latent.entropy(p).mean()
-        return post, loss, metrics
-
-    def _observe(self, batch: Batch, eps: Tensor) -> State:
-        """Posterior states (B, T) of replayed windows, each filtered from nothing."""
-        first = batch["is_first"].clone()
-        first[:, 0] = True  # the action that led into the window is not seen, either
-        initial = self.rssm.initial(len(first))
-        return self.rssm.observe(initial, batch["prev_action"], self.encoder(batch), first, eps)
-
-    def _starts(self, post: State, is_terminal: Tensor, noise: NoiseSource) -> tuple[State, Tensor]:
-        """Constant posteriors (N,) to imagine from, all or a random subset, and is_terminal."""
-        start, is_terminal = post.detach().flatten(), is_terminal.flatten()
-        count = self.config.imagine_starts
-        if count is None or count >= len(is_terminal):
-            return start, is_terminal
-        chosen = noise.uniform(len(is_terminal)).topk(count).indices
-        return State(*(x[chosen] for x in start)), is_terminal[chosen]
-
-    def _behavior_losses(
-        self, start: State, is_terminal: Tensor, noise: NoiseSource
-    ) -> tuple[Tensor, Tensor, Metrics]:
-        """The paper's actor and critic objectives on lambda returns (equations 4 to 6)."""
-        c, N, rho = self.config, len(start.deter), self.reinforce
-        # Imagine trajectories; the score function alone needs no gradient through them
-        with torch.set_grad_enabled(rho < 1):
-            imagined = imagine(
-                self.rssm,
-                lambda feat, eps: self.actor.sample(self.actor(feat.detach()), eps),
-                start,
-                noise.uniform(N, c.horizon, *self.latent.noise_shape),
-                noise.uniform(N, c.horizon, *self.actor.noise_shape),
-            )
-            reward, discount, slow = self._outcomes(imagined.feat, is_terminal)
-            # the reward of a state is part of its own return
-            ret = lambda_return(reward[:, :-1], discount[:, :-1], slow[:, 1:], c.lam)
-        value, stats = fused_outputs(imagined.feat[:, :-1].detach(), self.value, self.actor)
-        with torch.no_grad():
-            weight = torch.cat([torch.ones_like(reward[:, :1]), discount[:, :-2]], 1).cumprod(1)
-        # Update the actor: an action is worth the return of the state it leads to
-        stats = stats[:, :-1]
-        objective = c.actor_entropy * (entropy := self.actor.entropy(stats))
-        if rho < 1:
-            objective = objective + (1 - rho) * ret[:, 1:]
-        if rho > 0:
-            advantage = (ret[:, 1:] - slow[:, :-2]).detach()
-            log_prob = self.actor.log_prob(stats, imagined.action[:, :-1].detach())
-            objective = objective + rho * advantage * log_prob
-        actor_loss = -(weight[:, :-1] * objective).mean()
-        # Update the critic towards the returns
-        value_loss = (weight * self.value.loss(value, ret.detach())).mean()
-        metrics = {
-            "loss/actor": actor_loss,
-            "loss/value": value_loss,
-            "imag/reward": reward.mean(),
-            "imag/value": value.mean(),
-            "imag/ret": ret.mean(),
-            "imag/discount": discount.mean(),
-            "actor/entropy": entropy.mean(),
-        }
-        return actor_loss, value_loss, metrics
-
-    def _outcomes(self, feat: Tensor, is_terminal: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Rewards, discounts and slow values at imagined states: (N, H+1, F) -> (N, H+1) each."""
-        gamma = self.config.discount
-        if self.cont is None:
-            reward, slow = fused_outputs(feat, self.reward, self.slow_value)
-            return reward, torch.full_like(reward, gamma), slow
-        heads: tuple[Head, ...] = (self.reward, self.slow_value, self.cont)
-        reward, slow, cont = fused_outputs(feat, *heads)
-        # what follows the first state is known from replay
-        known = gamma * (1 - is_terminal.float())
-        discount = torch.cat([known[:, None], torch.sigmoid(cont[:, 1:])], 1)
-        return reward, discount, slow
-
-    def _group(self, name: str) -> dict[str, nn.Parameter]:
-        prefixes = GROUPS[name]
-        return {k: p for k, p in self.named_parameters() if k.split(".")[0] in prefixes}
-
-    def _descend(self, loss: Tensor, *names: str) -> Metrics:
-        """One step of the named optimisers along the gradients of one loss; their norms."""
-        optimizers = {name: self._optimizers[name] for name in names}
-        # gradients of these groups only: nothing else is computed, so nothing has to be frozen
-        params = [p for optimizer in optimizers.values() for p in optimizer.params]
-        grads = iter(torch.autograd.grad(loss, params))
-        return {
-            f"opt/{name}_grad_norm": optimizer.step([next(grads) for _ in optimizer.params])
-            for name, optimizer in optimizers.items()
-        }
-
-    def optimizers(self) -> Mapping[str, Adam]:
-        """The three Adams by name: model, actor, value."""
-        return self._optimizers
-
-    # -- looking inside --------------------------------------------------------------------------
-
-    @torch.no_grad()
-    def open_loop(self, batch: Batch, noise: NoiseSource, context: int = 5) -> dict[str, Tensor]:
-        """What the model saw for `context` rows and imagines after, by observation key.
-
-        Args:
-            batch: replay columns (B, T, ...) with T > context.
-            noise: for the latents.
-            context: rows reconstructed from posteriors; the rest follows the batch's actions.
-
-        Returns:
-            (B, T, h, w, c) in [0, 1] for images, (B, T, n) for vectors.
-        """
-        B, T = batch["reward"].shape
-        eps = noise.uniform(B, T, *self.latent.noise_shape)
-        seen = {key: value[:, :context] for key, value in batch.items()}
-        post = self._observe(seen, eps[:, :context])
-        feats, state = [self.rssm.feat(post)], State(*(x[:, -1] for x in post))
-        for t in range(context, T):
-            state = self.rssm.img_step(state, batch["prev_action"][:, t], eps[:, t])
-            feats.append(self.rssm.feat(state).unsqueeze(1))
-        return self.decoder(torch.cat(feats, 1))
-
-
-def build_actor(
-    inputs: int, action: ActionSpec, config: DreamerV2Config
-) -> OneHotActor | TruncatedNormalActor:
-    """The actor that fits the action: a truncated normal for a Box, else one-hot groups."""
-    c, norm = config, LayerNorm if config.norm == "layer" else None
-    if action.kind != "box":
-        return OneHotActor(inputs, action.nvec, c.units, c.layers, norm=norm)
-    return TruncatedNormalActor(
-        inputs, action.size, c.units, c.layers, min_std=c.actor_min_std, norm=norm
-    )
 
 
 _ATARI_CODE: dict[str, object] = {

@@ -3,6 +3,9 @@
 Read beside arXiv:2301.04104v2. Three algorithms were published under this name; this is the last
 one, as released in danijar/dreamerv3 since December 2024. docs/dreamer_v3.md lists what differs
 from the others and from the paper's text.
+
+In order: the losses as functions of tensors, the networks and the update that uses them, the
+configuration, the agent with its presets.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from agentzoo.runtime.errors import ConfigError
-from agentzoo.runtime.spec import ActionSpec, ColumnSpec, NoiseSpec, ObsSpec, TensorSpec
+from agentzoo.runtime.spec import ActionSpec, ColumnSpec, ObsSpec
 
 from ..agent import Agent
 from ..algorithm import (
@@ -29,30 +32,443 @@ from ..algorithm import (
     Transitions,
     WriteBack,
 )
+from ..blocks import acting
 from ..blocks.actions import to_env
-from ..blocks.actors import BoundedNormalActor, ScoreActor, UnimixActor
+from ..blocks.actors import BoundedNormalActor, UnimixActor
 from ..blocks.cores import BlockGRUCore
-from ..blocks.decoders_v3 import SymlogDecoder, UpsampleDecoder
+from ..blocks.decoders import SymlogDecoder, UpsampleDecoder
 from ..blocks.ema import ema_update, target_copy
-from ..blocks.encoders_v3 import PoolEncoder, SymlogEncoder
-from ..blocks.fast.rssm_observe import filtered
-from ..blocks.heads import BernoulliHead, fused_outputs
+from ..blocks.encoders import PoolEncoder, SymlogEncoder
+from ..blocks.fast import kernels, rssm_observe
+from ..blocks.heads import (
+    BernoulliHead,
+    BernoulliPrediction,
+    TwoHotHead,
+    TwoHotPrediction,
+    fused_outputs,
+)
 from ..blocks.imagination import imagine
+from ..blocks.init import joined_name, trunc_normal_init
 from ..blocks.kl import free_nats_floor
-from ..blocks.laprop import LaProp
 from ..blocks.latents import CategoricalLatent
-from ..blocks.layers import MLP, RMSNorm, joined_name, trunc_normal_init
+from ..blocks.layers import MLP, RMSNorm
 from ..blocks.normalize import PercentileScale
+from ..blocks.optim import LaProp
 from ..blocks.returns import lambda_return
 from ..blocks.rssm import RSSM, State
-from ..blocks.twohot import TwoHotHead
 from ..config import AgentConfig, one_of
 from ..replay.buffer import OnlineSampler
 
-# parameters, about -> width of every dense layer, from which the other sizes follow
-SIZES = {"1m": 64, "12m": 256, "25m": 384, "50m": 512, "100m": 768, "200m": 1024, "400m": 1536}
 LAYERS = {"encoder": 3, "decoder": 3, "posterior": 1, "prior": 2,
           "reward": 1, "cont": 1, "value": 3, "actor": 3}  # fmt: skip
+
+
+def world_model_losses(
+    rows: Batch,
+    post: Tensor,
+    prior: Tensor,
+    latent: CategoricalLatent,
+    reward: TwoHotPrediction,
+    cont: BernoulliPrediction,
+    *,
+    discount: float,
+    free_nats: float,
+) -> dict[str, Tensor]:
+    """The paper's prediction, dynamics and representation losses, without the observations'.
+
+    Args:
+        rows: replay columns (B, T, ...).
+        post: logits (B, T, S*K) of the posterior.
+        prior: logits (B, T, S*K) of the prior.
+        latent: what the logits are of.
+        reward: of the reward on arriving, (B, T).
+        cont: of the discount, (B, T).
+        discount: gamma.
+        free_nats: smallest KL of a step that has a gradient.
+
+    Returns:
+        "reward", "cont", "dyn", "rep": (B, T) each, unscaled.
+
+    Source: equations 2 and 3; danijar/dreamerv3 dreamerv3/agent.py:loss and rssm.py:loss.
+    """
+    # the discount is part of the label, so the head gives discounts
+    label = (1 - rows["is_terminal"].float()) * discount
+    # prior and posterior are pulled together, each at its own pace
+    dyn, rep = latent.kl(post.detach(), prior), latent.kl(post, prior.detach())
+    return {
+        "reward": reward.loss(rows["reward"]),
+        "cont": cont.loss(label),
+        "dyn": free_nats_floor(dyn, free_nats),
+        "rep": free_nats_floor(rep, free_nats),
+    }
+
+
+def imagined_returns(reward: Tensor, discount: Tensor, value: Tensor, lam: float) -> Tensor:
+    """Lambda returns of imagined states, from rewards, discounts and values (N, H+1): (N, H)."""
+    return lambda_return(reward[:, 1:], discount[:, 1:], value[:, 1:], lam)
+
+
+def imagined_actor_critic_losses(
+    log_prob: Tensor,
+    entropy: Tensor,
+    value: TwoHotPrediction,
+    slow: Tensor,
+    ret: Tensor,
+    advantage: Tensor,
+    weight: Tensor,
+    *,
+    entropy_scale: float,
+    slow_scale: float,
+) -> dict[str, Tensor]:
+    """Actor and critic objectives on imagined returns.
+
+    Args:
+        log_prob: (N, H) of the actions taken.
+        entropy: (N, H) of the policy.
+        value: of the return, (N, H).
+        slow: (N, H) means of the slow value.
+        ret: (N, H) lambda returns, constants.
+        advantage: (N, H) scaled returns above the value, constants.
+        weight: (N, H) probability of getting there.
+        entropy_scale: of the entropy.
+        slow_scale: of the critic's loss towards the slow value.
+
+    Returns:
+        "policy" and "value": (N,) each, means over the steps.
+
+    Source: equations 5 to 7; danijar/dreamerv3 dreamerv3/agent.py:imag_loss.
+    """
+    objective = advantage * log_prob + entropy_scale * entropy
+    # towards the returns and, so that it moves slowly, towards its own slow copy
+    surprise = value.loss(ret, (slow_scale, slow))
+    return {"policy": (-weight * objective).mean(1), "value": (weight * surprise).mean(1)}
+
+
+def replay_value_loss(
+    rows: Batch,
+    value: TwoHotPrediction,
+    slow: Tensor,
+    boot: Tensor,
+    *,
+    discount: float,
+    lam: float,
+    slow_scale: float,
+) -> Tensor:
+    """The critic's objective on replayed rewards; its gradient shapes the states, too.
+
+    Args:
+        rows: replay columns (B, K, ...).
+        value: of the return, (B, K-1), at all rows but the last.
+        slow: (B, K-1) means of the slow value.
+        boot: (B, K) imagined returns of the rows, from which the returns bootstrap.
+        discount: gamma.
+        lam: lambda.
+        slow_scale: of the loss towards the slow value.
+
+    Returns:
+        (B, K-1).
+
+    Source: danijar/dreamerv3 dreamerv3/agent.py:repl_loss.
+    """
+    reward, last, terminal = (rows[k].float() for k in ("reward", "is_last", "is_terminal"))
+    going_on, traced = (1 - terminal[:, 1:]) * discount, (1 - last[:, 1:]) * lam
+    ret = lambda_return(reward[:, 1:], going_on, boot[:, 1:], traced)
+    # nothing follows an episode's last row
+    return (1 - last[:, :-1]) * value.loss(ret, (slow_scale, slow))
+
+
+class DreamerV3Algorithm(nn.Module):
+    """World model, actor and critic; satisfies `agentzoo.algorithm.Algorithm`.
+
+    Args:
+        obs: the observations by key.
+        action: the environment's action.
+        config: the settings.
+    """
+
+    sampler = OnlineSampler()
+
+    def __init__(
+        self, obs: Mapping[str, ObsSpec], action: ActionSpec, config: "DreamerV3Config"
+    ) -> None:
+        super().__init__()
+        self.action, self.config, c = action, config, config
+        units, hidden, deter, classes, depth = c.sizes
+        mlp = partial(MLP, act=F.silu, norm=RMSNorm)
+        self.encoder = SymlogEncoder(
+            obs,
+            image=lambda shape: PoolEncoder(shape, depth),
+            vector=lambda size: mlp(size, units, LAYERS["encoder"]),
+        )
+        latent = CategoricalLatent(c.stoch, classes, c.unimix)
+        self.rssm = RSSM(
+            BlockGRUCore(latent.size, action.size, hidden, deter, c.blocks),
+            latent,
+            prior=mlp(deter, hidden, LAYERS["prior"], latent.size),
+            posterior=mlp(deter, hidden, LAYERS["posterior"], latent.size, early=self.encoder.size),
+        )
+        feat = self.rssm.feat_size
+        self.decoder = SymlogDecoder(
+            obs,
+            image=lambda shape: UpsampleDecoder(deter, latent.size, shape, depth, units, c.blocks),
+            vector=lambda: mlp(feat, units, LAYERS["decoder"]),
+        )
+        self.reward = TwoHotHead(feat, units, LAYERS["reward"])
+        self.cont = BernoulliHead(feat, units, LAYERS["cont"], act=F.silu, norm=RMSNorm)
+        self.value = TwoHotHead(feat, units, LAYERS["value"])
+        self.actor = build_actor(feat, action, config)
+        self.apply(trunc_normal_init)
+        for head, factor in ((self.reward, 0.0), (self.value, 0.0), (self.actor, 0.01)):
+            head.scale_output(factor)
+        self.slow_value = target_copy(self.value)
+        self.return_scale = PercentileScale(decay=c.scale_decay, limit=c.scale_limit)
+        self._optimizer = LaProp(
+            {name: p for name, p in self.named_parameters() if p.requires_grad},
+            lr=c.lr,
+            warmup=c.warmup,
+            clip=c.adaptive_clip,
+            betas=(c.beta1, c.beta2),
+            owner=joined_name,
+        )
+        self.latent = latent
+        self.columns = {
+            "deter": ColumnSpec(shape=(deter,), dtype="float16", mutable=True),
+            "stoch": ColumnSpec(shape=(c.stoch,), dtype="uint8", mutable=True),
+        }
+        self.carry_spec = acting.carry_spec(self.rssm, action.size)
+        self.noise_spec = acting.step_noise_spec(latent, self.actor)
+
+    # -- acting ----------------------------------------------------------------------------------
+
+    def initial(self, batch: int) -> Carry:
+        """Zeros."""
+        return acting.initial_carry(self.rssm, self.action.size, batch)
+
+    def step(
+        self, carry: Carry, obs: Obs, noise: Noise, deterministic: Tensor
+    ) -> tuple[Carry, Tensor]:
+        """Filter the observation, then act: a sample, or the mode where `deterministic`."""
+        state, stats = self._perceive(carry, obs, noise)
+        action = self.actor.act(stats, noise["action"], deterministic)
+        return acting.carry_of(state, action), to_env(action, self.action)
+
+    def explore(
+        self, carry: Carry, noise: Noise, env_step: int, total_steps: int
+    ) -> tuple[Carry, Tensor]:
+        """Nothing is added: the policy's entropy explores."""
+        return carry, to_env(carry["prev_action"], self.action)
+
+    def margin(self, carry: Carry, obs: Obs, noise: Noise, deterministic: Tensor) -> Tensor:
+        """By how much the closest choice was made, of a latent or of the action: (B,).
+
+        Relative to the scores (`top2_margin`): where this is below their tolerance, two
+        implementations of the same step may differ.
+        """
+        state, stats = self._perceive(carry, obs, noise)
+        latent = self.latent.margin(state.stats, noise["latent"])
+        return torch.minimum(latent, self.actor.margin(stats, noise["action"], deterministic))
+
+    def annotate(
+        self, rows: Transitions, envs: Sequence[int], carry: Carry, state: object
+    ) -> tuple[Transitions, Sequence[DelayedValue], object]:
+        """Add the latents that the rows were collected with; the classes as their indices."""
+        latents = {
+            "deter": carry["deter"].half().numpy(force=True),
+            "stoch": self.latent.index(carry["stoch"]).numpy(force=True),
+        }
+        return {**rows, **latents}, (), None
+
+    def _perceive(self, carry: Carry, obs: Obs, noise: Noise) -> tuple[State, Tensor]:
+        embed = self.encoder(obs)
+        state = acting.filter_step(self.rssm, carry, embed, obs["is_first"], noise["latent"])
+        return state, self.actor(self.rssm.feat(state))
+
+    # -- learning --------------------------------------------------------------------------------
+
+    def update(self, batch: Batch, noise: NoiseSource) -> tuple[Metrics, WriteBack]:
+        """One gradient step on all losses at once, then the slow value follows.
+
+        The first row of each window is context: its stored latents are where filtering begins.
+        """
+        c = self.config
+        rows = {name: column[:, 1:] for name, column in batch.items()}
+        with acting.autocast(self, c.precision), kernels(c.kernels):
+            post, feat, losses, metrics = self.model_losses(self.stored(batch), rows, noise)
+            imagined, ret, more = self.behavior_losses(post, noise)
+            losses |= imagined
+            losses["repval"] = self.replay_loss(feat, rows, ret)
+            scales = {"dyn": c.dyn_scale, "rep": c.rep_scale, "repval": c.repval_scale}
+            means = {name: loss.mean() for name, loss in losses.items()}
+            scaled = [scales.get(name, 1.0) * mean for name, mean in means.items()]
+            total = torch.stack(scaled).sum()
+        # gradients of what learns only; the slow value has none
+        grads = torch.autograd.grad(total, self._optimizer.params)
+        metrics |= more | {f"loss/{name}": mean for name, mean in means.items()}
+        metrics |= {"loss/total": total, "opt/grad_norm": self._optimizer.step(grads)}
+        ema_update(self.slow_value, self.value, c.slow_rate)
+        post = post.detach()
+        latents = {"deter": post.deter.half(), "stoch": self.latent.index(post.stoch)}
+        return {k: v.detach() for k, v in metrics.items()}, latents
+
+    def stored(self, batch: Batch) -> State:
+        """The latents of the context row as replay holds them: the state before the window."""
+        deter, stoch = batch["deter"][:, 0].float(), self.latent.onehot(batch["stoch"][:, 0])
+        return State(deter, stoch, torch.zeros_like(stoch))
+
+    def model_losses(
+        self, prev: State, rows: Batch, noise: NoiseSource
+    ) -> tuple[State, Tensor, dict[str, Tensor], Metrics]:
+        """Posterior states, their features (B, T, F), the losses (B, T) by name, and metrics."""
+        c, (B, T) = self.config, rows["reward"].shape
+        # Infer states
+        eps = noise.uniform(B, T, *self.latent.noise_shape)
+        embeds = self.encoder(rows)  # (B, T, E)
+        actions, firsts = rows["prev_action"], rows["is_first"]
+        post = rssm_observe.observe(self.rssm, prev, actions, embeds, firsts, eps)
+        feat = self.rssm.feat(post)  # (B, T, F)
+        q, p = post.stats.float(), self.rssm.prior(post).float()  # (B, T, S*K)
+        # Predict observations, rewards and continuation
+        losses = {f"rec_{key}": loss for key, loss in self.decoder.losses(feat, rows).items()}
+        losses |= world_model_losses(
+            rows,
+            q,
+            p,
+            self.latent,
+            self.reward.prediction(self.reward(feat)),
+            self.cont.prediction(self.cont(feat)),
+            discount=self.discount,
+            free_nats=c.free_nats,
+        )
+        for name, loss in losses.items():
+            assert loss.shape == (B, T), (name, loss.shape)
+        with torch.no_grad():
+            metrics = {
+                "model/kl": self.latent.kl(q, p).mean(),
+                "model/post_entropy": self.latent.entropy(q).mean(),
+                "model/prior_entropy": self.latent.entropy(p).mean(),
+            }
+        return post, feat, losses, metrics
+
+    def behavior_losses(
+        self, post: State, noise: NoiseSource
+    ) -> tuple[dict[str, Tensor], Tensor, Metrics]:
+        """Actor and critic losses in imagination.
+
+        Returns:
+            The losses "policy" and "value" (B, K), the imagined returns of the K rows imagined
+            from (B, K), and metrics.
+        """
+        c, B = self.config, len(post.deter)
+        start = State(*(x[:, -(c.imag_last or 0) :] for x in post)).flatten()  # (B*K, ...)
+        N, H = len(start.deter), c.horizon
+        # Imagine trajectories; a score-function gradient needs none through them
+        with torch.no_grad():
+            imagined = imagine(
+                self.rssm,
+                lambda feat, eps: self.actor.sample(self.actor(feat), eps),
+                start,
+                noise.uniform(N, H, *self.latent.noise_shape),
+                acting.draw_noise(noise, self.actor.noise_kind, N, H, *self.actor.noise_shape),
+            )
+            feat = imagined.feat  # (N, H+1, F)
+            heads = fused_outputs(feat, self.reward, self.cont, self.slow_value)
+            reward = self.reward.prediction(heads[0]).mean  # (N, H+1), like the next two
+            discount = self.cont.prediction(heads[1]).mean
+            slow = self.slow_value.prediction(heads[2]).mean
+        value, stats = fused_outputs(feat[:, :-1], self.value, self.actor)
+        values = self.value.prediction(value)
+        # Estimate returns, weighted by the probability of getting there
+        with torch.no_grad():
+            now, end = values.mean, self.value.prediction(self.value(feat[:, -1:])).mean
+            ret = imagined_returns(reward, discount, torch.cat([now, end], 1), c.lam)  # (N, H)
+            weight = discount[:, :-1].cumprod(1)
+            self.return_scale.update(ret)
+            advantage = (ret - now) / self.return_scale()
+        # Update the actor, and the critic
+        entropy = self.actor.entropy(stats)
+        losses = imagined_actor_critic_losses(
+            self.actor.log_prob(stats, imagined.action),
+            entropy,
+            values,
+            slow[:, :-1],
+            ret,
+            advantage,
+            weight,
+            entropy_scale=c.entropy,
+            slow_scale=c.slow_scale,
+        )
+        metrics = {
+            "imag/reward": reward.mean(),
+            "imag/value": now.mean(),
+            "imag/ret": ret.mean(),
+            "imag/ret_scale": self.return_scale(),
+            "imag/discount": discount.mean(),
+            "actor/advantage": advantage.abs().mean(),
+            "actor/entropy": entropy.mean(),
+        }
+        by_row = {name: loss.unflatten(0, (B, -1)) for name, loss in losses.items()}  # (B, K)
+        return by_row, ret[:, 0].unflatten(0, (B, -1)), metrics
+
+    def replay_loss(self, feat: Tensor, rows: Batch, boot: Tensor) -> Tensor:
+        """The critic's loss on the last K rows, from features (B, T, F) and returns (B, K)."""
+        c, K = self.config, boot.shape[1]
+        rows, feat = {k: x[:, -K:] for k, x in rows.items()}, feat[:, -K:-1]
+        with torch.no_grad():
+            slow = self.slow_value.prediction(self.slow_value(feat)).mean
+        value = self.value.prediction(self.value(feat))
+        return replay_value_loss(
+            rows, value, slow, boot, discount=self.discount, lam=c.lam, slow_scale=c.slow_scale
+        )
+
+    @property
+    def discount(self) -> float:
+        """Gamma."""
+        return 1 - 1 / self.config.discount_horizon
+
+    def optimizers(self) -> Mapping[str, LaProp]:
+        """One optimiser for everything."""
+        return {"optimizer": self._optimizer}
+
+    # -- looking inside --------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def open_loop(self, batch: Batch, noise: NoiseSource, context: int = 5) -> dict[str, Tensor]:
+        """What the model saw for `context` rows and imagines after, by observation key.
+
+        Args:
+            batch: replay columns (B, T, ...) with T > context; the first row's stored latents are
+                what the model knows at the start.
+            noise: for the latents.
+            context: rows reconstructed from posteriors; the rest follows the batch's actions.
+
+        Returns:
+            (B, T, h, w, c) in [0, 1] for images, (B, T, n) for vectors.
+        """
+        B, T = batch["reward"].shape
+        eps = noise.uniform(B, T, *self.latent.noise_shape)
+        state = self.stored(batch)
+        seen = {key: value[:, 1:context] for key, value in batch.items()}
+        embeds, firsts = self.encoder(seen), seen["is_first"]
+        actions = batch["prev_action"][:, 1:]
+        later = acting.open_loop(self.rssm, state, actions, embeds, firsts, eps[:, 1:])
+        return self.decoder(torch.cat([self.rssm.feat(state).unsqueeze(1), later], 1))
+
+
+def build_actor(
+    inputs: int, action: ActionSpec, config: "DreamerV3Config"
+) -> BoundedNormalActor | UnimixActor:
+    """The actor that fits the action: a bounded normal for a Box, else one-hot groups."""
+    c, units, layers = config, config.sizes.units, LAYERS["actor"]
+    if action.kind != "box":
+        unimix = c.unimix if c.actor_unimix is None else c.actor_unimix
+        return UnimixActor(inputs, action.nvec, units, layers, unimix=unimix)
+    return BoundedNormalActor(
+        inputs, action.size, units, layers, min_std=c.actor_min_std, max_std=c.actor_max_std
+    )
+
+
+# parameters, about -> width of every dense layer, from which the other sizes follow
+SIZES = {"1m": 64, "12m": 256, "25m": 384, "50m": 512, "100m": 768, "200m": 1024, "400m": 1536}
 
 
 class Sizes(NamedTuple):
@@ -149,348 +565,6 @@ class DreamerV3Config(AgentConfig):
 def _at_least(name: str, value: int, least: int, why: str) -> None:
     if value < least:
         raise ConfigError(f"{name}={value} has to be at least {least}: {why}")
-
-
-class DreamerV3Algorithm(nn.Module):
-    """World model, actor and critic; satisfies `agentzoo.algorithm.Algorithm`.
-
-    Args:
-        obs: the observations by key.
-        action: the environment's action.
-        config: the settings.
-    """
-
-    sampler = OnlineSampler()
-
-    def __init__(
-        self, obs: Mapping[str, ObsSpec], action: ActionSpec, config: DreamerV3Config
-    ) -> None:
-        super().__init__()
-        self.action, self.config, c = action, config, config
-        units, hidden, deter, classes, depth = c.sizes
-        mlp = partial(MLP, act=F.silu, norm=RMSNorm)
-        self.encoder = SymlogEncoder(
-            obs,
-            image=lambda shape: PoolEncoder(shape, depth),
-            vector=lambda size: mlp(size, units, LAYERS["encoder"]),
-        )
-        latent = CategoricalLatent(c.stoch, classes, c.unimix)
-        self.rssm = RSSM(
-            BlockGRUCore(latent.size, action.size, hidden, deter, c.blocks),
-            latent,
-            prior=mlp(deter, hidden, LAYERS["prior"], latent.size),
-            posterior=mlp(deter, hidden, LAYERS["posterior"], latent.size, early=self.encoder.size),
-        )
-        feat = self.rssm.feat_size
-        self.decoder = SymlogDecoder(
-            obs,
-            image=lambda shape: UpsampleDecoder(deter, latent.size, shape, depth, units, c.blocks),
-            vector=lambda: mlp(feat, units, LAYERS["decoder"]),
-        )
-        self.reward = TwoHotHead(feat, units, LAYERS["reward"])
-        self.cont = BernoulliHead(feat, units, LAYERS["cont"], act=F.silu, norm=RMSNorm)
-        self.value = TwoHotHead(feat, units, LAYERS["value"])
-        self.actor = build_actor(feat, action, config)
-        self.apply(trunc_normal_init)
-        for head, factor in ((self.reward, 0.0), (self.value, 0.0), (self.actor, 0.01)):
-            head.scale_output(factor)
-        self.slow_value = target_copy(self.value)
-        self.return_scale = PercentileScale(decay=c.scale_decay, limit=c.scale_limit)
-        self._optimizer = LaProp(
-            {name: p for name, p in self.named_parameters() if p.requires_grad},
-            lr=c.lr,
-            warmup=c.warmup,
-            clip=c.adaptive_clip,
-            betas=(c.beta1, c.beta2),
-            owner=joined_name,
-        )
-        self.latent = latent
-        self.columns = {
-            "deter": ColumnSpec(shape=(deter,), dtype="float16", mutable=True),
-            "stoch": ColumnSpec(shape=(c.stoch,), dtype="uint8", mutable=True),
-        }
-        self.carry_spec = {
-            "deter": TensorSpec(shape=(deter,)),
-            "stoch": TensorSpec(shape=(latent.size,)),
-            "prev_action": TensorSpec(shape=(action.size,)),
-        }
-        self.noise_spec = {
-            "latent": NoiseSpec(shape=latent.noise_shape, kind=latent.noise_kind, role="latent"),
-            "action": NoiseSpec(
-                shape=self.actor.noise_shape, kind=self.actor.noise_kind, role="action"
-            ),
-        }
-
-    # -- acting ----------------------------------------------------------------------------------
-
-    def initial(self, batch: int) -> Carry:
-        """Zeros."""
-        state = self.rssm.initial(batch)
-        prev_action = state.deter.new_zeros(batch, self.action.size)
-        return {"deter": state.deter, "stoch": state.stoch, "prev_action": prev_action}
-
-    def step(
-        self, carry: Carry, obs: Obs, noise: Noise, deterministic: Tensor
-    ) -> tuple[Carry, Tensor]:
-        """Filter the observation, then act: a sample, or the mode where `deterministic`."""
-        state, stats = self._perceive(carry, obs, noise)
-        action = self.actor.act(stats, noise["action"], deterministic)
-        carry = {"deter": state.deter, "stoch": state.stoch, "prev_action": action}
-        return carry, to_env(action, self.action)
-
-    def explore(
-        self, carry: Carry, noise: Noise, env_step: int, total_steps: int
-    ) -> tuple[Carry, Tensor]:
-        """Nothing is added: the policy's entropy explores."""
-        return carry, to_env(carry["prev_action"], self.action)
-
-    def margin(self, carry: Carry, obs: Obs, noise: Noise, deterministic: Tensor) -> Tensor:
-        """By how much the closest choice was made, of a latent or of the action: (B,).
-
-        Relative to the scores (`top2_margin`): where this is below their tolerance, two
-        implementations of the same step may differ.
-        """
-        state, stats = self._perceive(carry, obs, noise)
-        latent = self.latent.margin(state.stats, noise["latent"])
-        return torch.minimum(latent, self.actor.margin(stats, noise["action"], deterministic))
-
-    def annotate(
-        self, rows: Transitions, envs: Sequence[int], carry: Carry, state: object
-    ) -> tuple[Transitions, Sequence[DelayedValue], object]:
-        """Add the latents that the rows were collected with; the classes as their indices."""
-        latents = {
-            "deter": carry["deter"].half().numpy(force=True),
-            "stoch": self.latent.index(carry["stoch"]).numpy(force=True),
-        }
-        return {**rows, **latents}, (), None
-
-    def _perceive(self, carry: Carry, obs: Obs, noise: Noise) -> tuple[State, Tensor]:
-        embed, first = self.encoder(obs), obs["is_first"]
-        # shape[0], not len(): the latter fixes the batch size in an exported graph
-        prev = self.rssm.initial(first.shape[0])._replace(
-            deter=carry["deter"], stoch=carry["stoch"]
-        )
-        state = self.rssm.obs_step(prev, carry["prev_action"], embed, first, noise["latent"])
-        return state, self.actor(self.rssm.feat(state))
-
-    # -- learning --------------------------------------------------------------------------------
-
-    def update(self, batch: Batch, noise: NoiseSource) -> tuple[Metrics, WriteBack]:
-        """One gradient step on all losses at once, then the slow value follows.
-
-        The first row of each window is context: its stored latents are where filtering begins.
-        """
-        c = self.config
-        rows = {name: column[:, 1:] for name, column in batch.items()}
-        with self._autocast():
-            post, feat, losses, metrics = self._model_losses(self._stored(batch), rows, noise)
-            imagined, ret, more = self._behavior_losses(post, noise)
-            losses |= imagined
-            losses["repval"] = self._replay_value_loss(feat, rows, ret)
-        scales = {"dyn": c.dyn_scale, "rep": c.rep_scale, "repval": c.repval_scale}
-        means = {name: loss.mean() for name, loss in losses.items()}
-        total = torch.stack([scales.get(name, 1.0) * mean for name, mean in means.items()]).sum()
-        # gradients of what learns only; the slow value has none
-        grads = torch.autograd.grad(total, self._optimizer.params)
-        metrics |= more | {f"loss/{name}": mean for name, mean in means.items()}
-        metrics |= {"loss/total": total, "opt/grad_norm": self._optimizer.step(grads)}
-        ema_update(self.slow_value, self.value, c.slow_rate)
-        post = post.detach()
-        latents = {"deter": post.deter.half(), "stoch": self.latent.index(post.stoch)}
-        return {k: v.detach() for k, v in metrics.items()}, latents
-
-    def _autocast(self) -> torch.autocast:
-        # norms, likelihoods and recurrent states stay float32
-        device = next(self.parameters()).device.type
-        return torch.autocast(device, torch.bfloat16, enabled=self.config.precision == "bf16")
-
-    def _stored(self, batch: Batch) -> State:
-        """The latents of the context row as replay holds them: the state before the window."""
-        deter, stoch = batch["deter"][:, 0].float(), self.latent.onehot(batch["stoch"][:, 0])
-        return State(deter, stoch, torch.zeros_like(stoch))
-
-    def _model_losses(
-        self, prev: State, rows: Batch, noise: NoiseSource
-    ) -> tuple[State, Tensor, dict[str, Tensor], Metrics]:
-        """The paper's prediction, dynamics and representation losses."""
-        c, (B, T) = self.config, rows["reward"].shape
-        # Infer states
-        eps = noise.uniform(B, T, *self.latent.noise_shape)
-        embeds = self.encoder(rows)
-        post = filtered(self.rssm, prev, rows["prev_action"], embeds, rows["is_first"], eps)
-        prior, feat = self.rssm.prior(post), self.rssm.feat(post)
-        # Predict observations, rewards and continuation
-        losses = {f"rec_{key}": loss for key, loss in self.decoder.losses(feat, rows).items()}
-        losses["reward"] = self.reward.loss(self.reward(feat), rows["reward"])
-        # the discount is part of the label, so the head gives discounts
-        label = (1 - rows["is_terminal"].float()) * self.discount
-        losses["cont"] = self.cont.loss(self.cont(feat), label)
-        # Pull prior and posterior together, each at its own pace
-        q, p = post.stats.float(), prior.float()
-        losses["dyn"] = free_nats_floor(self.latent.kl(q.detach(), p), c.free_nats)
-        losses["rep"] = free_nats_floor(self.latent.kl(q, p.detach()), c.free_nats)
-        for name, loss in losses.items():
-            assert loss.shape == (B, T), (name, loss.shape)
-        with torch.no_grad():
-            metrics = {
-                "model/kl": self.latent.kl(q, p).mean(),
-                "model/post_entropy": self.latent.entropy(q).mean(),
-                "model/prior_entropy": self.latent.entropy(p).mean(),
-            }
-        return post, feat, losses, metrics
-
-    def _behavior_losses(
-        self, post: State, noise: NoiseSource
-    ) -> tuple[dict[str, Tensor], Tensor, Metrics]:
-        """Actor and critic objectives on imagined returns.
-
-        Returns:
-            The losses "policy" and "value" (B, K), the imagined returns of the K rows imagined
-            from (B, K), and metrics.
-        """
-        c, B = self.config, len(post.deter)
-        # Imagine trajectories; a score-function gradient needs none through the dynamics, so only
-        # what value and actor say of each step is recorded
-        said: list[list[Tensor]] = []
-
-        def policy(feat: Tensor, eps: Tensor) -> Tensor:
-            with torch.enable_grad():
-                said.append(fused_outputs(feat, self.value, self.actor))
-            return self.actor.sample(said[-1][1], eps)
-
-        with torch.no_grad():
-            start = State(*(x[:, -(c.imag_last or 0) :] for x in post)).flatten()
-            N = len(start.deter)
-            imagined = imagine(
-                self.rssm,
-                policy,
-                start,
-                noise.uniform(N, c.horizon, *self.latent.noise_shape),
-                self._action_noise(noise, N, c.horizon, *self.actor.noise_shape),
-            )
-            # step by step, which the cache of a CPU holds; of the last only its value is needed
-            judged = zip(*(self._judge(feat) for feat in imagined.feats), strict=True)
-            reward, discount, slow = (torch.stack(steps, 1) for steps in judged)
-            values = [self.value.mean(logits) for logits, _ in said]
-            after = [*values[1:], self.value.mean(self.value(imagined.feats[-1]))]
-        stats = torch.stack([stats for _, stats in said], 1)
-        # Estimate returns, weighted by the probability of getting there
-        with torch.no_grad():
-            value = torch.stack(values, 1)
-            ret = lambda_return(reward[:, 1:], discount[:, 1:], torch.stack(after, 1), c.lam)
-            weight = discount[:, :-1].cumprod(1)
-            self.return_scale.update(ret)
-            advantage = (ret - value) / self.return_scale()
-        # Update the actor, and the critic towards the returns and towards its own slow copy
-        entropy = self.actor.entropy(stats)
-        objective = advantage * self.actor.log_prob(stats, imagined.action) + c.entropy * entropy
-        steps = zip(said, ret.unbind(1), slow[:, :-1].unbind(1), strict=True)
-        surprise = torch.stack([self._value_loss(logits, r, v) for (logits, _), r, v in steps], 1)
-        losses = {
-            "policy": (-weight * objective).mean(1).unflatten(0, (B, -1)),
-            "value": (weight * surprise).mean(1).unflatten(0, (B, -1)),
-        }
-        metrics = {
-            "imag/reward": reward.mean(),
-            "imag/value": value.mean(),
-            "imag/ret": ret.mean(),
-            "imag/ret_scale": self.return_scale(),
-            "imag/discount": discount.mean(),
-            "actor/advantage": advantage.abs().mean(),
-            "actor/entropy": entropy.mean(),
-        }
-        return losses, ret[:, 0].unflatten(0, (B, -1)), metrics
-
-    def _judge(self, feat: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Rewards, discounts and slow values at features (N, F): (N,) each."""
-        reward, cont, slow = fused_outputs(feat, self.reward, self.cont, self.slow_value)
-        return self.reward.mean(reward), torch.sigmoid(cont), self.slow_value.mean(slow)
-
-    def _replay_value_loss(self, feat: Tensor, rows: Batch, boot: Tensor) -> Tensor:
-        """The critic's objective on replayed rewards; its gradient shapes the states, too.
-
-        Args:
-            feat: (B, T, F).
-            rows: replay columns (B, T, ...).
-            boot: (B, K) imagined returns of the last K rows, from which the returns bootstrap.
-
-        Returns:
-            (B, K-1).
-        """
-        c, K = self.config, boot.shape[1]
-        reward, last, terminal = (
-            rows[name][:, -K:].float() for name in ("reward", "is_last", "is_terminal")
-        )
-        feat = feat[:, -K:-1]
-        discount, lam = (1 - terminal[:, 1:]) * self.discount, (1 - last[:, 1:]) * c.lam
-        ret = lambda_return(reward[:, 1:], discount, boot[:, 1:], lam)
-        with torch.no_grad():
-            slow = self.slow_value.mean(self.slow_value(feat))
-        # nothing follows an episode's last row
-        return (1 - last[:, :-1]) * self._value_loss(self.value(feat), ret, slow)
-
-    def _value_loss(self, logits: Tensor, ret: Tensor, slow: Tensor) -> Tensor:
-        """Cross-entropy to the returns and, so that it moves slowly, to the slow value."""
-        return self.value.loss(logits, ret, (self.config.slow_scale, slow))
-
-    @property
-    def discount(self) -> float:
-        """Gamma."""
-        return 1 - 1 / self.config.discount_horizon
-
-    def _action_noise(self, noise: NoiseSource, *shape: int) -> Tensor:
-        draw = noise.normal if self.actor.noise_kind == "normal" else noise.uniform
-        return draw(*shape)
-
-    def optimizers(self) -> Mapping[str, LaProp]:
-        """One optimiser for everything."""
-        return {"optimizer": self._optimizer}
-
-    # -- looking inside --------------------------------------------------------------------------
-
-    @torch.no_grad()
-    def open_loop(self, batch: Batch, noise: NoiseSource, context: int = 5) -> dict[str, Tensor]:
-        """What the model saw for `context` rows and imagines after, by observation key.
-
-        Args:
-            batch: replay columns (B, T, ...) with T > context; the first row's stored latents are
-                what the model knows at the start.
-            noise: for the latents.
-            context: rows reconstructed from posteriors; the rest follows the batch's actions.
-
-        Returns:
-            (B, T, h, w, c) in [0, 1] for images, (B, T, n) for vectors.
-        """
-        B, T = batch["reward"].shape
-        eps = noise.uniform(B, T, *self.latent.noise_shape)
-        seen = {key: value[:, 1:context] for key, value in batch.items()}
-        state = self._stored(batch)
-        feats = [self.rssm.feat(state).unsqueeze(1)]
-        if context > 1:
-            post = self.rssm.observe(
-                state,
-                seen["prev_action"],
-                self.encoder(seen),
-                seen["is_first"],
-                eps[:, 1:context],
-            )
-            feats.append(self.rssm.feat(post))
-            state = State(*(x[:, -1] for x in post))
-        for t in range(context, T):
-            state = self.rssm.img_step(state, batch["prev_action"][:, t], eps[:, t])
-            feats.append(self.rssm.feat(state).unsqueeze(1))
-        return self.decoder(torch.cat(feats, 1))
-
-
-def build_actor(inputs: int, action: ActionSpec, config: DreamerV3Config) -> ScoreActor:
-    """The actor that fits the action: a bounded normal for a Box, else one-hot groups."""
-    c, units, layers = config, config.sizes.units, LAYERS["actor"]
-    if action.kind != "box":
-        unimix = c.unimix if c.actor_unimix is None else c.actor_unimix
-        return UnimixActor(inputs, action.nvec, units, layers, unimix=unimix)
-    return BoundedNormalActor(
-        inputs, action.size, units, layers, min_std=c.actor_min_std, max_std=c.actor_max_std
-    )
 
 
 # the published scores are those of collection: returns of episodes of training

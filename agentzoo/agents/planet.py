@@ -26,14 +26,17 @@ from agentzoo.runtime.spec import (
 
 from ..agent import Agent
 from ..algorithm import Batch, Carry, Metrics, Noise, NoiseSource, Obs, Transitions, WriteBack
+from ..blocks import acting
 from ..blocks.actions import to_env
 from ..blocks.cores import ResetBeforeGRUCore, StochasticCore
 from ..blocks.decoders import ConvDecoder, Decoder
 from ..blocks.encoders import ConvEncoder, Encoder, dequantise
+from ..blocks.fast import kernels
 from ..blocks.heads import NormalHead
+from ..blocks.init import keras_init
 from ..blocks.kl import free_nats_per_step
 from ..blocks.latents import GaussianLatent, Latent, MeanLatent
-from ..blocks.layers import MLP, keras_init
+from ..blocks.layers import MLP
 from ..blocks.optim import Adam
 from ..blocks.overshooting import overshoot
 from ..blocks.rssm import RSSM, State
@@ -43,6 +46,254 @@ from ..planning import plan_step
 from ..replay.buffer import EpisodeSampler, Sampler
 
 DYNAMICS = ("rssm", "stochastic", "deterministic")  # the paper's figure 2: c, b and a
+
+
+def world_model_loss(
+    losses: Mapping[str, Tensor], overshooting: Tensor | None, *, scales: Mapping[str, float]
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The variational bound: observations, rewards, and the KL to the prior.
+
+    Args:
+        losses: negative log-likelihoods and "kl" beyond its free nats, (B, T) by name.
+        overshooting: mean KL over the distances beyond one step, a scalar, or None.
+        scales: of single losses; 1 where left out.
+
+    Returns:
+        The loss, a scalar, and the mean of each of its parts.
+
+    Source: equations 3 and 7; google-research/planet training/utility.py:compute_objectives.
+    """
+    means = {name: loss.mean() for name, loss in losses.items()}
+    if overshooting is not None:
+        means["overshooting"] = overshooting
+    scaled = [scales.get(name, 1.0) * value for name, value in means.items()]
+    return torch.stack(scaled).sum(), means
+
+
+class PlaNetAlgorithm(nn.Module):
+    """World model and planner; satisfies `agentzoo.algorithm.PlanningAlgorithm`.
+
+    Args:
+        obs: the observations by key.
+        action: the environment's action, a box.
+        config: the settings.
+
+    Raises:
+        ConfigError: if a decision would draw more random numbers than a machine holds.
+        SpaceError: if the action is not a box.
+    """
+
+    columns: Mapping[str, ColumnSpec] = {}
+    sampler: Sampler = EpisodeSampler()
+    carry_spec: Mapping[str, TensorSpec]
+    noise_spec: Mapping[str, NoiseSpec]
+
+    def __init__(
+        self, obs: Mapping[str, ObsSpec], action: ActionSpec, config: "PlaNetConfig"
+    ) -> None:
+        super().__init__()
+        self.action, self.config, self.plan_spec, c = action, config, config.plan, config
+        check(self.plan_spec, action)
+        self.encoder = Encoder(
+            obs,
+            image=lambda channels: ConvEncoder(channels, c.depth),
+            vector=lambda size: MLP(size, c.units, c.state_layers, act=F.relu),
+            standardize=c.standardize,
+        )
+        self.rssm = build_dynamics(self.encoder.size, action.size, config)
+        feat = self.rssm.feat_size
+        self.decoder = Decoder(
+            obs,
+            image=lambda channels: ConvDecoder(feat, channels, c.depth),
+            vector=lambda size: MLP(feat, c.units, c.state_layers, size, act=F.relu),
+            vector_std=c.state_std,
+            standardizer=self.encoder.standardizer,
+        )
+        self.reward = NormalHead(feat, c.units, c.reward_layers, act=F.relu)
+        self.apply(keras_init)
+        parameters = dict(self.named_parameters())
+        self._optimizer = Adam(parameters, lr=c.model_lr, eps=c.adam_eps, clip=c.grad_clip)
+        self.carry_spec = acting.carry_spec(self.rssm, action.size)
+        self.noise_spec = noise_spec(self.rssm.latent, self.encoder, obs, action)
+        check_draws(self.plan_spec, self.noise_spec)
+
+    # -- acting ----------------------------------------------------------------------------------
+
+    def initial(self, batch: int) -> Carry:
+        """Zeros."""
+        return acting.initial_carry(self.rssm, self.action.size, batch)
+
+    def step(
+        self, carry: Carry, obs: Obs, noise: Noise, deterministic: Tensor
+    ) -> tuple[Carry, Tensor]:
+        """Filter the observation, then plan; `deterministic` changes nothing."""
+        return plan_step(self, carry, obs, noise)
+
+    def observe(self, carry: Carry, obs: Obs, noise: Noise) -> Carry:
+        """The filtering half of a step: one sample of the posterior, from which all plans start."""
+        embed = self.encoder(self._dequantised(obs, noise.get("dequantise")))
+        state = acting.filter_step(self.rssm, carry, embed, obs["is_first"], noise["latent"])
+        return acting.carry_of(state, carry["prev_action"])
+
+    def imagine(self, carry: Carry, action: Tensor, noise: Noise) -> tuple[Carry, Tensor]:
+        """One sampled step of the prior and the mean of the reward on arriving."""
+        state = self.rssm.img_step(acting.state_of(self.rssm, carry), action, noise["score"])
+        reward = self.reward(self.rssm.feat(state))
+        return {"deter": state.deter, "stoch": state.stoch}, reward
+
+    def explore(
+        self, carry: Carry, noise: Noise, env_step: int, total_steps: int
+    ) -> tuple[Carry, Tensor]:
+        """Add Gaussian noise to the planned action and clip it.
+
+        Source: google-research/planet control/planning.py and configs (`train_action_noise`).
+        """
+        action = carry["prev_action"] + self.config.expl_amount * noise["explore"]
+        action = action.clamp(-1, 1)
+        return {**carry, "prev_action": action}, to_env(action, self.action)
+
+    def _dequantised(self, obs: Obs, noise: Tensor | None) -> Obs:
+        """The observations, images in 5 bits with the noise (..., h, w, all channels) added."""
+        if noise is None:
+            return obs
+        parts = noise.split(self.decoder.channels, -1)
+        pairs = zip(self.encoder.images, parts, strict=True)
+        images = {key: dequantise(obs[key], part, self.config.image_bits) for key, part in pairs}
+        return {**obs, **images}
+
+    def measure(self, rows: Transitions, *, learning: bool) -> None:
+        """Take vector observations into their statistics, where they are standardised."""
+        self.encoder.measure(rows, learning=learning)
+
+    # -- learning --------------------------------------------------------------------------------
+
+    def update(self, batch: Batch, noise: NoiseSource) -> tuple[Metrics, WriteBack]:
+        """One gradient step of the whole model."""
+        c = self.config
+        with acting.autocast(self, c.precision), kernels(c.kernels):
+            loss, metrics = self.model_loss(batch, noise)
+        grads = torch.autograd.grad(loss, self._optimizer.params)
+        metrics["opt/model_grad_norm"] = self._optimizer.step(grads)
+        return {k: v.detach() for k, v in metrics.items()}, {}
+
+    def model_loss(self, batch: Batch, noise: NoiseSource) -> tuple[Tensor, Metrics]:
+        """The variational bound: observations, rewards, and the KL to the prior (equation 3)."""
+        c, (B, T) = self.config, batch["reward"].shape
+        # Infer states
+        batch = self._dequantised(batch, self._colour_noise(noise, B, T))
+        eps = noise.normal(B, T, *self.rssm.latent.noise_shape)
+        post = self.rssm.observe(
+            self.rssm.initial(B), batch["prev_action"], self.encoder(batch), batch["is_first"], eps
+        )
+        prior, feat, latent = self.rssm.prior(post), self.rssm.feat(post), self.rssm.latent
+        # Predict observations and rewards
+        losses = self.decoder.losses(feat, batch)
+        losses["reward"] = self.reward.prediction(self.reward(feat)).loss(batch["reward"])
+        # Stay close to the prior, apart from the free nats of each step
+        kl = latent.kl(post.stats.float(), prior.float())
+        losses["kl"] = free_nats_per_step(kl, c.free_nats)
+        for name, loss in losses.items():
+            assert loss.shape == (B, T), (name, loss.shape)
+        scales = {"reward": c.reward_scale, "kl": c.kl_scale, "overshooting": c.overshooting_scale}
+        longer = self.overshooting_loss(post, batch, noise) if c.overshooting else None
+        loss, means = world_model_loss(losses, longer, scales=scales)
+        metrics = {f"loss/{name}": value for name, value in means.items()}
+        metrics |= {"loss/model": loss, "model/kl": kl.mean()}
+        with torch.no_grad():
+            metrics["model/post_entropy"] = latent.entropy(post.stats.float()).mean()
+            metrics["model/prior_entropy"] = latent.entropy(prior.float()).mean()
+        return loss, metrics
+
+    def overshooting_loss(self, post: State, batch: Batch, noise: NoiseSource) -> Tensor:
+        """Mean over distances 1 to D of the KL from constant posteriors to open-loop priors.
+
+        The KL of distance 0, the ordinary one, is not among them. Source: the paper's equation 7.
+        """
+        c, latent, shape = self.config, self.rssm.latent, self.rssm.latent.noise_shape
+        loops = overshoot(
+            self.rssm,
+            post,
+            batch["prev_action"],
+            batch["is_first"],
+            c.overshooting,
+            lambda B, n: noise.normal(B, n, *shape),
+        )
+        means: list[Tensor] = []
+        for d, (prior, valid) in enumerate(loops):
+            arrived = post.stats[:, d:].detach().float()
+            kl = free_nats_per_step(latent.kl(arrived, prior.stats.float()), c.free_nats)
+            means.append((kl * valid).sum() / valid.sum().clamp(min=1))
+        return torch.stack(means[1:]).mean()
+
+    def _colour_noise(self, noise: NoiseSource, B: int, T: int) -> Tensor | None:
+        spec = self.noise_spec.get("dequantise")
+        return None if spec is None else noise.uniform(B, T, *spec.shape)
+
+    def optimizers(self) -> Mapping[str, Adam]:
+        """One Adam for all: model."""
+        return {"model": self._optimizer}
+
+    # -- looking inside --------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def open_loop(self, batch: Batch, noise: NoiseSource, context: int = 5) -> dict[str, Tensor]:
+        """What the model saw for `context` rows and imagines after, by observation key.
+
+        Args:
+            batch: replay columns (B, T, ...) with T > context.
+            noise: for colours and latents.
+            context: rows reconstructed from posteriors; the rest follows the batch's actions.
+
+        Returns:
+            (B, T, h, w, c) in [0, 1] for images, (B, T, n) for vectors.
+        """
+        B, T = batch["reward"].shape
+        eps = noise.normal(B, T, *self.rssm.latent.noise_shape)
+        seen = {key: value[:, :context] for key, value in batch.items()}
+        seen = self._dequantised(seen, self._colour_noise(noise, B, context))
+        embeds, firsts, actions = self.encoder(seen), seen["is_first"], batch["prev_action"]
+        initial = self.rssm.initial(B)
+        return self.decoder(acting.open_loop(self.rssm, initial, actions, embeds, firsts, eps))
+
+
+def noise_spec(
+    latent: Latent, encoder: Encoder, obs: Mapping[str, ObsSpec], action: ActionSpec
+) -> dict[str, NoiseSpec]:
+    """What a step, its plan and an exploring step draw."""
+    specs = {
+        "latent": NoiseSpec(shape=latent.noise_shape, role="latent"),
+        "plan": NoiseSpec(shape=(action.size,), role="plan"),
+        "score": NoiseSpec(shape=latent.noise_shape, role="score"),
+        "explore": NoiseSpec(shape=(action.size,), role="explore"),
+    }
+    if encoder.images:
+        # all images joined on channels
+        shapes = [obs[key].shape for key in encoder.images]
+        shape = (*shapes[0][:2], sum(one[2] for one in shapes))
+        specs["dequantise"] = NoiseSpec(shape=shape, kind="uniform", role="dequantise")
+    return specs
+
+
+def build_dynamics(embed: int, action: int, config: "PlaNetConfig") -> RSSM:
+    """The latent dynamics by their name: both kinds of state, or one of the two.
+
+    `deterministic` is the RSSM with means for samples; `stochastic` has no memory beside its
+    sample, which is all that the heads see.
+
+    Source: google-research/planet models/rssm.py (also `mean_only`) and models/ssm.py.
+    """
+    c = config
+    latent_class = MeanLatent if c.dynamics == "deterministic" else GaussianLatent
+    latent = latent_class(c.stoch, c.min_std)
+    if c.dynamics == "stochastic":
+        core = StochasticCore(c.stoch, action, c.hidden, latent.stats_size)
+        prior = nn.Identity()
+    else:
+        core = ResetBeforeGRUCore(c.stoch, action, c.hidden, c.deter)
+        prior = MLP(core.size, c.hidden, 1, latent.stats_size, act=F.relu)
+    posterior = MLP(core.size, c.hidden, 1, latent.stats_size, early=embed, act=F.relu)
+    features = "stoch" if c.dynamics == "stochastic" else "stoch+deter"
+    return RSSM(core, latent, prior, posterior, features=features)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,257 +358,6 @@ class PlaNetConfig(AgentConfig):
             elites=self.elites,
             iterations=self.iterations,
         )
-
-
-class PlaNetAlgorithm(nn.Module):
-    """World model and planner; satisfies `agentzoo.algorithm.PlanningAlgorithm`.
-
-    Args:
-        obs: the observations by key.
-        action: the environment's action, a box.
-        config: the settings.
-
-    Raises:
-        ConfigError: if a decision would draw more random numbers than a machine holds.
-        SpaceError: if the action is not a box.
-    """
-
-    columns: Mapping[str, ColumnSpec] = {}
-    sampler: Sampler = EpisodeSampler()
-    carry_spec: Mapping[str, TensorSpec]
-    noise_spec: Mapping[str, NoiseSpec]
-
-    def __init__(
-        self, obs: Mapping[str, ObsSpec], action: ActionSpec, config: PlaNetConfig
-    ) -> None:
-        super().__init__()
-        self.action, self.config, self.plan_spec, c = action, config, config.plan, config
-        check(self.plan_spec, action)
-        self.encoder = Encoder(
-            obs,
-            image=lambda channels: ConvEncoder(channels, c.depth),
-            vector=lambda size: MLP(size, c.units, c.state_layers, act=F.relu),
-            standardize=c.standardize,
-        )
-        self.rssm = build_dynamics(self.encoder.size, action.size, config)
-        feat = self.rssm.feat_size
-        self.decoder = Decoder(
-            obs,
-            image=lambda channels: ConvDecoder(feat, channels, c.depth),
-            vector=lambda size: MLP(feat, c.units, c.state_layers, size, act=F.relu),
-            vector_std=c.state_std,
-            standardizer=self.encoder.standardizer,
-        )
-        self.reward = NormalHead(feat, c.units, c.reward_layers, act=F.relu)
-        self.apply(keras_init)
-        parameters = dict(self.named_parameters())
-        self._optimizer = Adam(parameters, lr=c.model_lr, eps=c.adam_eps, clip=c.grad_clip)
-        first = self.initial(1)
-        self.carry_spec = {k: TensorSpec(shape=tuple(x.shape[1:])) for k, x in first.items()}
-        self.noise_spec = noise_spec(self.rssm.latent, self.encoder, obs, action)
-        check_draws(self.plan_spec, self.noise_spec)
-
-    # -- acting ----------------------------------------------------------------------------------
-
-    def initial(self, batch: int) -> Carry:
-        """Zeros."""
-        state = self.rssm.initial(batch)
-        prev_action = state.deter.new_zeros(batch, self.action.size)
-        return {"deter": state.deter, "stoch": state.stoch, "prev_action": prev_action}
-
-    def step(
-        self, carry: Carry, obs: Obs, noise: Noise, deterministic: Tensor
-    ) -> tuple[Carry, Tensor]:
-        """Filter the observation, then plan; `deterministic` changes nothing."""
-        return plan_step(self, carry, obs, noise)
-
-    def observe(self, carry: Carry, obs: Obs, noise: Noise) -> Carry:
-        """The filtering half of a step: one sample of the posterior, from which all plans start."""
-        embed = self.encoder(self._dequantised(obs, noise.get("dequantise")))
-        state = self.rssm.obs_step(
-            self._state(carry), carry["prev_action"], embed, obs["is_first"], noise["latent"]
-        )
-        return {**carry, "deter": state.deter, "stoch": state.stoch}
-
-    def imagine(self, carry: Carry, action: Tensor, noise: Noise) -> tuple[Carry, Tensor]:
-        """One sampled step of the prior and the mean of the reward on arriving."""
-        state = self.rssm.img_step(self._state(carry), action, noise["score"])
-        reward = self.reward(self.rssm.feat(state))
-        return {"deter": state.deter, "stoch": state.stoch}, reward
-
-    def explore(
-        self, carry: Carry, noise: Noise, env_step: int, total_steps: int
-    ) -> tuple[Carry, Tensor]:
-        """Add Gaussian noise to the planned action and clip it.
-
-        Source: google-research/planet control/planning.py and configs (`train_action_noise`).
-        """
-        action = carry["prev_action"] + self.config.expl_amount * noise["explore"]
-        action = action.clamp(-1, 1)
-        return {**carry, "prev_action": action}, to_env(action, self.action)
-
-    def _state(self, carry: Carry) -> State:
-        # shape[0], not len(): the latter fixes the batch size in an exported graph
-        zeros = self.rssm.initial(carry["stoch"].shape[0])
-        return zeros._replace(deter=carry["deter"], stoch=carry["stoch"])
-
-    def _dequantised(self, obs: Obs, noise: Tensor | None) -> Obs:
-        """The observations, images in 5 bits with the noise (..., h, w, all channels) added."""
-        if noise is None:
-            return obs
-        parts = noise.split(self.decoder.channels, -1)
-        pairs = zip(self.encoder.images, parts, strict=True)
-        images = {key: dequantise(obs[key], part, self.config.image_bits) for key, part in pairs}
-        return {**obs, **images}
-
-    def measure(self, rows: Transitions, *, learning: bool) -> None:
-        """Take vector observations into their statistics, where they are standardised."""
-        self.encoder.measure(rows, learning=learning)
-
-    # -- learning --------------------------------------------------------------------------------
-
-    def update(self, batch: Batch, noise: NoiseSource) -> tuple[Metrics, WriteBack]:
-        """One gradient step of the whole model."""
-        with self._autocast():
-            loss, metrics = self._loss(batch, noise)
-        grads = torch.autograd.grad(loss, self._optimizer.params)
-        metrics["opt/model_grad_norm"] = self._optimizer.step(grads)
-        return {k: v.detach() for k, v in metrics.items()}, {}
-
-    def _autocast(self) -> torch.autocast:
-        # sums, likelihoods and recurrent states stay float32 by promotion
-        device = next(self.parameters()).device.type
-        return torch.autocast(device, torch.bfloat16, enabled=self.config.precision == "bf16")
-
-    def _loss(self, batch: Batch, noise: NoiseSource) -> tuple[Tensor, Metrics]:
-        """The variational bound: observations, rewards, and the KL to the prior (equation 3)."""
-        c, (B, T) = self.config, batch["reward"].shape
-        # Infer states
-        batch = self._dequantised(batch, self._colour_noise(noise, B, T))
-        eps = noise.normal(B, T, *self.rssm.latent.noise_shape)
-        post = self.rssm.observe(
-            self.rssm.initial(B), batch["prev_action"], self.encoder(batch), batch["is_first"], eps
-        )
-        prior, feat, latent = self.rssm.prior(post), self.rssm.feat(post), self.rssm.latent
-        # Predict observations and rewards
-        losses = self.decoder.losses(feat, batch)
-        losses["reward"] = self.reward.loss(self.reward(feat), batch["reward"])
-        # Stay close to the prior, apart from the free nats of each step
-        kl = latent.kl(post.stats.float(), prior.float())
-        losses["kl"] = free_nats_per_step(kl, c.free_nats)
-        for name, loss in losses.items():
-            assert loss.shape == (B, T), (name, loss.shape)
-        means = {name: loss.mean() for name, loss in losses.items()}
-        scales = {"reward": c.reward_scale, "kl": c.kl_scale, "overshooting": c.overshooting_scale}
-        if c.overshooting:
-            means["overshooting"] = self._overshooting_loss(post, batch, noise)
-        loss = torch.stack([scales.get(name, 1.0) * value for name, value in means.items()]).sum()
-        metrics = {f"loss/{name}": value for name, value in means.items()}
-        metrics |= {"loss/model": loss, "model/kl": kl.mean()}
-        with torch.no_grad():
-            metrics["model/post_entropy"] = latent.entropy(post.stats.float()).mean()
-            metrics["model/prior_entropy"] = latent.entropy(prior.float()).mean()
-        return loss, metrics
-
-    def _overshooting_loss(self, post: State, batch: Batch, noise: NoiseSource) -> Tensor:
-        """Mean over distances 1 to D of the KL from constant posteriors to open-loop priors.
-
-        The KL of distance 0, the ordinary one, is not among them. Source: the paper's equation 7.
-        """
-        c, latent, shape = self.config, self.rssm.latent, self.rssm.latent.noise_shape
-        loops = overshoot(
-            self.rssm,
-            post,
-            batch["prev_action"],
-            batch["is_first"],
-            c.overshooting,
-            lambda B, n: noise.normal(B, n, *shape),
-        )
-        means: list[Tensor] = []
-        for d, (prior, valid) in enumerate(loops):
-            arrived = post.stats[:, d:].detach().float()
-            kl = free_nats_per_step(latent.kl(arrived, prior.stats.float()), c.free_nats)
-            means.append((kl * valid).sum() / valid.sum().clamp(min=1))
-        return torch.stack(means[1:]).mean()
-
-    def _colour_noise(self, noise: NoiseSource, B: int, T: int) -> Tensor | None:
-        spec = self.noise_spec.get("dequantise")
-        return None if spec is None else noise.uniform(B, T, *spec.shape)
-
-    def optimizers(self) -> Mapping[str, Adam]:
-        """One Adam for all: model."""
-        return {"model": self._optimizer}
-
-    # -- looking inside --------------------------------------------------------------------------
-
-    @torch.no_grad()
-    def open_loop(self, batch: Batch, noise: NoiseSource, context: int = 5) -> dict[str, Tensor]:
-        """What the model saw for `context` rows and imagines after, by observation key.
-
-        Args:
-            batch: replay columns (B, T, ...) with T > context.
-            noise: for colours and latents.
-            context: rows reconstructed from posteriors; the rest follows the batch's actions.
-
-        Returns:
-            (B, T, h, w, c) in [0, 1] for images, (B, T, n) for vectors.
-        """
-        B, T = batch["reward"].shape
-        eps = noise.normal(B, T, *self.rssm.latent.noise_shape)
-        seen = {key: value[:, :context] for key, value in batch.items()}
-        seen = self._dequantised(seen, self._colour_noise(noise, B, context))
-        post = self.rssm.observe(
-            self.rssm.initial(B),
-            seen["prev_action"],
-            self.encoder(seen),
-            seen["is_first"],
-            eps[:, :context],
-        )
-        feats, state = [self.rssm.feat(post)], State(*(x[:, -1] for x in post))
-        for t in range(context, T):
-            state = self.rssm.img_step(state, batch["prev_action"][:, t], eps[:, t])
-            feats.append(self.rssm.feat(state).unsqueeze(1))
-        return self.decoder(torch.cat(feats, 1))
-
-
-def noise_spec(
-    latent: Latent, encoder: Encoder, obs: Mapping[str, ObsSpec], action: ActionSpec
-) -> dict[str, NoiseSpec]:
-    """What a step, its plan and an exploring step draw."""
-    specs = {
-        "latent": NoiseSpec(shape=latent.noise_shape, role="latent"),
-        "plan": NoiseSpec(shape=(action.size,), role="plan"),
-        "score": NoiseSpec(shape=latent.noise_shape, role="score"),
-        "explore": NoiseSpec(shape=(action.size,), role="explore"),
-    }
-    if encoder.images:
-        # all images joined on channels
-        shapes = [obs[key].shape for key in encoder.images]
-        shape = (*shapes[0][:2], sum(one[2] for one in shapes))
-        specs["dequantise"] = NoiseSpec(shape=shape, kind="uniform", role="dequantise")
-    return specs
-
-
-def build_dynamics(embed: int, action: int, config: PlaNetConfig) -> RSSM:
-    """The latent dynamics by their name: both kinds of state, or one of the two.
-
-    `deterministic` is the RSSM with means for samples; `stochastic` has no memory beside its
-    sample, which is all that the heads see.
-
-    Source: google-research/planet models/rssm.py (also `mean_only`) and models/ssm.py.
-    """
-    c = config
-    latent_class = MeanLatent if c.dynamics == "deterministic" else GaussianLatent
-    latent = latent_class(c.stoch, c.min_std)
-    if c.dynamics == "stochastic":
-        core = StochasticCore(c.stoch, action, c.hidden, latent.stats_size)
-        prior = nn.Identity()
-    else:
-        core = ResetBeforeGRUCore(c.stoch, action, c.hidden, c.deter)
-        prior = MLP(core.size, c.hidden, 1, latent.stats_size, act=F.relu)
-    posterior = MLP(core.size, c.hidden, 1, latent.stats_size, early=embed, act=F.relu)
-    features = "stoch" if c.dynamics == "stochastic" else "stoch+deter"
-    return RSSM(core, latent, prior, posterior, features=features)
 
 
 # a few numbers a step hold about one nat of surprise: with three free the prior is never trained

@@ -1,4 +1,4 @@
-"""Actors for score-function gradients: samples are constants, log-probabilities are learned."""
+"""Actors: policies on features, as distributions of actions in model units."""
 
 import math
 from collections.abc import Sequence
@@ -8,54 +8,362 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .distributions import HALF_LOG_2PI, gumbel, onehot_argmax, top2_margin, unimix_log_probs
-from .layers import MLP, RMSNorm
+from . import truncated_normal
+from .distributions import (
+    HALF_LOG_2PI,
+    gumbel,
+    onehot_argmax,
+    straight_through,
+    tanh_log_det,
+    tanh_normal_log_prob,
+    top2_margin,
+    unimix_log_probs,
+)
+from .layers import MLP, Activation, Normalization, RMSNorm, elu_
+
+ENTROPY_SAMPLES = 100  # of a tanh-normal whose mode takes none
+NEWTON_STEPS = 20  # a thousandth of the action where they are slowest
+INSIDE = 1e-6  # an action is taken this far inside its bounds before its tanh is undone
 
 
-class ScoreActor(Protocol):
-    """A policy on features whose samples have a log-probability: an nn.Module.
+class Actor(Protocol):
+    """A policy on features: an nn.Module from features to the stats of an action distribution.
 
     Attributes:
-        net: from features to the units that the output layers read.
-        noise_shape: noise that one sample takes.
+        net: from features to the stats, or to the units that the output layers read.
+        noise_shape: noise per state that `act`, `mode` and `margin` take; `sample` takes one row
+            of it where it has two axes, all of it where it has one.
         noise_kind: distribution of that noise.
+        entropy_shape: noise per state that `entropy` is given; a closed form does not read it.
     """
 
     net: MLP
     noise_shape: tuple[int, ...]
     noise_kind: Literal["normal", "uniform"]
+    entropy_shape: tuple[int, ...]
 
     def __call__(self, feat: Tensor) -> Tensor:
         """Stats of the action distribution: (..., F) -> (..., stats)."""
-        ...
-
-    def after_first(self, first: Tensor) -> Tensor:
-        """The stats from the network's first product: (..., units) -> (..., stats)."""
-        ...
-
-    def act(self, stats: Tensor, noise: Tensor, deterministic: Tensor) -> Tensor:
-        """The mode where `deterministic` (B,), else a sample: (B, A)."""
         ...
 
     def sample(self, stats: Tensor, noise: Tensor) -> Tensor:
         """A sample in model units: (..., A)."""
         ...
 
+    def mode(self, stats: Tensor, noise: Tensor) -> Tensor:
+        """The likeliest action in model units, or the likeliest of several samples: (B, A)."""
+        ...
+
+    def act(self, stats: Tensor, noise: Tensor, deterministic: Tensor) -> Tensor:
+        """The mode where `deterministic` (B,), else a sample: (B, A)."""
+        ...
+
     def log_prob(self, stats: Tensor, action: Tensor) -> Tensor:
         """Log-probability or log-density of an action in nats: (..., A) -> (...)."""
         ...
 
-    def entropy(self, stats: Tensor) -> Tensor:
-        """Entropy in nats: (...)."""
+    def entropy(self, stats: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Entropy in nats, from noise (..., *entropy_shape) where it has no closed form: (...)."""
         ...
 
     def margin(self, stats: Tensor, noise: Tensor, deterministic: Tensor) -> Tensor:
         """By how much the chosen alternative beat the second (`top2_margin`): (B,); inf if none."""
         ...
 
-    def scale_output(self, factor: float) -> None:
-        """Multiply the output layer's weights, for initialisation."""
-        ...
+
+class TanhNormalActor(nn.Module):
+    """A Normal distribution squashed by tanh, with a bounded mean.
+
+    mean = scale * tanh(m / scale), std = softplus(s + softplus^-1(init_std)) + min_std, where m is
+    the first and s the second half of the network's output. The mode has no closed form. Without
+    samples it is the density's maximum, found dimension by dimension (`tanh_normal_mode`); with
+    them the likeliest of so many samples, chosen row by row.
+
+    Args:
+        inputs: F, size of the features.
+        action: A, length of the action.
+        units: width of the hidden layers.
+        layers: number of hidden layers.
+        init_std: standard deviation before tanh where the network puts out zero.
+        mean_scale: largest absolute mean before tanh.
+        min_std: smallest standard deviation before tanh.
+        samples: candidates for the mode; 0 is the exact one.
+        act: activation.
+
+    Source: danijar/dreamer models.py:ActionDecoder and tools.py:SampleDist. Two changes: that code
+    takes the likeliest index of the batch's first row for all rows, and computes log-densities
+    through a clipped atanh.
+    """
+
+    noise_kind: Literal["normal", "uniform"] = "normal"
+
+    def __init__(
+        self,
+        inputs: int,
+        action: int,
+        units: int,
+        layers: int,
+        *,
+        init_std: float = 5.0,
+        mean_scale: float = 5.0,
+        min_std: float = 1e-4,
+        samples: int = 100,
+        act: Activation = elu_,
+    ) -> None:
+        super().__init__()
+        self.samples = samples
+        self.noise_shape = (max(samples, 1), action)
+        self.entropy_shape = (samples or ENTROPY_SAMPLES, action)
+        self.raw_init_std = math.log(math.expm1(init_std))
+        self.mean_scale = mean_scale
+        self.min_std = min_std
+        self.net = MLP(inputs, units, layers, 2 * action, act=act)
+
+    def forward(self, feat: Tensor) -> Tensor:
+        """The network's output: (..., F) -> (..., 2A)."""
+        return self.net(feat).float()
+
+    def parameters_of(self, stats: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation before tanh: (..., 2A) -> (..., A) each."""
+        mean, std = stats.chunk(2, -1)
+        mean = self.mean_scale * torch.tanh(mean / self.mean_scale)
+        return mean, F.softplus(std + self.raw_init_std) + self.min_std
+
+    def sample(self, stats: Tensor, noise: Tensor) -> Tensor:
+        """A reparameterised sample from standard normal noise (..., A): (..., A) in (-1, 1)."""
+        mean, std = self.parameters_of(stats)
+        return torch.tanh(mean + std * noise)
+
+    def act(self, stats: Tensor, noise: Tensor, deterministic: Tensor) -> Tensor:
+        """The mode where `deterministic` (B,), else the first sample: (B, A)."""
+        if not self.samples:
+            mean, std = self.parameters_of(stats)
+            mode = tanh_normal_mode(mean, std)
+            return torch.tanh(torch.where(deterministic[:, None], mode, mean + std * noise[:, 0]))
+        u, log_prob = self._candidates(stats, noise)
+        best = torch.where(deterministic, log_prob.argmax(-1), 0)
+        index = best[:, None, None].expand(-1, 1, u.shape[-1])
+        return torch.tanh(u.gather(1, index)).squeeze(1)
+
+    def mode(self, stats: Tensor, noise: Tensor) -> Tensor:
+        """The density's maximum, or the likeliest of `samples` samples: (B, A)."""
+        return self.act(stats, noise, torch.ones_like(stats[:, 0], dtype=torch.bool))
+
+    def log_prob(self, stats: Tensor, action: Tensor) -> Tensor:
+        """Log-density in nats, summed over the dimensions: (..., A) -> (...).
+
+        Through atanh, so actions near the bounds lose digits; `sample_entropy` does not.
+        """
+        mean, std = self.parameters_of(stats)
+        u = torch.atanh(action.clamp(INSIDE - 1, 1 - INSIDE))
+        normal = -0.5 * ((u - mean) / std).square() - torch.log(std) - HALF_LOG_2PI
+        return (normal - tanh_log_det(u)).sum(-1)
+
+    def entropy(self, stats: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Monte-Carlo estimate from noise (B, n, A) of any n: (B,) nats."""
+        assert noise is not None, "a tanh-normal's entropy has no closed form; it takes noise"
+        return -self._candidates(stats, noise)[1].mean(-1)
+
+    def sample_entropy(self, stats: Tensor, noise: Tensor) -> Tensor:
+        """Minus the log-density of the sample made by noise (..., A): (...) nats."""
+        mean, std = self.parameters_of(stats)
+        return -tanh_normal_log_prob(mean + std * noise, noise, std)
+
+    def margin(self, stats: Tensor, noise: Tensor, deterministic: Tensor) -> Tensor:
+        """By how much the mode was chosen; inf for a sample: (B,).
+
+        Among samples it is the log-density of the best over the second. The exact mode chooses
+        between two maxima where 2 std^2 > 1, by the side of the mean: its smallest distance to 0.
+        """
+        if not self.samples:
+            mean, std = self.parameters_of(stats)
+            sides = torch.where(2 * std.square() > 1, mean.abs(), torch.inf).amin(-1)
+            return torch.where(deterministic, sides, torch.inf)
+        _, log_prob = self._candidates(stats, noise)
+        return torch.where(deterministic, top2_margin(log_prob), torch.inf)
+
+    def _candidates(self, stats: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        mean, std = (x.unsqueeze(1) for x in self.parameters_of(stats))
+        u = mean + std * noise
+        return u, tanh_normal_log_prob(u, noise, std)
+
+
+def tanh_normal_mode(mean: Tensor, std: Tensor) -> Tensor:
+    """Where tanh(u) is likeliest under u ~ Normal(mean, std), before tanh: (...).
+
+    A maximum of the density of tanh(u) solves u = mean + 2 std^2 tanh(u); the highest one has the
+    mean's sign (plus for 0). Newton's steps from mean +- 2 std^2, which is beyond it, fall onto it
+    from one side, since what they solve is convex there. Where the derivative nears 0, as it does
+    round 2 std^2 = 1 and a mean of 0, a step gains only a third.
+    """
+    side = torch.where(mean < 0, -1.0, 1.0)
+    mean, twice = mean.abs(), 2 * std.square()
+    u = mean + twice
+    for _ in range(NEWTON_STEPS):
+        t = torch.tanh(u)
+        slope = (1 - twice * (1 - t.square())).clamp(min=1e-6)  # rounding may make it negative
+        u = u - (u - mean - twice * t) / slope
+    return side * u
+
+
+class TruncatedNormalActor(nn.Module):
+    """A Normal distribution truncated to [-1, 1], which the action needs no squashing for.
+
+    Its location is tanh(m) and also its mode; its scale is 2 sigmoid(s / 2) + min_std. Samples are
+    differentiable, density and entropy have closed forms.
+
+    Args:
+        inputs: F, size of the features.
+        action: A, length of the action.
+        units: width of the hidden layers.
+        layers: number of hidden layers.
+        min_std: smallest scale before truncation.
+        act: activation.
+        norm: makes a normalisation of a given width, applied before each activation.
+
+    Source: Hafner et al. 2021 (arXiv:2010.02193), continuous control; danijar/dreamerv2
+    common/nets.py:DistLayer (`trunc_normal`) and common/dists.py:TruncNormalDist.
+    """
+
+    noise_kind: Literal["normal", "uniform"] = "uniform"
+    margin_to_bounds = 1e-6  # samples stay this far inside
+
+    def __init__(
+        self,
+        inputs: int,
+        action: int,
+        units: int,
+        layers: int,
+        *,
+        min_std: float = 0.1,
+        act: Activation = elu_,
+        norm: Normalization | None = None,
+    ) -> None:
+        super().__init__()
+        self.noise_shape, self.entropy_shape = (action,), ()
+        self.min_std = min_std
+        self.net = MLP(inputs, units, layers, act=act, norm=norm)
+        self.mean, self.std = nn.Linear(units, action), nn.Linear(units, action)
+
+    def forward(self, feat: Tensor) -> Tensor:
+        """Locations, then scales: (..., F) -> (..., 2A)."""
+        return self.after_first(self.net.first(feat))
+
+    def after_first(self, first: Tensor) -> Tensor:
+        """Locations, then scales, from the network's first product: (..., units) -> (..., 2A)."""
+        units = self.net.after_first(first)
+        std = 2 * torch.sigmoid(self.std(units).float() / 2) + self.min_std
+        return torch.cat([torch.tanh(self.mean(units).float()), std], -1)
+
+    def sample(self, stats: Tensor, noise: Tensor) -> Tensor:
+        """A reparameterised sample from uniform noise (..., A), clipped straight-through."""
+        limit = 1 - self.margin_to_bounds
+        loc, scale = stats.chunk(2, -1)
+        action = truncated_normal.sample(loc, scale, noise)
+        return action + (action.clamp(-limit, limit) - action).detach()
+
+    def mode(self, stats: Tensor, noise: Tensor) -> Tensor:
+        """The location: (B, A)."""
+        return stats.chunk(2, -1)[0]
+
+    def act(self, stats: Tensor, noise: Tensor, deterministic: Tensor) -> Tensor:
+        """The mode where `deterministic` (B,), else a sample: (B, A)."""
+        sample = self.sample(stats, noise)
+        return torch.where(deterministic[:, None], self.mode(stats, noise), sample)
+
+    def log_prob(self, stats: Tensor, action: Tensor) -> Tensor:
+        """Log-density in nats, summed over the dimensions: (..., A) -> (...)."""
+        return truncated_normal.log_prob(action, *stats.chunk(2, -1)).sum(-1)
+
+    def entropy(self, stats: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Entropy in nats, summed over the dimensions; the noise is not used: (...)."""
+        return truncated_normal.entropy(*stats.chunk(2, -1)).sum(-1)
+
+    def margin(self, stats: Tensor, noise: Tensor, deterministic: Tensor) -> Tensor:
+        """Nothing is chosen among alternatives: inf (B,)."""
+        return torch.full_like(stats[:, 0], math.inf)
+
+
+class OneHotActor(nn.Module):
+    """Independent categoricals, one a group, as joined one-hots with straight-through gradients.
+
+    Args:
+        inputs: F, size of the features.
+        nvec: number of classes of each group; one group for a Discrete action.
+        units: width of the hidden layers.
+        layers: number of hidden layers.
+        act: activation.
+        norm: makes a normalisation of a given width, applied before each activation.
+
+    Source: danijar/dreamer models.py:ActionDecoder (`onehot`); several groups are ours.
+    """
+
+    noise_kind: Literal["normal", "uniform"] = "uniform"
+
+    def __init__(
+        self,
+        inputs: int,
+        nvec: Sequence[int],
+        units: int,
+        layers: int,
+        *,
+        act: Activation = elu_,
+        norm: Normalization | None = None,
+    ) -> None:
+        super().__init__()
+        self.nvec = list(nvec)
+        self.noise_shape = self.entropy_shape = (sum(nvec),)
+        self.net = MLP(inputs, units, layers, sum(nvec), act=act, norm=norm)
+
+    def forward(self, feat: Tensor) -> Tensor:
+        """The logits: (..., F) -> (..., A)."""
+        return self.net(feat).float()
+
+    def after_first(self, first: Tensor) -> Tensor:
+        """The logits from the network's first product: (..., units) -> (..., A)."""
+        return self.net.after_first(first).float()
+
+    def sample(self, stats: Tensor, noise: Tensor) -> Tensor:
+        """One-hots by Gumbel-max on uniform noise (..., A), with softmax's gradient: (..., A)."""
+        groups = zip(self._groups(stats), self._groups(stats + gumbel(noise)), strict=True)
+        hot = [straight_through(onehot_argmax(s.detach()), logits) for logits, s in groups]
+        return torch.cat(hot, -1)
+
+    def mode(self, stats: Tensor, noise: Tensor) -> Tensor:
+        """The likeliest classes: (B, A)."""
+        return torch.cat([onehot_argmax(group) for group in self._groups(stats)], -1)
+
+    def act(self, stats: Tensor, noise: Tensor, deterministic: Tensor) -> Tensor:
+        """The likeliest classes where `deterministic` (B,), else a sample: (B, A)."""
+        scores = self._scores(stats, noise, deterministic)
+        return torch.cat([onehot_argmax(group) for group in self._groups(scores)], -1)
+
+    def log_prob(self, stats: Tensor, action: Tensor) -> Tensor:
+        """Log-probability of joined one-hots in nats, summed over the groups: (..., A) -> (...)."""
+        return (self._log_probs(stats) * action).sum(-1)
+
+    def entropy(self, stats: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Exact entropy, summed over the groups; the noise is not used: (...) nats."""
+        logs = self._log_probs(stats)
+        return -(logs.exp() * logs).sum(-1)
+
+    def sample_entropy(self, stats: Tensor, noise: Tensor) -> Tensor:
+        """The exact entropy; the noise is not used: (...) nats."""
+        return self.entropy(stats, noise)
+
+    def margin(self, stats: Tensor, noise: Tensor, deterministic: Tensor) -> Tensor:
+        """Smallest margin of any group, of logits or, for a sample, perturbed logits: (B,)."""
+        scores = self._scores(stats, noise, deterministic)
+        return torch.stack([top2_margin(group) for group in self._groups(scores)]).amin(0)
+
+    def _scores(self, stats: Tensor, noise: Tensor, deterministic: Tensor) -> Tensor:
+        return stats + torch.where(deterministic[:, None], 0.0, gumbel(noise))
+
+    def _log_probs(self, stats: Tensor) -> Tensor:
+        return torch.cat([torch.log_softmax(group, -1) for group in self._groups(stats)], -1)
+
+    def _groups(self, x: Tensor) -> tuple[Tensor, ...]:
+        return x.split(self.nvec, -1)
 
 
 class BoundedNormalActor(nn.Module):
@@ -87,7 +395,7 @@ class BoundedNormalActor(nn.Module):
         max_std: float = 1.0,
     ) -> None:
         super().__init__()
-        self.noise_shape = (action,)
+        self.noise_shape, self.entropy_shape = (action,), ()
         self.min_std, self.max_std = min_std, max_std
         self.net = MLP(inputs, units, layers, act=F.silu, norm=RMSNorm)
         self.mean, self.std = nn.Linear(units, action), nn.Linear(units, action)
@@ -108,6 +416,10 @@ class BoundedNormalActor(nn.Module):
         mean, std = stats.chunk(2, -1)
         return mean + std * noise
 
+    def mode(self, stats: Tensor, noise: Tensor) -> Tensor:
+        """The mean: (B, A)."""
+        return stats.chunk(2, -1)[0]
+
     def act(self, stats: Tensor, noise: Tensor, deterministic: Tensor) -> Tensor:
         """The mean where `deterministic` (B,), else a sample: (B, A)."""
         return self.sample(stats, torch.where(deterministic[:, None], 0.0, noise))
@@ -117,8 +429,8 @@ class BoundedNormalActor(nn.Module):
         mean, std = stats.chunk(2, -1)
         return (-0.5 * ((action - mean) / std).square() - torch.log(std) - HALF_LOG_2PI).sum(-1)
 
-    def entropy(self, stats: Tensor) -> Tensor:
-        """Entropy before clipping in nats, summed over the dimensions."""
+    def entropy(self, stats: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Entropy before clipping in nats, summed over the dimensions; takes no noise."""
         return (torch.log(stats.chunk(2, -1)[1]) + (0.5 + HALF_LOG_2PI)).sum(-1)
 
     def margin(self, stats: Tensor, noise: Tensor, deterministic: Tensor) -> Tensor:
@@ -153,7 +465,7 @@ class UnimixActor(nn.Module):
     ) -> None:
         super().__init__()
         self.nvec, self.unimix = list(nvec), unimix
-        self.noise_shape = (sum(nvec),)
+        self.noise_shape, self.entropy_shape = (sum(nvec),), ()
         self.net = MLP(inputs, units, layers, act=F.silu, norm=RMSNorm)
         self.logits = nn.Linear(units, sum(nvec))
 
@@ -171,6 +483,10 @@ class UnimixActor(nn.Module):
         scores = (stats.detach() + gumbel(noise)).split(self.nvec, -1)
         return torch.cat([onehot_argmax(group) for group in scores], -1)
 
+    def mode(self, stats: Tensor, noise: Tensor) -> Tensor:
+        """The likeliest classes: (B, A)."""
+        return torch.cat([onehot_argmax(group) for group in stats.split(self.nvec, -1)], -1)
+
     def act(self, stats: Tensor, noise: Tensor, deterministic: Tensor) -> Tensor:
         """The likeliest classes where `deterministic` (B,), else a sample: (B, A)."""
         scores = self._scores(stats, noise, deterministic)
@@ -180,8 +496,8 @@ class UnimixActor(nn.Module):
         """Log-probability of joined one-hots in nats, summed over the groups."""
         return (stats * action).sum(-1)
 
-    def entropy(self, stats: Tensor) -> Tensor:
-        """Entropy in nats, summed over the groups."""
+    def entropy(self, stats: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Entropy in nats, summed over the groups; takes no noise."""
         return -(stats.exp() * stats).sum(-1)
 
     def margin(self, stats: Tensor, noise: Tensor, deterministic: Tensor) -> Tensor:

@@ -1,37 +1,122 @@
-"""Heads on features: scalars with a likelihood, and actors that sample in model units."""
+"""Heads on features: scalars as distributions, with a mean and a likelihood."""
 
-import math
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import truncated_normal
-from .distributions import (
-    gumbel,
-    normal_nll,
-    onehot_argmax,
-    straight_through,
-    tanh_normal_log_prob,
-    top2_margin,
-)
+from .distributions import normal_nll
 from .fast import mlp_input_grad
-from .layers import MLP, Activation, Normalization, elu_, fused_first_layer
+from .layers import MLP, Activation, Normalization, RMSNorm, elu_, fused_first_layer
+from .twohot import BINS, symexp_bins, twohot_loss, twohot_mean
 
-ENTROPY_SAMPLES = 100  # of a tanh-normal whose mode takes none
-NEWTON_STEPS = 20  # a thousandth of the action where they are slowest
+
+class Prediction(Protocol):
+    """A distribution of a scalar that a head predicts, for states (...)."""
+
+    @property
+    def mean(self) -> Tensor:
+        """The expectation, in task units: (...)."""
+        ...
+
+    def log_prob(self, target: Tensor) -> Tensor:
+        """Log-likelihood of a target in nats: (...) -> (...)."""
+        ...
+
+    def loss(self, target: Tensor) -> Tensor:
+        """The negative log-likelihood in nats, constants included: (...) -> (...)."""
+        ...
+
+
+@dataclass(frozen=True)
+class NormalPrediction:
+    """A Normal distribution of unit deviation.
+
+    Attributes:
+        mean: (...), which is also the mode.
+    """
+
+    mean: Tensor
+
+    def log_prob(self, target: Tensor) -> Tensor:
+        """Log-density in nats: (...) -> (...)."""
+        return -self.loss(target)
+
+    def loss(self, target: Tensor) -> Tensor:
+        """Negative log-likelihood in nats, constant included: (...) -> (...)."""
+        return normal_nll(target, self.mean)
+
+
+@dataclass(frozen=True)
+class BernoulliPrediction:
+    """The probability of an event; targets may be soft.
+
+    Attributes:
+        logit: (...).
+    """
+
+    logit: Tensor
+
+    @property
+    def mean(self) -> Tensor:
+        """The probability: (...)."""
+        return torch.sigmoid(self.logit)
+
+    def log_prob(self, target: Tensor) -> Tensor:
+        """Log-likelihood in nats of a target in [0, 1]: (...) -> (...)."""
+        return -self.loss(target)
+
+    def loss(self, target: Tensor) -> Tensor:
+        """Negative log-likelihood in nats of a target in [0, 1]: (...) -> (...)."""
+        return F.binary_cross_entropy_with_logits(self.logit, target, reduction="none")
+
+
+@dataclass(frozen=True)
+class TwoHotPrediction:
+    """A distribution over exponentially spaced bins.
+
+    Attributes:
+        logits: (..., M).
+        bins: (M,) in task units.
+
+    Source: Hafner et al. 2025 (arXiv:2301.04104v2), symexp twohot loss.
+    """
+
+    logits: Tensor
+    bins: Tensor
+
+    @property
+    def mean(self) -> Tensor:
+        """The expectation in task units: (...)."""
+        return twohot_mean(self.logits, self.bins)
+
+    def log_prob(self, target: Tensor) -> Tensor:
+        """Minus the cross-entropy in nats: (...) -> (...)."""
+        return -self.loss(target)
+
+    def loss(self, target: Tensor, *others: tuple[float, Tensor]) -> Tensor:
+        """Cross-entropy in nats to a target's two-hot code: (...) -> (...).
+
+        `others` are further targets whose cross-entropies are added with the given weights.
+        """
+        return twohot_loss(self.logits, target, self.bins, *others)
 
 
 class Head(Protocol):
-    """A network on features and what its output means: an nn.Module.
+    """A network on features whose output is the stats of a distribution: an nn.Module.
 
     Attributes:
         net: the network; its first product can be shared with other heads on the same features.
     """
 
     net: MLP
+
+    def __call__(self, feat: Tensor) -> Tensor:
+        """The stats: (..., F) -> (..., stats)."""
+        ...
 
     def after_first(self, first: Tensor) -> Tensor:
         """The head's output from its network's first product (..., units)."""
@@ -83,9 +168,9 @@ class NormalHead(nn.Module):
         """The mean from the network's first product: (..., units) -> (...)."""
         return self.net.after_first(first).squeeze(-1).float()
 
-    def loss(self, mean: Tensor, target: Tensor) -> Tensor:
-        """Negative log-likelihood in nats, constant included: (...) and (...) -> (...)."""
-        return normal_nll(target, mean)
+    def prediction(self, stats: Tensor) -> NormalPrediction:
+        """What the output stands for."""
+        return NormalPrediction(stats)
 
 
 class BernoulliHead(nn.Module):
@@ -123,317 +208,43 @@ class BernoulliHead(nn.Module):
         """The logit, differentiable in the features alone: T steps (N, F) -> (N, T)."""
         return mlp_input_grad.input_grad(self.net, feats)
 
-    def loss(self, logit: Tensor, target: Tensor) -> Tensor:
-        """Negative log-likelihood in nats of a target in [0, 1]: (...) and (...) -> (...)."""
-        return F.binary_cross_entropy_with_logits(logit, target, reduction="none")
+    def prediction(self, stats: Tensor) -> BernoulliPrediction:
+        """What the output stands for."""
+        return BernoulliPrediction(stats)
 
 
-class Actor(Protocol):
-    """A policy on features: an nn.Module from features to the stats of an action distribution.
-
-    Attributes:
-        noise_shape: noise per state that `act` and `margin` take; `sample` takes one row of it
-            where it has two axes, all of it where it has one.
-        entropy_shape: noise per state that `entropy` takes.
-        noise_kind: distribution of that noise.
-    """
-
-    noise_shape: tuple[int, ...]
-    entropy_shape: tuple[int, ...]
-    noise_kind: Literal["normal", "uniform"]
-
-    def __call__(self, feat: Tensor) -> Tensor:
-        """Stats of the action distribution."""
-        ...
-
-    def act(self, stats: Tensor, noise: Tensor, deterministic: Tensor) -> Tensor:
-        """The mode where `deterministic` (B,), else a sample: (B, A)."""
-        ...
-
-    def sample(self, stats: Tensor, noise: Tensor) -> Tensor:
-        """A sample in model units, differentiable in the stats: (..., A)."""
-        ...
-
-    def entropy(self, stats: Tensor, noise: Tensor) -> Tensor:
-        """Entropy in nats: (...)."""
-        ...
-
-    def sample_entropy(self, stats: Tensor, noise: Tensor) -> Tensor:
-        """A differentiable estimate of the entropy from `sample`'s own noise: (...) nats."""
-        ...
-
-    def margin(self, stats: Tensor, noise: Tensor, deterministic: Tensor) -> Tensor:
-        """By how much the chosen alternative beat the second (`top2_margin`): (B,); inf if none."""
-        ...
-
-
-class TanhNormalActor(nn.Module):
-    """A Normal distribution squashed by tanh, with a bounded mean.
-
-    mean = scale * tanh(m / scale), std = softplus(s + softplus^-1(init_std)) + min_std, where m is
-    the first and s the second half of the network's output. The mode has no closed form. Without
-    samples it is the density's maximum, found dimension by dimension (`tanh_normal_mode`); with
-    them the likeliest of so many samples, chosen row by row.
+class TwoHotHead(nn.Module):
+    """A scalar in task units as a distribution over 255 bins.
 
     Args:
         inputs: F, size of the features.
-        action: A, length of the action.
         units: width of the hidden layers.
         layers: number of hidden layers.
-        init_std: standard deviation before tanh where the network puts out zero.
-        mean_scale: largest absolute mean before tanh.
-        min_std: smallest standard deviation before tanh.
-        samples: candidates for the mode; 0 is the exact one.
-        act: activation.
 
-    Source: danijar/dreamer models.py:ActionDecoder and tools.py:SampleDist. Two changes: that code
-    takes the likeliest index of the batch's first row for all rows, and computes log-densities
-    through a clipped atanh.
+    Source: Hafner et al. 2025 (arXiv:2301.04104v2), symexp twohot loss.
     """
 
-    noise_kind: Literal["normal", "uniform"] = "normal"
+    bins: Tensor
 
-    def __init__(
-        self,
-        inputs: int,
-        action: int,
-        units: int,
-        layers: int,
-        *,
-        init_std: float = 5.0,
-        mean_scale: float = 5.0,
-        min_std: float = 1e-4,
-        samples: int = 100,
-        act: Activation = elu_,
-    ) -> None:
+    def __init__(self, inputs: int, units: int, layers: int) -> None:
         super().__init__()
-        self.samples = samples
-        self.noise_shape = (max(samples, 1), action)
-        self.entropy_shape = (samples or ENTROPY_SAMPLES, action)
-        self.raw_init_std = math.log(math.expm1(init_std))
-        self.mean_scale = mean_scale
-        self.min_std = min_std
-        self.net = MLP(inputs, units, layers, 2 * action, act=act)
+        self.net = MLP(inputs, units, layers, BINS, act=F.silu, norm=RMSNorm)
+        self.register_buffer("bins", symexp_bins(), persistent=False)
 
     def forward(self, feat: Tensor) -> Tensor:
-        """The network's output: (..., F) -> (..., 2A)."""
-        return self.net(feat).float()
-
-    def parameters_of(self, stats: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation before tanh: (..., 2A) -> (..., A) each."""
-        mean, std = stats.chunk(2, -1)
-        mean = self.mean_scale * torch.tanh(mean / self.mean_scale)
-        return mean, F.softplus(std + self.raw_init_std) + self.min_std
-
-    def sample(self, stats: Tensor, noise: Tensor) -> Tensor:
-        """A reparameterised sample from standard normal noise (..., A): (..., A) in (-1, 1)."""
-        mean, std = self.parameters_of(stats)
-        return torch.tanh(mean + std * noise)
-
-    def act(self, stats: Tensor, noise: Tensor, deterministic: Tensor) -> Tensor:
-        """The mode where `deterministic` (B,), else the first sample: (B, A)."""
-        if not self.samples:
-            mean, std = self.parameters_of(stats)
-            mode = tanh_normal_mode(mean, std)
-            return torch.tanh(torch.where(deterministic[:, None], mode, mean + std * noise[:, 0]))
-        u, log_prob = self._candidates(stats, noise)
-        best = torch.where(deterministic, log_prob.argmax(-1), 0)
-        index = best[:, None, None].expand(-1, 1, u.shape[-1])
-        return torch.tanh(u.gather(1, index)).squeeze(1)
-
-    def entropy(self, stats: Tensor, noise: Tensor) -> Tensor:
-        """Monte-Carlo estimate from noise (B, n, A) of any n: (B,) nats."""
-        return -self._candidates(stats, noise)[1].mean(-1)
-
-    def sample_entropy(self, stats: Tensor, noise: Tensor) -> Tensor:
-        """Minus the log-density of the sample made by noise (..., A): (...) nats."""
-        mean, std = self.parameters_of(stats)
-        return -tanh_normal_log_prob(mean + std * noise, noise, std)
-
-    def margin(self, stats: Tensor, noise: Tensor, deterministic: Tensor) -> Tensor:
-        """By how much the mode was chosen; inf for a sample: (B,).
-
-        Among samples it is the log-density of the best over the second. The exact mode chooses
-        between two maxima where 2 std^2 > 1, by the side of the mean: its smallest distance to 0.
-        """
-        if not self.samples:
-            mean, std = self.parameters_of(stats)
-            sides = torch.where(2 * std.square() > 1, mean.abs(), torch.inf).amin(-1)
-            return torch.where(deterministic, sides, torch.inf)
-        _, log_prob = self._candidates(stats, noise)
-        return torch.where(deterministic, top2_margin(log_prob), torch.inf)
-
-    def _candidates(self, stats: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        mean, std = (x.unsqueeze(1) for x in self.parameters_of(stats))
-        u = mean + std * noise
-        return u, tanh_normal_log_prob(u, noise, std)
-
-
-def tanh_normal_mode(mean: Tensor, std: Tensor) -> Tensor:
-    """Where tanh(u) is likeliest under u ~ Normal(mean, std), before tanh: (...).
-
-    A maximum of the density of tanh(u) solves u = mean + 2 std^2 tanh(u); the highest one has the
-    mean's sign (plus for 0). Newton's steps from mean +- 2 std^2, which is beyond it, fall onto it
-    from one side, since what they solve is convex there. Where the derivative nears 0, as it does
-    round 2 std^2 = 1 and a mean of 0, a step gains only a third.
-    """
-    side = torch.where(mean < 0, -1.0, 1.0)
-    mean, twice = mean.abs(), 2 * std.square()
-    u = mean + twice
-    for _ in range(NEWTON_STEPS):
-        t = torch.tanh(u)
-        slope = (1 - twice * (1 - t.square())).clamp(min=1e-6)  # rounding may make it negative
-        u = u - (u - mean - twice * t) / slope
-    return side * u
-
-
-class TruncatedNormalActor(nn.Module):
-    """A Normal distribution truncated to [-1, 1], which the action needs no squashing for.
-
-    Its location is tanh(m) and also its mode; its scale is 2 sigmoid(s / 2) + min_std. Samples are
-    differentiable, density and entropy have closed forms.
-
-    Args:
-        inputs: F, size of the features.
-        action: A, length of the action.
-        units: width of the hidden layers.
-        layers: number of hidden layers.
-        min_std: smallest scale before truncation.
-        act: activation.
-        norm: makes a normalisation of a given width, applied before each activation.
-
-    Source: Hafner et al. 2021 (arXiv:2010.02193), continuous control; danijar/dreamerv2
-    common/nets.py:DistLayer (`trunc_normal`) and common/dists.py:TruncNormalDist.
-    """
-
-    noise_kind: Literal["normal", "uniform"] = "uniform"
-    margin_to_bounds = 1e-6  # samples stay this far inside
-
-    def __init__(
-        self,
-        inputs: int,
-        action: int,
-        units: int,
-        layers: int,
-        *,
-        min_std: float = 0.1,
-        act: Activation = elu_,
-        norm: Normalization | None = None,
-    ) -> None:
-        super().__init__()
-        self.noise_shape = (action,)
-        self.min_std = min_std
-        self.net = MLP(inputs, units, layers, act=act, norm=norm)
-        self.mean, self.std = nn.Linear(units, action), nn.Linear(units, action)
-
-    def forward(self, feat: Tensor) -> Tensor:
-        """Locations, then scales: (..., F) -> (..., 2A)."""
-        return self.after_first(self.net.first(feat))
-
-    def after_first(self, first: Tensor) -> Tensor:
-        """Locations, then scales, from the network's first product: (..., units) -> (..., 2A)."""
-        units = self.net.after_first(first)
-        std = 2 * torch.sigmoid(self.std(units).float() / 2) + self.min_std
-        return torch.cat([torch.tanh(self.mean(units).float()), std], -1)
-
-    def sample(self, stats: Tensor, noise: Tensor) -> Tensor:
-        """A reparameterised sample from uniform noise (..., A), clipped straight-through."""
-        limit = 1 - self.margin_to_bounds
-        loc, scale = stats.chunk(2, -1)
-        action = truncated_normal.sample(loc, scale, noise)
-        return action + (action.clamp(-limit, limit) - action).detach()
-
-    def act(self, stats: Tensor, noise: Tensor, deterministic: Tensor) -> Tensor:
-        """The mode where `deterministic` (B,), else a sample: (B, A)."""
-        mode = stats.chunk(2, -1)[0]
-        return torch.where(deterministic[:, None], mode, self.sample(stats, noise))
-
-    def log_prob(self, stats: Tensor, action: Tensor) -> Tensor:
-        """Log-density in nats, summed over the dimensions: (..., A) -> (...)."""
-        return truncated_normal.log_prob(action, *stats.chunk(2, -1)).sum(-1)
-
-    def entropy(self, stats: Tensor) -> Tensor:
-        """Entropy in nats, summed over the dimensions: (...)."""
-        return truncated_normal.entropy(*stats.chunk(2, -1)).sum(-1)
-
-    def margin(self, stats: Tensor, noise: Tensor, deterministic: Tensor) -> Tensor:
-        """Nothing is chosen among alternatives: inf (B,)."""
-        return torch.full_like(stats[:, 0], math.inf)
-
-
-class OneHotActor(nn.Module):
-    """Independent categoricals, one a group, as joined one-hots with straight-through gradients.
-
-    Args:
-        inputs: F, size of the features.
-        nvec: number of classes of each group; one group for a Discrete action.
-        units: width of the hidden layers.
-        layers: number of hidden layers.
-        act: activation.
-        norm: makes a normalisation of a given width, applied before each activation.
-
-    Source: danijar/dreamer models.py:ActionDecoder (`onehot`); several groups are ours.
-    """
-
-    noise_kind: Literal["normal", "uniform"] = "uniform"
-
-    def __init__(
-        self,
-        inputs: int,
-        nvec: Sequence[int],
-        units: int,
-        layers: int,
-        *,
-        act: Activation = elu_,
-        norm: Normalization | None = None,
-    ) -> None:
-        super().__init__()
-        self.nvec = list(nvec)
-        self.noise_shape = self.entropy_shape = (sum(nvec),)
-        self.net = MLP(inputs, units, layers, sum(nvec), act=act, norm=norm)
-
-    def forward(self, feat: Tensor) -> Tensor:
-        """The logits: (..., F) -> (..., A)."""
+        """The logits: (..., F) -> (..., M)."""
         return self.net(feat).float()
 
     def after_first(self, first: Tensor) -> Tensor:
-        """The logits from the network's first product: (..., units) -> (..., A)."""
+        """The logits from the network's first product: (..., units) -> (..., M)."""
         return self.net.after_first(first).float()
 
-    def sample(self, stats: Tensor, noise: Tensor) -> Tensor:
-        """One-hots by Gumbel-max on uniform noise (..., A), with softmax's gradient: (..., A)."""
-        groups = zip(self._groups(stats), self._groups(stats + gumbel(noise)), strict=True)
-        hot = [straight_through(onehot_argmax(s.detach()), logits) for logits, s in groups]
-        return torch.cat(hot, -1)
+    def prediction(self, stats: Tensor) -> TwoHotPrediction:
+        """What the output stands for."""
+        return TwoHotPrediction(stats, self.bins)
 
-    def act(self, stats: Tensor, noise: Tensor, deterministic: Tensor) -> Tensor:
-        """The likeliest classes where `deterministic` (B,), else a sample: (B, A)."""
-        scores = self._scores(stats, noise, deterministic)
-        return torch.cat([onehot_argmax(group) for group in self._groups(scores)], -1)
-
-    def log_prob(self, stats: Tensor, action: Tensor) -> Tensor:
-        """Log-probability of joined one-hots in nats, summed over the groups: (..., A) -> (...)."""
-        return (self._log_probs(stats) * action).sum(-1)
-
-    def entropy(self, stats: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Exact entropy, summed over the groups; the noise is not used: (...) nats."""
-        logs = self._log_probs(stats)
-        return -(logs.exp() * logs).sum(-1)
-
-    def sample_entropy(self, stats: Tensor, noise: Tensor) -> Tensor:
-        """The exact entropy; the noise is not used: (...) nats."""
-        return self.entropy(stats, noise)
-
-    def margin(self, stats: Tensor, noise: Tensor, deterministic: Tensor) -> Tensor:
-        """Smallest margin of any group, of logits or, for a sample, perturbed logits: (B,)."""
-        scores = self._scores(stats, noise, deterministic)
-        return torch.stack([top2_margin(group) for group in self._groups(scores)]).amin(0)
-
-    def _scores(self, stats: Tensor, noise: Tensor, deterministic: Tensor) -> Tensor:
-        return stats + torch.where(deterministic[:, None], 0.0, gumbel(noise))
-
-    def _log_probs(self, stats: Tensor) -> Tensor:
-        return torch.cat([torch.log_softmax(group, -1) for group in self._groups(stats)], -1)
-
-    def _groups(self, x: Tensor) -> tuple[Tensor, ...]:
-        return x.split(self.nvec, -1)
+    @torch.no_grad()
+    def scale_output(self, factor: float) -> None:
+        """Multiply the output layer's weights, for initialisation; 0 predicts exactly 0."""
+        assert self.net.out is not None
+        self.net.out.weight.mul_(factor)

@@ -1,16 +1,16 @@
-"""Dense layers: the multilayer perceptron, linear maps in halves and in blocks, initialisations."""
+"""Dense layers: the multilayer perceptron, linear maps in halves and in blocks, normalisations."""
 
 import math
-import re
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
-PIECE = 2**17  # numbers on a CPU that several passes are made over at once
+from . import fast
+from .fast.norm_silu import norm_silu
+
+TRUNCATED_STD = 1 / 1.1368  # deviation of a standard normal truncated at +-2
 
 Activation = Callable[[Tensor], Tensor]
 Normalization = Callable[[int], nn.Module]  # makes one of the last axis, of a given width
@@ -55,13 +55,20 @@ class Recurrent(nn.Linear):
     """The linear map from a recurrent state to its gates; initialised orthogonally."""
 
 
+@torch.no_grad()
+def truncated_normal_(weight: Tensor, fan: int) -> None:
+    """Fill with a normal truncated at two deviations, of variance 1 / fan after truncation."""
+    std = 1 / (TRUNCATED_STD * math.sqrt(fan))
+    nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)
+
+
 def split_blocks(x: Tensor, blocks: int) -> Tensor:
     """Columns dealt out to blocks, a view: (N, G*n) -> (G, N, n)."""
     return x.unflatten(1, (blocks, -1)).transpose(0, 1)
 
 
 def merge_blocks(x: Tensor) -> Tensor:
-    """The inverse of `sliced`: (G, N, n) -> (N, G*n)."""
+    """The inverse of `split_blocks`: (G, N, n) -> (N, G*n)."""
     return x.transpose(0, 1).flatten(1)
 
 
@@ -156,60 +163,12 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(size))
 
     def forward(self, x: Tensor, *, silu: bool = False) -> Tensor:
-        """(..., size) -> (..., size), float32, through SiLU where asked for.
-
-        With it the gradient keeps the input alone; the two by themselves keep several tensors.
-        """
+        """(..., size) -> (..., size), float32, through SiLU where asked for."""
         x = x.float()
-        if not silu or not torch.is_grad_enabled():
-            normed = F.rms_norm(x, self.weight.shape, self.weight, self.eps)
-            return F.silu(normed, inplace=True) if silu else normed
-        return _NormedSiLU.apply(x, self.weight, self.eps)
-
-
-class _NormedSiLU(torch.autograd.Function):
-    """silu(weight * x / rms(x)), forth and back a piece of rows at a time.
-
-    With u = x / rms(x), z = weight u and d = g silu'(z) for an upstream gradient g:
-    weight: sum of d u over the rows;  x: (weight d - u mean(weight d u)) / rms(x)
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        rows, out = (
-            x.reshape(-1, len(weight)),
-            torch.empty_like(x, memory_format=torch.contiguous_format),
-        )
-        scale = rows.new_empty(len(rows), 1)
-        for part, s, z in _pieces(rows, scale, out.view(rows.shape)):
-            norm = torch.linalg.vector_norm(part, dim=-1, keepdim=True)
-            torch.rsqrt(norm.square_().div_(len(weight)).add_(eps), out=s)
-            F.silu(torch.mul(part, s, out=z).mul_(weight), inplace=True)
-        ctx.save_for_backward(rows, weight, scale)
-        return out
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        rows, weight, scale = ctx.saved_tensors
-        up = grads[0].reshape(rows.shape)
-        grad, weight_grad = torch.empty_like(rows), torch.zeros_like(weight)
-        for part, s, g, into in _pieces(rows, scale, up, grad):
-            u = part * s
-            delta = torch.ops.aten.silu_backward(g, torch.mul(u, weight, out=into))
-            share = delta * u
-            weight_grad += share.sum(0)
-            mean = torch.mv(share, weight).unsqueeze(-1).div_(-len(weight))
-            torch.addcmul(delta.mul_(weight), u, mean, out=into).mul_(s)
-        return grad.view(grads[0].shape), weight_grad, None
-
-
-def _pieces(rows: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Pieces of several tensors, so large that the passes over them meet in the cache."""
-    count = max(PIECE // rows.shape[1], 1)
-    if rows.device.type != "cpu" or len(rows) <= count:
-        return iter([(rows, *others)])
-    return zip(*(tensor.split(count) for tensor in (rows, *others)), strict=True)
+        if silu and torch.is_grad_enabled() and fast.enabled():
+            return norm_silu(x, self.weight, self.eps)
+        normed = F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+        return F.silu(normed) if silu else normed
 
 
 class LayerNorm(nn.LayerNorm):
@@ -318,69 +277,10 @@ def fused_first_layer(x: Tensor, mlps: Sequence[MLP]) -> list[Tensor]:
         mlps: networks without an early input.
 
     Returns:
-        For each its (..., units), which its `rest` goes on from.
+        For each its (..., units), which its `after_first` goes on from.
     """
     layers = [mlp.first for mlp in mlps if isinstance(mlp.first, nn.Linear)]
     assert len(layers) == len(mlps), "an MLP with an early input has no single first product"
     weight = torch.cat([layer.weight for layer in layers])
     bias = torch.cat([layer.bias for layer in layers])
     return list(F.linear(x, weight, bias).split([layer.out_features for layer in layers], -1))
-
-
-@torch.no_grad()
-def keras_init(module: nn.Module) -> None:
-    """Initialise as Keras does: glorot uniform weights, orthogonal recurrent ones, zero biases.
-
-    For `nn.Module.apply`. PyTorch's own defaults are narrower for dense layers and not zero for
-    biases.
-
-    Source: Keras' Dense, Conv2D, Conv2DTranspose and GRUCell, as danijar/dreamer uses them.
-    """
-    if isinstance(module, Recurrent):
-        nn.init.orthogonal_(module.weight)
-    elif isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
-        nn.init.xavier_uniform_(module.weight)
-    elif isinstance(module, SplitLinear):
-        # children come first in `apply`; the fan is the joined one's
-        outputs, late = module.late.weight.shape
-        bound = math.sqrt(6 / (late + module.early.in_features + outputs))
-        module.late.weight.uniform_(-bound, bound)
-        module.early.weight.uniform_(-bound, bound)
-    if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d) and module.bias is not None:
-        module.bias.zero_()
-
-
-TRUNCATED_STD = 1 / 1.1368  # deviation of a standard normal truncated at +-2
-
-
-@torch.no_grad()
-def trunc_normal_init(module: nn.Module) -> None:
-    """Initialise as DreamerV3 does: truncated normal weights of variance 1 / fan-in, zero biases.
-
-    For `nn.Module.apply`.
-
-    Source: danijar/dreamerv3 embodied/jax/nets.py:Initializer.
-    """
-    if isinstance(module, nn.Linear | nn.Conv2d):
-        truncated_normal_(module.weight, module.weight[0].numel())
-    elif isinstance(module, BlockLinear | SharedBlockLinear):
-        module.reset_parameters()
-    elif isinstance(module, SplitLinear):
-        # children come first in `apply`; the fan is the joined one's
-        fan = module.late.in_features + module.early.in_features
-        truncated_normal_(module.late.weight, fan)
-        truncated_normal_(module.early.weight, fan)
-    if isinstance(module, nn.Linear | nn.Conv2d) and module.bias is not None:
-        module.bias.zero_()
-
-
-@torch.no_grad()
-def truncated_normal_(weight: Tensor, fan: int) -> None:
-    """Fill with a normal truncated at two deviations, of variance 1 / fan after truncation."""
-    std = 1 / (TRUNCATED_STD * math.sqrt(fan))
-    nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)
-
-
-def joined_name(name: str) -> str:
-    """The name of the whole weight that a parameter is, or is a half of (`SplitLinear`)."""
-    return re.sub(r"\.(late|early)\.weight$", ".weight", name)

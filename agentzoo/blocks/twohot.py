@@ -1,13 +1,10 @@
 """Scalars as distributions over exponentially spaced bins: robust to rewards of any size."""
 
-from typing import Any
-
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from .distributions import symexp
-from .layers import MLP, RMSNorm
+from .fast.two_hot_loss import cross_entropy
 
 BINS = 255
 REACH = 20.0  # symlog of the largest bin
@@ -65,25 +62,7 @@ def twohot_loss(
         indices += [low, low + 1]
         masses += [weight * (1 - upper), weight * upper]
     total = 1.0 + sum(weight for weight, _ in others)
-    return _CrossEntropy.apply(logits, torch.stack(indices, -1), torch.stack(masses, -1), total)
-
-
-class _CrossEntropy(torch.autograd.Function):
-    """Minus the sum of mass * log-softmax at a few indices, whose gradient is made in place."""
-
-    @staticmethod
-    def forward(ctx: Any, logits: Tensor, index: Tensor, mass: Tensor, total: float) -> Tensor:
-        logs = torch.log_softmax(logits, -1)
-        ctx.save_for_backward(logs, index, mass)
-        ctx.total = total
-        return -(logs.gather(-1, index) * mass).sum(-1)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Any) -> Any:
-        logs, index, mass = ctx.saved_tensors
-        up = grads[0].unsqueeze(-1)
-        grad = logs.exp().mul_(ctx.total * up)
-        return grad.scatter_add_(-1, index, -up * mass), None, None, None
+    return cross_entropy(logits, torch.stack(indices, -1), torch.stack(masses, -1), total)
 
 
 def twohot_mean(logits: Tensor, bins: Tensor) -> Tensor:
@@ -98,44 +77,3 @@ def twohot_mean(logits: Tensor, bins: Tensor) -> Tensor:
     # (..., M) -> (..., M // 2), what a bin has more than its mirror image
     surplus = probs[..., half + 1 :] - probs[..., :half].flip(-1)
     return (surplus * bins[half + 1 :]).sum(-1)
-
-
-class TwoHotHead(nn.Module):
-    """A scalar in task units as a distribution over 255 bins.
-
-    Args:
-        inputs: F, size of the features.
-        units: width of the hidden layers.
-        layers: number of hidden layers.
-
-    Source: Hafner et al. 2025 (arXiv:2301.04104v2), symexp twohot loss.
-    """
-
-    bins: Tensor
-
-    def __init__(self, inputs: int, units: int, layers: int) -> None:
-        super().__init__()
-        self.net = MLP(inputs, units, layers, BINS, act=F.silu, norm=RMSNorm)
-        self.register_buffer("bins", symexp_bins(), persistent=False)
-
-    def forward(self, feat: Tensor) -> Tensor:
-        """The logits: (..., F) -> (..., M)."""
-        return self.net(feat).float()
-
-    def after_first(self, first: Tensor) -> Tensor:
-        """The logits from the network's first product: (..., units) -> (..., M)."""
-        return self.net.after_first(first).float()
-
-    def mean(self, logits: Tensor) -> Tensor:
-        """The expectation in task units: (..., M) -> (...)."""
-        return twohot_mean(logits, self.bins)
-
-    def loss(self, logits: Tensor, target: Tensor, *others: tuple[float, Tensor]) -> Tensor:
-        """Cross-entropy in nats, to further weighted targets too: (..., M) and (...) -> (...)."""
-        return twohot_loss(logits, target, self.bins, *others)
-
-    @torch.no_grad()
-    def scale_output(self, factor: float) -> None:
-        """Multiply the output layer's weights, for initialisation; 0 predicts exactly 0."""
-        assert self.net.out is not None
-        self.net.out.weight.mul_(factor)

@@ -8,8 +8,15 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from agentzoo.agents.dreamer import Dreamer, DreamerAlgorithm, DreamerConfig
+from agentzoo.agents.dreamer import (
+    Dreamer,
+    DreamerAlgorithm,
+    DreamerConfig,
+    imagined_actor_critic_losses,
+)
 from agentzoo.algorithm import Algorithm, Batch, NoiseSource
+from agentzoo.blocks.acting import autocast
+from agentzoo.blocks.heads import NormalPrediction
 from agentzoo.blocks.optim import Adam
 from agentzoo.blocks.rssm import State
 from agentzoo.config import configure
@@ -152,16 +159,16 @@ def test_shapes_at_paper_size(cont: bool, count: int, monkeypatch: pytest.Monkey
     with torch.device("meta"):
         algorithm = DreamerAlgorithm(STATE, box(6), DreamerConfig(cont=cont))
         batch = random_batch(algorithm)
-    post, _, _ = algorithm._model_loss(batch, MetaNoise())
+    post, _, _ = algorithm.model_loss(batch, MetaNoise())
     assert [tuple(x.shape) for x in post] == [(50, 50, 200), (50, 50, 30), (50, 50, 60)]
-    start, alive = algorithm._starts(post, batch["is_terminal"], MetaNoise())
+    start, alive = algorithm.starts(post, batch["is_terminal"], MetaNoise())
     assert start.deter.shape == (count, 200)
     assert alive.shape == (count, 1)
     seen: dict[str, list[tuple[int, ...]]] = {}
-    for name, head in (("along_input", algorithm.reward), ("along_both", algorithm.value)):
+    for name, head in (("input_grad", algorithm.reward), ("value_and_input_grad", algorithm.value)):
         watch(monkeypatch, head, name, seen)
-    algorithm._behavior_losses(start, alive, MetaNoise())
-    assert seen == {"along_input": [(count, 230)] * 14, "along_both": [(count, 230)] * 15}
+    algorithm.behavior_losses(start, alive, MetaNoise())
+    assert seen == {"input_grad": [(count, 230)] * 14, "value_and_input_grad": [(count, 230)] * 15}
 
 
 def test_satisfies_the_protocol() -> None:
@@ -178,42 +185,32 @@ def test_satisfies_the_protocol() -> None:
 
 def starts(algorithm: DreamerAlgorithm) -> tuple[State, Tensor]:
     batch = random_batch(algorithm)
-    post, _, _ = algorithm._model_loss(batch, NoiseSource(0))
-    return algorithm._starts(post, batch["is_terminal"], NoiseSource(0))
+    post, _, _ = algorithm.model_loss(batch, NoiseSource(0))
+    return algorithm.starts(post, batch["is_terminal"], NoiseSource(0))
 
 
-class Fixed(nn.Module):
-    """A head that says the same whatever it sees."""
-
-    def __init__(self, *values: float) -> None:
-        super().__init__()
-        self.values = torch.tensor([values], dtype=torch.float64)
-
-    def input_grad(self, feats: list[Tensor]) -> Tensor:
-        return self.values[:, : len(feats)]
-
-    def value_and_input_grad(self, feats: list[Tensor]) -> tuple[Tensor, Tensor]:
-        return self.input_grad(feats), self.input_grad(feats)
-
-    def loss(self, mean: Tensor, target: Tensor) -> Tensor:
-        return 0.5 * (mean - target) ** 2 + 0.9189385332
+def known(reward: list[float], value: list[float]) -> tuple[Tensor, Tensor, Tensor]:
+    """The paper's losses of one imagined trajectory, gamma 0.99 and lambda 0.95."""
+    rewards, values = (torch.tensor([x], dtype=torch.float64) for x in (reward, value))
+    return imagined_actor_critic_losses(
+        rewards,
+        torch.full_like(rewards, 0.99),
+        values,
+        NormalPrediction(values[:, :-1]),
+        torch.ones(1, 1),
+        lam=0.95,
+    )
 
 
 def test_known_actor_and_value_losses() -> None:
-    algorithm = build(horizon=4)
-    algorithm.reward, algorithm.value = Fixed(1, 2, 3, 4), Fixed(10, 20, 30, 40)  # type: ignore
-    start = algorithm.rssm.initial(1)
-    actor, value, metrics = algorithm._behavior_losses(start, torch.ones(1, 1), NoiseSource(0))
+    actor, value, returns = known([1, 2, 3], [10, 20, 30, 40])
     assert actor.item() == pytest.approx(-42.6053713833)
     assert value.item() == pytest.approx(299.2950309)
-    assert metrics["imag/ret"].item() == pytest.approx((42.94905715 + 43.5503 + 42.6) / 3)
+    assert_close(returns, torch.tensor([[42.94905715, 43.5503, 42.6]], dtype=torch.float64))
 
 
 def test_weights_of_the_paper_sum_to_thirteen() -> None:
-    algorithm = build(horizon=15)
-    algorithm.reward, algorithm.value = Fixed(*[1.0] * 15), Fixed(*[100.0] * 15)  # type: ignore
-    start = algorithm.rssm.initial(1)
-    actor, _, _ = algorithm._behavior_losses(start, torch.ones(1, 1), NoiseSource(0))
+    actor, _, _ = known([1.0] * 14, [100.0] * 15)
     # with r = 1, gamma = 0.99 and v = 100 every return is 100
     assert actor.item() == pytest.approx(-100 * 13.1254187 / 14)
 
@@ -313,7 +310,7 @@ def test_value_and_actor_losses_leave_the_others_alone() -> None:
     start, alive = starts(algorithm)
     before = {k: p.clone() for k, p in algorithm.named_parameters()}
     assert not any(x.requires_grad for x in start)
-    actor, value, _ = algorithm._behavior_losses(start, alive, NoiseSource(0))
+    actor, value, _ = algorithm.behavior_losses(start, alive, NoiseSource(0))
     for name, loss in (("actor", actor), ("value", value)):
         adam = algorithm.optimizers()[name]
         adam.step(torch.autograd.grad(loss, adam.params, retain_graph=name == "actor"))
@@ -326,7 +323,7 @@ def test_value_and_actor_losses_leave_the_others_alone() -> None:
 def test_actor_learns_through_the_dynamics(horizon: int) -> None:
     algorithm = build(horizon=horizon)
     start = algorithm.rssm.initial(6)
-    actor, _, _ = algorithm._behavior_losses(start, torch.ones(6, 1), NoiseSource(0))
+    actor, _, _ = algorithm.behavior_losses(start, torch.ones(6, 1), NoiseSource(0))
     grads = torch.autograd.grad(actor, algorithm.optimizers()["actor"].params)
     assert all(grad.abs().sum() > 0 for grad in grads)
 
@@ -338,7 +335,7 @@ def test_constant_reward_and_value_give_the_actor_no_gradient() -> None:
         nn.init.zeros_(head.net.out.weight)
         nn.init.constant_(head.net.out.bias, 3.0)
     start = algorithm.rssm.initial(6)
-    actor, _, _ = algorithm._behavior_losses(start, torch.ones(6, 1), NoiseSource(0))
+    actor, _, _ = algorithm.behavior_losses(start, torch.ones(6, 1), NoiseSource(0))
     grads = torch.autograd.grad(actor, algorithm.optimizers()["actor"].params)
     assert all((grad == 0).all() for grad in grads)
 
@@ -353,8 +350,8 @@ def test_bf16_computes_close_to_fp32_and_keeps_states_and_losses_float32() -> No
         assert a[name] != b[name]
         assert_close(a[name], b[name], rtol=0.05, atol=0.05)
     assert all(p.dtype is torch.float32 for p in half.parameters())
-    with half._autocast():
-        post, _, _ = half._model_loss(batch, NoiseSource(0))
+    with autocast(half, "bf16"):
+        post, _, _ = half.model_loss(batch, NoiseSource(0))
     assert post.deter.dtype is post.stoch.dtype is torch.float32
 
 
@@ -362,29 +359,29 @@ def test_reward_clipping_squashes_replayed_rewards() -> None:
     clipped, plain = build(clip_rewards="tanh"), build()
     batch = random_batch(plain)
     squashed = {**batch, "reward": torch.tanh(batch["reward"])}
-    a, b = (x._model_loss(y, NoiseSource(0))[2] for x, y in ((clipped, batch), (plain, squashed)))
+    a, b = (x.model_loss(y, NoiseSource(0))[2] for x, y in ((clipped, batch), (plain, squashed)))
     assert a["loss/reward"].item() == b["loss/reward"].item()
 
 
 def test_a_random_subset_of_posteriors_is_imagined_from() -> None:
     algorithm = build(imagine_starts=10)
     batch = random_batch(algorithm)
-    post, _, _ = algorithm._model_loss(batch, NoiseSource(0))
-    start, _ = algorithm._starts(post, batch["is_terminal"], NoiseSource(1))
+    post, _, _ = algorithm.model_loss(batch, NoiseSource(0))
+    start, _ = algorithm.starts(post, batch["is_terminal"], NoiseSource(1))
     assert start.deter.shape == (10, 8)
     everything = post.deter.flatten(0, 1)
     index = [int((everything == row).all(-1).nonzero()) for row in start.deter]
     assert len(set(index)) == 10
     assert torch.equal(start.stoch, post.stoch.flatten(0, 1)[index])
-    other, _ = algorithm._starts(post, batch["is_terminal"], NoiseSource(2))
+    other, _ = algorithm.starts(post, batch["is_terminal"], NoiseSource(2))
     assert not torch.equal(start.deter, other.deter)
 
 
 def test_more_starts_than_posteriors_means_all() -> None:
     algorithm = build(imagine_starts=10_000)
     batch = random_batch(algorithm)
-    post, _, _ = algorithm._model_loss(batch, NoiseSource(0))
-    start, alive = algorithm._starts(post, batch["is_terminal"], NoiseSource(1))
+    post, _, _ = algorithm.model_loss(batch, NoiseSource(0))
+    start, alive = algorithm.starts(post, batch["is_terminal"], NoiseSource(1))
     assert torch.equal(start.deter, post.deter.flatten(0, 1))
     assert (alive == 1).all()
 
@@ -393,14 +390,14 @@ def test_nothing_is_imagined_after_a_termination_inside_a_window() -> None:
     algorithm = build(cont=True, imagine_starts=None)
     batch = random_batch(algorithm)
     batch["is_terminal"][1, 2] = True
-    post, _, _ = algorithm._model_loss(batch, NoiseSource(0))
-    start, alive = algorithm._starts(post, batch["is_terminal"], NoiseSource(1))
+    post, _, _ = algorithm.model_loss(batch, NoiseSource(0))
+    start, alive = algorithm.starts(post, batch["is_terminal"], NoiseSource(1))
     T = algorithm.config.batch_length - 1
     assert (alive == 0).nonzero()[:, 0].tolist() == [T + 2]
-    actor, value, _ = algorithm._behavior_losses(start, alive, NoiseSource(2))
+    actor, value, _ = algorithm.behavior_losses(start, alive, NoiseSource(2))
     start.deter[T + 2] += 1
     start.stoch[T + 2] += 1
-    same = algorithm._behavior_losses(start, alive, NoiseSource(2))
+    same = algorithm.behavior_losses(start, alive, NoiseSource(2))
     assert_close((actor, value), same[:2])
 
 

@@ -13,6 +13,8 @@ from torch.testing import assert_close
 
 from agentzoo.agents.dreamer_v2 import DreamerV2, DreamerV2Algorithm, DreamerV2Config
 from agentzoo.algorithm import Algorithm, Batch, NoiseSource
+from agentzoo.blocks.acting import autocast
+from agentzoo.blocks.heads import NormalPrediction
 from agentzoo.blocks.optim import Adam
 from agentzoo.blocks.rssm import State
 from agentzoo.config import configure
@@ -112,8 +114,8 @@ def acting(B: int, is_first: bool = False) -> dict[str, Tensor]:
 
 def starts(algorithm: DreamerV2Algorithm) -> tuple[State, Tensor]:
     batch = random_batch(algorithm)
-    post, _, _ = algorithm._model_loss(batch, NoiseSource(0))
-    return algorithm._starts(post, batch["is_terminal"], NoiseSource(0))
+    post, _, _ = algorithm.model_loss(batch, NoiseSource(0))
+    return algorithm.starts(post, batch["is_terminal"], NoiseSource(0))
 
 
 # -- sizes and schedule --------------------------------------------------------------------------
@@ -244,14 +246,14 @@ def test_shapes_at_paper_size() -> None:
         batch = random_batch(algorithm, WORLDS["pong"][1])
     sizes: dict[str, list[tuple[int, ...]]] = {}
     hear(algorithm, sizes)
-    post, _, _ = algorithm._model_loss(batch, MetaNoise())
+    post, _, _ = algorithm.model_loss(batch, MetaNoise())
     assert [tuple(x.shape) for x in post] == [(16, 50, 600), (16, 50, 1024), (16, 50, 1024)]
-    start, is_terminal = algorithm._starts(post, batch["is_terminal"], MetaNoise())
+    start, is_terminal = algorithm.starts(post, batch["is_terminal"], MetaNoise())
     assert (start.deter.shape, is_terminal.shape) == ((800, 600), (800,))
-    algorithm._behavior_losses(start, is_terminal, MetaNoise())
+    algorithm.behavior_losses(start, is_terminal, MetaNoise())
     assert sizes == {
         "embed": [(16, 50, 1536)],
-        "returns": [(800, 15)],
+        "value": [(800, 15)],
         "log_prob": [(800, 14)],
         "entropy": [(800, 14)],
     }
@@ -263,7 +265,8 @@ def hear(algorithm: DreamerV2Algorithm, sizes: dict[str, list[tuple[int, ...]]])
     def noting(name: str, call):
         def noted(*args: Tensor) -> Tensor:
             out = call(*args)
-            sizes.setdefault(name, []).append(tuple(out.shape))
+            shape = out.mean.shape if isinstance(out, NormalPrediction) else out.shape
+            sizes.setdefault(name, []).append(tuple(shape))
             return out
 
         return noted
@@ -273,8 +276,7 @@ def hear(algorithm: DreamerV2Algorithm, sizes: dict[str, list[tuple[int, ...]]])
     )
     algorithm.actor.log_prob = noting("log_prob", algorithm.actor.log_prob)
     algorithm.actor.entropy = noting("entropy", algorithm.actor.entropy)
-    loss = algorithm.value.loss
-    algorithm.value.loss = noting("returns", loss)
+    algorithm.value.prediction = noting("value", algorithm.value.prediction)
 
 
 def test_satisfies_the_protocol() -> None:
@@ -306,10 +308,10 @@ def test_floor_of_the_image_loss(channels: int, floor: float) -> None:
 def test_floors_of_reward_and_discount() -> None:
     algorithm = build()
     reward = torch.tensor([0.3])
-    assert algorithm.reward.loss(reward, reward).item() == pytest.approx(0.9189385)
+    assert algorithm.reward.prediction(reward).loss(reward).item() == pytest.approx(0.9189385)
     assert algorithm.cont is not None
     gamma = torch.tensor([0.999], dtype=torch.float64)
-    assert algorithm.cont.loss(torch.logit(gamma), gamma).item() == pytest.approx(
+    assert algorithm.cont.prediction(torch.logit(gamma)).loss(gamma).item() == pytest.approx(
         0.0079073, abs=1e-7
     )
 
@@ -331,10 +333,10 @@ THROUGH, SCORE = (33.05 + 0.9 * 39) / 2, -((33.05 - 10) + 0.9 * (39 - 20)) / 2 *
 )
 def test_known_actor_and_value_losses(rho: float, actor_loss: float) -> None:
     algorithm = build(action=discrete(3), horizon=3, lam=0.5, reinforce=rho, actor_entropy=0.0)
-    algorithm._outcomes = lambda *_: OUTCOMES  # type: ignore
+    algorithm.outcomes = lambda *_: OUTCOMES  # type: ignore
     silence(algorithm.actor.net)
     silence(algorithm.value.net, 7.0)
-    actor, value, metrics = algorithm._behavior_losses(
+    actor, value, metrics = algorithm.behavior_losses(
         algorithm.rssm.initial(1), torch.tensor([False]), NoiseSource(0)
     )
     assert actor.item() == pytest.approx(actor_loss, rel=1e-5)
@@ -349,23 +351,23 @@ def test_entropy_is_weighted_like_the_returns() -> None:
     losses = []
     for scale in (0.0, 2.0):
         algorithm = build(action=discrete(3), horizon=3, lam=0.5, actor_entropy=scale)
-        algorithm._outcomes = lambda *_: OUTCOMES  # type: ignore
+        algorithm.outcomes = lambda *_: OUTCOMES  # type: ignore
         silence(algorithm.actor.net)
         start = algorithm.rssm.initial(1)
-        losses.append(algorithm._behavior_losses(start, torch.tensor([False]), NoiseSource(0))[0])
+        losses.append(algorithm.behavior_losses(start, torch.tensor([False]), NoiseSource(0))[0])
     assert (losses[0] - losses[1]).item() == pytest.approx(2 * 1.0986123 * (1 + 0.9) / 2, rel=1e-4)
 
 
 def test_the_first_discount_is_known_from_replay() -> None:
     algorithm = build(horizon=3)
     feat = torch.randn(2, 4, algorithm.rssm.feat_size)
-    reward, discount, slow = algorithm._outcomes(feat, torch.tensor([True, False]))
+    reward, discount, slow = algorithm.outcomes(feat, torch.tensor([True, False]))
     assert discount[:, 0].tolist() == pytest.approx([0.0, 0.99])
     assert algorithm.cont is not None
     assert_close(discount[:, 1:], torch.sigmoid(algorithm.cont(feat[:, 1:])))
     assert_close(reward, algorithm.reward(feat))
     assert_close(slow, algorithm.slow_value(feat))
-    _, constant, _ = build(cont=False, discount=0.9)._outcomes(feat, torch.tensor([True, False]))
+    _, constant, _ = build(cont=False, discount=0.9).outcomes(feat, torch.tensor([True, False]))
     assert (constant == 0.9).all()
 
 
@@ -496,7 +498,7 @@ def reached(algorithm: DreamerV2Algorithm, loss: Tensor) -> set[str]:
 
 def test_the_models_loss_reaches_the_model() -> None:
     algorithm = build()
-    _, loss, _ = algorithm._model_loss(random_batch(algorithm), NoiseSource(0))
+    _, loss, _ = algorithm.model_loss(random_batch(algorithm), NoiseSource(0))
     assert reached(algorithm, loss) == {"encoder", "rssm", "decoder", "reward", "cont"}
 
 
@@ -514,7 +516,7 @@ def test_rewards_and_discounts_shape_the_states() -> None:
 )
 def test_each_side_of_the_balance_teaches_one_network(balance: float, own: str, other: str) -> None:
     algorithm = build(kl_balance=balance, batch_length=1)  # one row: no later states
-    _, _, metrics = algorithm._model_loss(random_batch(algorithm), NoiseSource(0))
+    _, _, metrics = algorithm.model_loss(random_batch(algorithm), NoiseSource(0))
     logits = [getattr(algorithm.rssm, name).out.bias for name in (own, other)]
     mine, theirs = torch.autograd.grad(metrics["loss/kl"], logits, allow_unused=True)
     assert mine.abs().sum() > 0
@@ -524,7 +526,7 @@ def test_each_side_of_the_balance_teaches_one_network(balance: float, own: str, 
 @pytest.mark.parametrize("rho", [0.0, 0.5, 1.0])
 def test_the_actors_loss_depends_on_dreams_unless_it_is_all_score(rho: float) -> None:
     algorithm = build(action=discrete(3), reinforce=rho)
-    actor, value, _ = algorithm._behavior_losses(*starts(algorithm), NoiseSource(0))
+    actor, value, _ = algorithm.behavior_losses(*starts(algorithm), NoiseSource(0))
     dreamed = {"rssm", "reward", "cont"} if rho < 1 else set()
     assert reached(algorithm, actor) == {"actor"} | dreamed
     assert reached(algorithm, value) == {"value"}
@@ -541,7 +543,7 @@ def test_behaviour_moves_actor_and_critic_only() -> None:
     start, is_terminal = starts(algorithm)
     assert not any(x.requires_grad for x in start)
     before = {k: p.clone() for k, p in algorithm.named_parameters()}
-    actor, value, _ = algorithm._behavior_losses(start, is_terminal, NoiseSource(0))
+    actor, value, _ = algorithm.behavior_losses(start, is_terminal, NoiseSource(0))
     algorithm._descend(actor + value, "actor", "value")
     moved = {k.split(".")[0] for k, p in algorithm.named_parameters() if not p.equal(before[k])}
     assert moved == {"actor", "value"}
@@ -550,10 +552,10 @@ def test_behaviour_moves_actor_and_critic_only() -> None:
 
 def test_an_advantage_of_zero_teaches_a_discrete_actor_nothing() -> None:
     algorithm = build(action=discrete(3), actor_entropy=0.0)
-    algorithm._outcomes = lambda feat, _: (  # type: ignore
+    algorithm.outcomes = lambda feat, _: (  # type: ignore
         torch.zeros(feat.shape[:2]), torch.ones(feat.shape[:2]), torch.full(feat.shape[:2], 3.0)
     )  # fmt: skip
-    actor, _, _ = algorithm._behavior_losses(*starts(algorithm), NoiseSource(0))
+    actor, _, _ = algorithm.behavior_losses(*starts(algorithm), NoiseSource(0))
     grads = torch.autograd.grad(actor, algorithm.optimizers()["actor"].params)
     assert all((grad == 0).all() for grad in grads)
 
@@ -562,11 +564,14 @@ def test_after_a_termination_only_its_own_reward_counts() -> None:
     algorithm = build()
     start, _ = starts(algorithm)
     ended = torch.ones(len(start.deter), dtype=torch.bool)
-    returns: list[Tensor] = []
-    loss = algorithm.value.loss
-    algorithm.value.loss = lambda mean, target: returns.append(target) or loss(mean, target)
-    algorithm._behavior_losses(start, ended, NoiseSource(0))
-    assert_close(returns[0][:, 0], algorithm.reward(algorithm.rssm.feat(start)).detach())
+    reward = algorithm.reward(algorithm.rssm.feat(start))
+    _, discount, _ = algorithm.outcomes(algorithm.rssm.feat(start).unsqueeze(1), ended)
+    assert not discount[:, 0].any()  # so the return of the first state is its own reward
+    _, value, _ = algorithm.behavior_losses(start, ended, NoiseSource(0))
+    known = algorithm.value.prediction(algorithm.value(algorithm.rssm.feat(start)))
+    # of all states only the first has a weight, and it learns its own reward
+    expected = known.loss(reward.detach()).mean() / algorithm.config.horizon
+    assert_close(value, expected)
 
 
 def test_the_slow_value_is_a_copy_of_every_nth_update() -> None:
@@ -586,7 +591,7 @@ def test_rewards_are_squashed_before_they_are_learned() -> None:
     clipped, plain = build(clip_rewards="tanh"), build(clip_rewards="none")
     batch = random_batch(plain)
     squashed = {**batch, "reward": torch.tanh(batch["reward"])}
-    a, b = (x._model_loss(y, NoiseSource(0))[2] for x, y in ((clipped, batch), (plain, squashed)))
+    a, b = (x.model_loss(y, NoiseSource(0))[2] for x, y in ((clipped, batch), (plain, squashed)))
     assert a["loss/reward"].item() == b["loss/reward"].item()
 
 
@@ -594,42 +599,42 @@ def test_a_window_begins_from_nothing() -> None:
     algorithm = build()
     batch = random_batch(algorithm)
     eps = torch.rand(4, 8, *algorithm.latent.noise_shape)
-    post = algorithm._observe(batch, eps)
+    post = algorithm.observe(batch, eps)
     batch["prev_action"][:, 0] += 1
-    again = algorithm._observe(batch, eps)
+    again = algorithm.observe(batch, eps)
     assert torch.equal(post.deter, again.deter)
     assert not batch["is_first"].any()  # the batch is left as it is
     batch["prev_action"][:, 3] += 1
-    other = algorithm._observe(batch, eps)
+    other = algorithm.observe(batch, eps)
     assert torch.equal(post.deter[:, :3], other.deter[:, :3])
     assert not torch.equal(post.deter[:, 3], other.deter[:, 3])
     batch["is_first"][:, 3] = True
-    cut = algorithm._observe(batch, eps)
+    cut = algorithm.observe(batch, eps)
     batch["state"][:, :3] += 1
-    assert torch.equal(cut.deter[:, 3:], algorithm._observe(batch, eps).deter[:, 3:])
+    assert torch.equal(cut.deter[:, 3:], algorithm.observe(batch, eps).deter[:, 3:])
 
 
 def test_a_random_subset_of_posteriors_is_imagined_from() -> None:
     algorithm = build(imagine_starts=10)
     batch = random_batch(algorithm)
-    post, _, _ = algorithm._model_loss(batch, NoiseSource(0))
-    start, is_terminal = algorithm._starts(post, batch["is_terminal"], NoiseSource(1))
+    post, _, _ = algorithm.model_loss(batch, NoiseSource(0))
+    start, is_terminal = algorithm.starts(post, batch["is_terminal"], NoiseSource(1))
     assert (start.deter.shape, is_terminal.shape) == ((10, 8), (10,))
     everything = post.stats.flatten(0, 1)  # first rows share their deter
     index = [int((everything == row).all(-1).nonzero()) for row in start.stats]
     assert len(set(index)) == 10
     assert torch.equal(start.stoch, post.stoch.flatten(0, 1)[index])
     assert torch.equal(is_terminal, batch["is_terminal"].flatten()[index])
-    other, _ = algorithm._starts(post, batch["is_terminal"], NoiseSource(2))
+    other, _ = algorithm.starts(post, batch["is_terminal"], NoiseSource(2))
     assert not torch.equal(start.deter, other.deter)
 
 
 def test_bf16_computes_close_to_fp32_and_keeps_states_and_losses_float32() -> None:
     half, full = build(precision="bf16"), build()
     batch = random_batch(full)
-    with half._autocast():
-        post, loss, metrics = half._model_loss(batch, NoiseSource(0))
-    exact = full._model_loss(batch, NoiseSource(0))
+    with autocast(half, "bf16"):
+        post, loss, metrics = half.model_loss(batch, NoiseSource(0))
+    exact = full.model_loss(batch, NoiseSource(0))
     assert post.deter.dtype is post.stoch.dtype is loss.dtype is torch.float32
     assert_close(metrics["loss/vector"], exact[2]["loss/vector"], rtol=0.05, atol=0.05)
     assert metrics["loss/vector"] != exact[2]["loss/vector"]
@@ -697,7 +702,7 @@ def test_acting_filters_as_learning_does() -> None:
     algorithm = build()
     batch, noise = random_batch(algorithm), random_noise(algorithm, 4)
     eps = torch.rand(4, 8, *algorithm.latent.noise_shape)
-    post, carry = algorithm._observe(batch, eps), algorithm.initial(4)
+    post, carry = algorithm.observe(batch, eps), algorithm.initial(4)
     for t in range(8):
         obs = {"state": batch["state"][:, t], "is_first": torch.full((4,), t == 0)}
         carry["prev_action"] = batch["prev_action"][:, t]

@@ -14,9 +14,17 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.testing import assert_close
 
-from agentzoo.agents.dreamer_v3 import SIZES, DreamerV3, DreamerV3Algorithm, DreamerV3Config
+from agentzoo.agents.dreamer_v3 import (
+    SIZES,
+    DreamerV3,
+    DreamerV3Algorithm,
+    DreamerV3Config,
+    replay_value_loss,
+)
 from agentzoo.algorithm import Algorithm, Batch, Metrics, NoiseSource
+from agentzoo.blocks import acting as acting_block
 from agentzoo.blocks.distributions import gumbel, symlog
+from agentzoo.blocks.heads import TwoHotPrediction
 from agentzoo.blocks.returns import lambda_return
 from agentzoo.blocks.rssm import State
 from agentzoo.blocks.twohot import symexp_bins, twohot_weights
@@ -303,22 +311,23 @@ def test_shapes_at_paper_size() -> None:
             "stoch": torch.empty(16, 65, 32, dtype=torch.uint8),
         } | {k: torch.empty(16, 65, dtype=torch.bool) for k in flags}
     batch = {name: column[:, 1:] for name, column in rows.items()}
-    prev = algorithm._stored(rows)
-    post, feat, losses, _ = algorithm._model_losses(prev, batch, MetaNoise())
+    prev = algorithm.stored(rows)
+    post, feat, losses, _ = algorithm.model_losses(prev, batch, MetaNoise())
     assert post.deter.shape == (16, 64, 512)
     assert post.stoch.shape == (16, 64, 32 * 4)
     assert {loss.shape for loss in losses.values()} == {(16, 64)}
     assert set(losses) == {"rec_image", "reward", "cont", "dyn", "rep"}
     seen: list[torch.Size] = []
     algorithm.actor.net.norms[-1].register_forward_hook(lambda _m, _a, out: seen.append(out.shape))
-    behavior, ret, _ = algorithm._behavior_losses(post, MetaNoise())
-    assert seen == [(1024, 64)] * 15
+    behavior, ret, _ = algorithm.behavior_losses(post, MetaNoise())
+    # one state at a time while acting, all at once to learn from
+    assert seen == [*[(1024, 64)] * 15, (1024, 15, 64)]
     assert {name: loss.shape for name, loss in behavior.items()} == {
         "policy": (16, 64),
         "value": (16, 64),
     }
     assert ret.shape == (16, 64)
-    assert algorithm._replay_value_loss(feat, batch, ret).shape == (16, 63)
+    assert algorithm.replay_loss(feat, batch, ret).shape == (16, 63)
 
 
 # -- numbers of the papers -----------------------------------------------------------------------
@@ -338,12 +347,24 @@ def test_returns_of_replayed_rows(last: list, terminal: list, expected: list) ->
         "is_last": torch.tensor([last]).bool(),
         "is_terminal": torch.tensor([terminal]).bool(),
     }
-    algorithm = build(discount_horizon=10.0, lam=0.5)
     seen: list[Tensor] = []
-    algorithm._value_loss = lambda logits, ret, slow: seen.append(ret) or torch.zeros(1, 3)  # type: ignore
-    feat = torch.zeros(1, 4, algorithm.rssm.feat_size)
-    algorithm._replay_value_loss(feat, rows, torch.tensor([[10.0, 20, 30, 40]]))
+
+    class Value(TwoHotPrediction):
+        def loss(self, target: Tensor, *others: tuple[float, Tensor]) -> Tensor:
+            seen.append(target)
+            return torch.ones(1, 3)
+
+    loss = replay_value_loss(
+        rows,
+        Value(torch.zeros(1, 3, 255), symexp_bins()),
+        torch.zeros(1, 3),
+        torch.tensor([[10.0, 20, 30, 40]]),
+        discount=0.9,
+        lam=0.5,
+        slow_scale=1.0,
+    )
     assert_close(seen[0], torch.tensor([expected]))
+    assert loss.tolist() == [[1.0 - ended for ended in last[:-1]]]
 
 
 def test_returns_of_imagined_rows() -> None:
@@ -360,12 +381,12 @@ def test_a_fresh_agent_predicts_zero_and_has_free_nats_to_spare() -> None:
     assert algorithm.discount == pytest.approx(0.996996997)
     feat = torch.randn(20, algorithm.rssm.feat_size)
     for head in (algorithm.reward, algorithm.value, algorithm.slow_value):
-        assert (head.mean(head(feat)) == 0).all()
+        assert (head.prediction(head(feat)).mean == 0).all()
     for net in (algorithm.rssm.post_net, algorithm.rssm.prior_net):
         torch.nn.init.zeros_(net.out.weight)  # type: ignore
     batch = random_batch(algorithm)
-    prev, rows = algorithm._stored(batch), {k: v[:, 1:] for k, v in batch.items()}
-    _, _, losses, metrics = algorithm._model_losses(prev, rows, NoiseSource(0))
+    prev, rows = algorithm.stored(batch), {k: v[:, 1:] for k, v in batch.items()}
+    _, _, losses, metrics = algorithm.model_losses(prev, rows, NoiseSource(0))
     assert metrics["model/kl"].abs() < 1e-6
     assert (losses["dyn"] == 1).all()
     assert (losses["rep"] == 1).all()
@@ -375,11 +396,11 @@ def test_a_fresh_agent_predicts_zero_and_has_free_nats_to_spare() -> None:
     )  # fmt: skip
     assert all(grad is None or (grad == 0).all() for grad in grads)
     certain = torch.tensor(algorithm.discount)
-    floor = algorithm.cont.loss(torch.logit(certain), certain)
+    floor = algorithm.cont.prediction(torch.logit(certain)).loss(certain)
     assert floor.item() == pytest.approx(0.0204404, abs=1e-6)
-    assert algorithm.reward.loss(algorithm.reward(feat), torch.ones(20)).mean().item() == (
-        pytest.approx(5.5412635)
-    )
+    assert algorithm.reward.prediction(algorithm.reward(feat)).loss(
+        torch.ones(20)
+    ).mean().item() == (pytest.approx(5.5412635))
 
 
 # -- losses --------------------------------------------------------------------------------------
@@ -512,11 +533,11 @@ def test_update_is_one_step_along_the_reference_gradients(
 def losses_of(algorithm: DreamerV3Algorithm) -> dict[str, Tensor]:
     batch = random_batch(algorithm)
     rows = {name: column[:, 1:] for name, column in batch.items()}
-    prev = algorithm._stored(batch)
-    post, feat, losses, _ = algorithm._model_losses(prev, rows, NoiseSource(0))
-    behavior, ret, _ = algorithm._behavior_losses(post, NoiseSource(1))
+    prev = algorithm.stored(batch)
+    post, feat, losses, _ = algorithm.model_losses(prev, rows, NoiseSource(0))
+    behavior, ret, _ = algorithm.behavior_losses(post, NoiseSource(1))
     losses |= behavior
-    losses["repval"] = algorithm._replay_value_loss(feat, rows, ret)
+    losses["repval"] = algorithm.replay_loss(feat, rows, ret)
     return {name: loss.mean() for name, loss in losses.items()}
 
 
@@ -553,7 +574,7 @@ def test_prior_and_posterior_learn_from_one_side_each(loss: str, own: str, other
     algorithm = build(free_nats=0.0, batch_size=2, batch_length=8)
     batch = {name: column[:, :2] for name, column in random_batch(algorithm).items()}
     rows = {name: column[:, 1:] for name, column in batch.items()}  # one step: no later states
-    _, _, losses, _ = algorithm._model_losses(algorithm._stored(batch), rows, NoiseSource(0))
+    _, _, losses, _ = algorithm.model_losses(algorithm.stored(batch), rows, NoiseSource(0))
     rssm = algorithm.rssm
     logits = {"prior": rssm.prior_net.out.bias, "post": rssm.post_net.out.bias}  # type: ignore
     sides = [logits[own], logits[other]]
@@ -566,7 +587,7 @@ def test_the_policy_learns_from_constants_only() -> None:
     algorithm = build()
     start = algorithm.rssm.initial(4, 2)
     start.deter.requires_grad_(True)
-    losses, ret, _ = algorithm._behavior_losses(start, NoiseSource(0))
+    losses, ret, _ = algorithm.behavior_losses(start, NoiseSource(0))
     assert not ret.requires_grad
     (grad,) = torch.autograd.grad(losses["policy"].sum(), start.deter, allow_unused=True)
     assert grad is None
@@ -662,7 +683,7 @@ def test_new_latents_are_those_the_update_inferred() -> None:
     assert latents["deter"].shape == (4, T, 16)
     assert latents["stoch"].shape == (4, T, 4)
     rows = {name: column[:, 1:] for name, column in batch.items()}
-    post, *_ = reference._model_losses(reference._stored(batch), rows, NoiseSource(3))
+    post, *_ = reference.model_losses(reference.stored(batch), rows, NoiseSource(3))
     assert torch.equal(latents["deter"], post.deter.half())
     assert torch.equal(reference.latent.onehot(latents["stoch"]), post.stoch)
 
@@ -784,10 +805,13 @@ def test_the_margin_counts_the_latents_choices() -> None:
     algorithm = build()
     noise, obs = random_noise(algorithm, 2), acting(2)
     carry = algorithm.initial(2)
-    state, _ = algorithm._perceive(carry, obs, noise)
+    embed, first = algorithm.encoder(obs), obs["is_first"]
+    state = acting_block.filter_step(algorithm.rssm, carry, embed, first, noise["latent"])
     scores = algorithm.latent.log_probs(state.stats) + gumbel(noise["latent"])
     best = scores.topk(2, -1).values
-    expected = (best[..., 0] - best[..., 1]).amin(-1)
+    # relative to the scores, as everything is that a replay compares
+    scale = best.abs().amax(-1).clamp(min=1)
+    expected = ((best[..., 0] - best[..., 1]) / scale).amin(-1)
     found = algorithm.margin(carry, obs, noise, torch.tensor([True, False]))
     assert_close(found, expected)
 

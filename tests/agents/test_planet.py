@@ -228,7 +228,7 @@ def test_update_is_one_step_along_the_reference_gradient() -> None:
 
 def test_steps_below_the_free_nats_give_the_prior_no_gradient() -> None:
     algorithm = build(free_nats=1e6)
-    loss, metrics = algorithm._loss(random_batch(algorithm), NoiseSource(0))
+    loss, metrics = algorithm.model_loss(random_batch(algorithm), NoiseSource(0))
     assert metrics["loss/kl"] == 0
     prior = list(algorithm.rssm.prior_net.parameters())
     assert all((grad == 0).all() for grad in torch.autograd.grad(loss, prior))
@@ -247,7 +247,7 @@ def test_the_model_sees_and_predicts_the_same_noisy_picture() -> None:
     algorithm.encoder.register_forward_hook(lambda _m, args, _o: seen.append(args[0]["image"]))
     losses = algorithm.decoder.losses
     algorithm.decoder.losses = lambda feat, obs: seen.append(obs["image"]) or losses(feat, obs)
-    algorithm._loss(batch, NoiseSource(0))
+    algorithm.model_loss(batch, NoiseSource(0))
     image = batch["image"].float()
     assert seen[0] is seen[1]
     assert ((seen[0] + 0.5) * 32 - torch.floor(image / 8)).min() >= 0
@@ -258,7 +258,10 @@ def test_overshooting_is_off_and_finite_when_on() -> None:
     off, on = build(free_nats=0.0), build(free_nats=0.0, overshooting=7, overshooting_scale=0.5)
     batch = random_batch(off)
     batch["is_first"][:, 2] = True  # a seam
-    plain, longer = off._loss(batch, NoiseSource(0))[1], on._loss(batch, NoiseSource(0))[1]
+    plain, longer = (
+        off.model_loss(batch, NoiseSource(0))[1],
+        on.model_loss(batch, NoiseSource(0))[1],
+    )
     assert "loss/overshooting" not in plain
     assert longer["loss/overshooting"] > 0
     extra = 0.5 * longer["loss/overshooting"]
@@ -308,7 +311,7 @@ def test_overshooting_is_the_mean_over_distances_of_mean_divergences() -> None:
             batch["is_first"],
             eps,
         )
-        found = algorithm._overshooting_loss(post, batch, NoiseSource(0))
+        found = algorithm.overshooting_loss(post, batch, NoiseSource(0))
         expected = reference_overshooting(algorithm, post, batch)
     assert expected > 0
     assert_close(found, expected, rtol=1e-4, atol=1e-6)
@@ -325,7 +328,7 @@ def test_overshooting_teaches_the_prior_and_leaves_the_posterior_alone() -> None
         batch["is_first"],
         torch.randn(B, T, 3),
     )
-    loss = algorithm._overshooting_loss(
+    loss = algorithm.overshooting_loss(
         type(post)(*(x.detach() for x in post)), batch, NoiseSource(0)
     )
     prior = torch.autograd.grad(

@@ -100,7 +100,7 @@ def test_an_agent_names_the_package_that_its_game_needs(
     monkeypatch: pytest.MonkeyPatch, package: str
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(MissingExtraError, match=rf'"{package}".*agentzoo\[atari\]'):
+    with pytest.raises(MissingExtraError, match=rf'"{package}".*agentzoo-rl\[atari\]'):
         DreamerV2("atari:pong", preset="debug")
 
 

@@ -8,16 +8,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from agentzoo.blocks import layers
 from agentzoo.blocks.cores import BlockGRUCore
+from agentzoo.blocks.fast import norm_silu
 from agentzoo.blocks.heads import BernoulliHead, fused_outputs
+from agentzoo.blocks.init import trunc_normal_init
 from agentzoo.blocks.layers import (
     MLP,
     BlockLinear,
     RMSNorm,
     SharedBlockLinear,
     SplitLinear,
-    trunc_normal_init,
 )
 
 
@@ -62,7 +62,7 @@ def test_rms_norm_divides_by_the_root_mean_square() -> None:
 def test_norm_and_silu_have_their_gradient_in_pieces_too(
     piece: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(layers, "PIECE", piece)
+    monkeypatch.setattr(norm_silu, "PIECE", piece)
     norm = RMSNorm(4)
     torch.nn.init.normal_(norm.weight)
     shared = torch.randn(3, 5, 6, requires_grad=True)

@@ -6,8 +6,9 @@ from torch import nn
 from torch.testing import assert_close
 
 from agentzoo.blocks.cores import ResetBeforeGRUCore, StochasticCore
+from agentzoo.blocks.init import keras_init
 from agentzoo.blocks.latents import GaussianLatent, MeanLatent
-from agentzoo.blocks.layers import MLP, keras_init
+from agentzoo.blocks.layers import MLP
 from agentzoo.blocks.rssm import RSSM
 
 B, T, A, E, D, S = 3, 5, 2, 7, 8, 4

@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 
 from agentzoo.blocks.cores import BlockGRUCore
-from agentzoo.blocks.fast.rssm_observe import filtered
+from agentzoo.blocks.fast.rssm_observe import observe
+from agentzoo.blocks.init import trunc_normal_init
 from agentzoo.blocks.latents import CategoricalLatent
-from agentzoo.blocks.layers import MLP, RMSNorm, trunc_normal_init
+from agentzoo.blocks.layers import MLP, RMSNorm
 from agentzoo.blocks.rssm import RSSM, State
 
 B, T, A, E = 3, 7, 2, 5
@@ -64,7 +65,7 @@ def grads(rssm, states, given):
 def test_it_is_the_general_loop_and_autograds_gradient(groups, classes, unimix):
     rssm = model(groups, classes, unimix)
     args, given = sequence(rssm)
-    general, ours = rssm.observe(*args), filtered(rssm, *args)
+    general, ours = rssm.observe(*args), observe(rssm, *args)
     assert torch.equal(ours.stoch, general.stoch)  # the same classes are drawn
     torch.testing.assert_close(tuple(ours), tuple(general), rtol=1e-5, atol=1e-5)
     expected, found = grads(rssm, general, given), grads(rssm, ours, given)
@@ -79,7 +80,7 @@ def test_what_an_episode_begins_with_has_no_past():
     (prev, actions, embeds, first, noise), _ = sequence(rssm)
     first = torch.zeros_like(first)
     first[:, 3] = True
-    states = filtered(rssm, prev, actions, embeds, first, noise)
+    states = observe(rssm, prev, actions, embeds, first, noise)
     past = torch.autograd.grad(states.stats[:, 3:].square().sum(), [prev.deter, actions, embeds])
     assert not past[0].any()
     assert not past[1][:, :4].any()  # the action before an episode is forgotten as well
@@ -92,7 +93,7 @@ def test_a_part_that_nothing_reads_needs_no_gradient():
     args, given = sequence(rssm)
     expected = torch.autograd.grad(rssm.observe(*args).deter.sum(), given)
     torch.testing.assert_close(
-        torch.autograd.grad(filtered(rssm, *args).deter.sum(), given),
+        torch.autograd.grad(observe(rssm, *args).deter.sum(), given),
         expected, rtol=1e-4, atol=1e-5,
     )  # fmt: skip
 
@@ -101,7 +102,7 @@ def test_under_autocast_it_is_the_general_loop():
     rssm = model()
     args, _ = sequence(rssm)
     with torch.autocast("cpu", torch.bfloat16):
-        pairs = zip(filtered(rssm, *args), rssm.observe(*args), strict=True)
+        pairs = zip(observe(rssm, *args), rssm.observe(*args), strict=True)
         assert all(torch.equal(ours, general) for ours, general in pairs)
 
 
@@ -109,7 +110,7 @@ def test_states_that_are_dropped_free_what_was_kept_for_their_gradient():
     rssm = model()
     gc.disable()  # by reference counts alone, as between two updates
     try:
-        states = filtered(rssm, *sequence(rssm)[0])
+        states = observe(rssm, *sequence(rssm)[0])
         kept = weakref.ref(states.deter.grad_fn.next_functions[0][0].tape)
         assert kept() is not None
         del states

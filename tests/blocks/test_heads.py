@@ -6,15 +6,13 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from agentzoo.blocks.heads import (
-    BernoulliHead,
-    NormalHead,
+from agentzoo.blocks.actors import (
     OneHotActor,
     TanhNormalActor,
     TruncatedNormalActor,
-    fused_outputs,
     tanh_normal_mode,
 )
+from agentzoo.blocks.heads import BernoulliHead, NormalHead, fused_outputs
 from agentzoo.blocks.layers import LayerNorm
 
 F_, A = 6, 2
@@ -49,12 +47,12 @@ def test_scalar_head_parameters_at_paper_size() -> None:
 def test_soft_target_has_its_optimum_at_the_log_odds() -> None:
     head, label = BernoulliHead(F_, 4, 1), torch.tensor(0.99, dtype=torch.float64)
     best = torch.tensor(4.59512, dtype=torch.float64, requires_grad=True)
-    loss = head.loss(best, label)
+    loss = head.prediction(best).loss(label)
     loss.backward()
     assert loss.item() == pytest.approx(0.0560015, abs=1e-7)
     assert best.grad is not None
     assert best.grad.item() == pytest.approx(0, abs=1e-7)
-    assert head.loss(torch.zeros_like(best), label).item() == pytest.approx(0.6931472)
+    assert head.prediction(torch.zeros_like(best)).loss(label).item() == pytest.approx(0.6931472)
 
 
 def test_tanh_normal_parameters_of_a_silent_network() -> None:

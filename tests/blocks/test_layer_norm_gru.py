@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from agentzoo.blocks.cores import LayerNormGRUCore
-from agentzoo.blocks.layers import LayerNorm, keras_init
+from agentzoo.blocks.init import keras_init
+from agentzoo.blocks.layers import LayerNorm
 
 Z, A, H, D = 6, 2, 5, 4
 

@@ -8,8 +8,9 @@ import torch
 from torch.testing import assert_close
 
 from agentzoo.blocks.cores import GRUCore
+from agentzoo.blocks.init import keras_init
 from agentzoo.blocks.latents import GaussianLatent
-from agentzoo.blocks.layers import MLP, SplitLinear, keras_init
+from agentzoo.blocks.layers import MLP, SplitLinear
 from agentzoo.blocks.rssm import RSSM, State
 
 B, T, A, E, D, S = 3, 6, 2, 7, 8, 4

@@ -7,14 +7,15 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
-from agentzoo.blocks.decoders_v3 import (
+from agentzoo.blocks.decoders import (
     SymlogDecoder,
     UpsampledConv,
     UpsampleDecoder,
-    depth_to_space,
 )
 from agentzoo.blocks.distributions import symlog
-from agentzoo.blocks.encoders_v3 import PoolEncoder, SymlogEncoder, image_shape, max_pool2x2
+from agentzoo.blocks.encoders import PoolEncoder, SymlogEncoder, pooled_image_shape
+from agentzoo.blocks.fast.max_pool import max_pool2x2
+from agentzoo.blocks.fast.upsampled_conv import depth_to_space
 from agentzoo.blocks.layers import MLP, RMSNorm
 from agentzoo.runtime.errors import ConfigError
 from agentzoo.runtime.spec import ObsSpec
@@ -57,7 +58,7 @@ def test_four_halvings_of_the_image(h: int, w: int, size: int) -> None:
 @pytest.mark.parametrize(("h", "w"), [(32, 32), (84, 84), (64, 100), (272, 272)])
 def test_sizes_that_do_not_halve_are_refused_with_those_that_do(h: int, w: int) -> None:
     with pytest.raises(ConfigError, match=rf"{h}x{w} pixels; .* multiple of 16 from 48 to 256"):
-        image_shape({"image": image(h, w)})
+        pooled_image_shape({"image": image(h, w)})
 
 
 def test_images_of_different_sizes_are_refused() -> None:
@@ -67,7 +68,7 @@ def test_images_of_different_sizes_are_refused() -> None:
 
 def test_vectors_come_first_and_are_squashed_but_one_hots_are_not() -> None:
     net = encoder(choice=ONEHOT, state=VECTOR, image=image(64, 64), more=image(64, 64, 1))
-    assert image_shape({"image": image(64, 64), "more": image(64, 64, 1)}) == (64, 64, 4)
+    assert pooled_image_shape({"image": image(64, 64), "more": image(64, 64, 1)}) == (64, 64, 4)
     hot = torch.tensor([[0.0, 1, 0, 0, 0, 1]])
     obs = {
         "choice": hot,

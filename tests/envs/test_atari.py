@@ -155,7 +155,7 @@ def test_a_missing_package_is_named_with_its_extra(
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     assert resolve("atari:pong") == V2
-    with pytest.raises(MissingExtraError, match=rf'"{package}".*agentzoo\[atari\]'):
+    with pytest.raises(MissingExtraError, match=rf'"{package}".*agentzoo-rl\[atari\]'):
         make_env("atari:pong")
 
 

@@ -62,7 +62,7 @@ def test_bad_strings(name: str, match: str) -> None:
 
 def test_a_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "crafter", None)
-    with pytest.raises(MissingExtraError, match=r'"crafter".*agentzoo\[crafter\]'):
+    with pytest.raises(MissingExtraError, match=r'"crafter".*agentzoo-rl\[crafter\]'):
         make_env("crafter:reward")
 
 

@@ -165,7 +165,7 @@ CARTPOLE = "dmc:cartpole-swingup?render=fast&repeat=4"
 
 
 @pytest.fixture
-def with_plan_axes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Grows with every picture that dm_control draws."""
     from dm_control import mujoco
 

@@ -211,7 +211,7 @@ def test_a_missing_package_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setitem(sys.modules, "dm_control", None)
     monkeypatch.setitem(sys.modules, "dm_control.suite", None)
     assert resolve("dmc:walker-walk?obs=state") == "dmc:walker-walk?obs=state&repeat=1"
-    with pytest.raises(MissingExtraError, match=r'pip install "agentzoo\[dmc\]"'):
+    with pytest.raises(MissingExtraError, match=r'pip install "agentzoo-rl\[dmc\]"'):
         make_env("dmc:walker-walk?obs=state")
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from agentzoo.blocks.laprop import AdaptiveClip, LaProp
-from agentzoo.blocks.layers import joined_name
+from agentzoo.blocks.init import joined_name
+from agentzoo.blocks.optim import AdaptiveClip, LaProp
 from agentzoo.runtime.errors import RunError
 
 

@@ -7,7 +7,8 @@ import torch
 from torch.testing import assert_close
 
 from agentzoo.blocks.distributions import symexp, symlog
-from agentzoo.blocks.twohot import TwoHotHead, symexp_bins, twohot_loss, twohot_mean, twohot_weights
+from agentzoo.blocks.heads import TwoHotHead
+from agentzoo.blocks.twohot import symexp_bins, twohot_loss, twohot_mean, twohot_weights
 
 CODES = {
     0.0: {127: 1.0},
@@ -101,8 +102,8 @@ def test_a_zero_head_predicts_exactly_zero_and_costs_ln_255() -> None:
     head.scale_output(0.0)
     torch.nn.init.zeros_(head.net.out.bias)  # type: ignore
     logits = head(torch.randn(50, 6))
-    assert (head.mean(logits) == 0).all()
-    assert_close(head.loss(logits, torch.randn(50)), torch.full((50,), math.log(255)))
+    assert (head.prediction(logits).mean == 0).all()
+    assert_close(head.prediction(logits).loss(torch.randn(50)), torch.full((50,), math.log(255)))
     assert "bins" not in head.state_dict()
 
 

@@ -31,8 +31,8 @@ def learn(case: Case, overrides: Mapping[str, object]) -> Arrays:
     """Metrics of each update, what led to the first step, weights after each.
 
     Losses of single rows, returns and gradients are no results of `update`; the parts that compute
-    them are watched: `losses` and `loss` of the heads, `kl` of the latent, the module's
-    `lambda_return`, and `step` of the optimisers.
+    them are watched: `losses` of the decoder, `loss` of a head's prediction, `kl` of the latent,
+    the module's `lambda_return`, and `step` of the optimisers.
     """
     algorithm, recorder = case.build(overrides), Recorder()
     watch_losses(algorithm, recorder)
@@ -57,11 +57,8 @@ def watch_losses(algorithm: Any, recorder: Recorder) -> None:
     """Record each row's losses, before means and free nats."""
     watched = [
         (algorithm.decoder, "losses", "decoder."),
-        (algorithm.reward, "loss", "reward"),
         (algorithm.rssm.latent, "kl", "kl"),
     ]
-    if getattr(algorithm, "cont", None) is not None:
-        watched.append((algorithm.cont, "loss", "cont"))
 
     def rows(name: str) -> Callable[[Any, Any], None]:
         return lambda _, loss: recorder.keep(
@@ -70,6 +67,27 @@ def watch_losses(algorithm: Any, recorder: Recorder) -> None:
 
     for owner, method, name in watched:
         setattr(owner, method, spied(getattr(owner, method), rows(name)))
+    for name in ("reward", "cont"):
+        if (head := getattr(algorithm, name, None)) is not None:
+            head.prediction = watched_prediction(head.prediction, rows(name))
+
+
+def watched_prediction(
+    predict: Callable[[Tensor], Any], seen: Callable[[Any, Any], object]
+) -> Callable[[Tensor], Any]:
+    """A head's `prediction`, of which `seen` gets every loss."""
+
+    class Watched:
+        def __init__(self, stats: Tensor) -> None:
+            self._inner = predict(stats)
+
+        def loss(self, *targets: Any) -> Tensor:
+            return spied(self._inner.loss, seen)(*targets)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._inner, name)
+
+    return Watched
 
 
 def watch_gradients(algorithm: Any, recorder: Recorder) -> None:

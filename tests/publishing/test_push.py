@@ -186,7 +186,7 @@ def test_publishing_needs_no_torch(hub: StandIn, folder: Path, tmp_path: Path) -
         "from agentzoo import hub\n"
         f"address = hub.push({str(folder)!r}, {REPO!r})\n"
         f"print(hub.load_policy(address, cache_dir={str(tmp_path / 'other')!r}).spec.agent)\n"
-        "assert 'agentzoo' not in sys.modules\n"
+        "assert 'agentzoo.agent' not in sys.modules\n"
     )
     root = Path(publishing.__file__).parents[1]
     command = [sys.executable, "-c", code]

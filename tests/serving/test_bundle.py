@@ -302,7 +302,7 @@ def test_both_onnxruntimes_or_none_are_named(folder, monkeypatch):
     with pytest.raises(ProviderError, match="are both installed"):
         load_policy(folder)
     monkeypatch.setattr(graphs, "find_spec", lambda name: None)
-    with pytest.raises(MissingExtraError, match=r"agentzoo\[onnx\]"):
+    with pytest.raises(MissingExtraError, match=r"agentzoo-rl\[onnx\]"):
         load_policy(folder)
 
 

@@ -25,7 +25,7 @@ def run_folder(folder: Path, offset: float = 0.0, evaluations: int = 3) -> Path:
 
 
 @pytest.fixture
-def with_plan_axes(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     """The figures saved, so that a test can read what was drawn."""
     figures: list[Figure] = []
     save = Figure.savefig

@@ -1,1 +1,40 @@
-"""Hand-written kernels, each beside the plain form that it equals and is tested against."""
+"""Hand-written kernels, each beside the plain form that it equals and is tested against.
+
+| kernel | plain form |
+|---|---|
+| `rssm_observe.observe` | `RSSM.observe` |
+| `mlp_input_grad.input_grad`, `value_and_input_grad` | the MLP on detached weights or features |
+| `norm_silu.norm_silu` | `silu(rms_norm(x))` |
+| `max_pool.max_pool2x2` | `torch.nn.functional.max_pool2d` |
+| `upsampled_conv.upsampled_conv` | nearest-neighbour upsampling, then `conv2d` |
+| `one_pixel_conv.one_pixel_conv` | `conv_transpose2d` |
+| `two_hot_loss.cross_entropy` | log-softmax and two gathers |
+
+They give the same numbers but for rounding. `kernels("plain")` switches all of them off, which is
+what a configuration's `kernels="plain"` does around an update. Under bfloat16 autocast each works
+on what autocast hands it; `rssm_observe` alone steps aside there, as products are rounded inside
+its loop.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+KINDS = ("fast", "plain")
+_ENABLED: ContextVar[bool] = ContextVar("kernels", default=True)
+
+
+def enabled() -> bool:
+    """Whether kernels are to be used here; else their plain forms are."""
+    return _ENABLED.get()
+
+
+@contextmanager
+def kernels(kind: str) -> Iterator[None]:
+    """Use the kernels inside the block, or their plain forms: "fast" or "plain"."""
+    assert kind in KINDS, kind
+    token = _ENABLED.set(kind == "fast")
+    try:
+        yield
+    finally:
+        _ENABLED.reset(token)

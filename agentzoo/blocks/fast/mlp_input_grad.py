@@ -18,8 +18,10 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from ..layers import MLP, elu_
+from . import enabled
 
 ROWS = 1024  # of a piece on a CPU: what its layers put out stays in the cache
 
@@ -44,6 +46,8 @@ def input_grad(net: MLP, steps: Sequence[Tensor]) -> Tensor:
     Returns:
         (N, T), float32.
     """
+    if not enabled():
+        return torch.stack([_frozen(net, x) for x in steps], 1)
     with torch.no_grad():
         swept = [_sweep(net, rows)[1:3] for rows in _pieces(steps)]
         out, slope = (torch.cat(parts) for parts in zip(*swept, strict=True))
@@ -60,11 +64,20 @@ def value_and_input_grad(net: MLP, steps: Sequence[Tensor]) -> tuple[Tensor, Ten
     Returns:
         Both (N, T), float32 and equal.
     """
+    if not enabled():
+        learned = torch.stack([net(x.detach()).squeeze(-1).float() for x in steps], 1)
+        return input_grad(net, steps), learned
     with torch.no_grad():
         swept = [_sweep(net, rows) for rows in _pieces(steps)]
         out = _columns(torch.cat([piece.out for piece in swept]), steps)
         slope = torch.cat([piece.slope for piece in swept])
     return _Input.apply(out, slope, *steps), _Weights.apply(out, swept, *_parameters(net))
+
+
+def _frozen(net: MLP, x: Tensor) -> Tensor:
+    """The output (N,) of the network with its weights as constants."""
+    weights = {name: param.detach() for name, param in net.named_parameters()}
+    return functional_call(net, weights, (x,)).squeeze(-1).float()
 
 
 def _pieces(steps: Sequence[Tensor]) -> list[Tensor]:

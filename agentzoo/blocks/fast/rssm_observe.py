@@ -23,9 +23,10 @@ from ..distributions import gumbel, softmax
 from ..latents import CategoricalLatent
 from ..layers import RMSNorm, SplitLinear, split_blocks
 from ..rssm import RSSM, State, mask_reset
+from . import enabled
 
 
-def filtered(
+def observe(
     rssm: RSSM, prev: State, prev_actions: Tensor, embeds: Tensor, is_first: Tensor, noise: Tensor
 ) -> State:
     """`RSSM.observe`, faster where many short steps are differentiated.
@@ -45,7 +46,8 @@ def filtered(
         Posterior states, batch shape (B, T).
     """
     device = embeds.device.type
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+    autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    if autocast or not enabled():
         return rssm.observe(prev, prev_actions, embeds, is_first, noise)
     action_projs = rssm.core.project(mask_reset(prev_actions, is_first))
     sequence = action_projs, rssm.post_net.project(embeds), is_first.unsqueeze(-1), gumbel(noise)
