@@ -1,15 +1,14 @@
 """From an agent, or from a run's folder, to a bundle that can be published."""
 
-import json
 import tempfile
 from collections.abc import Collection
 from pathlib import Path
 
 from agentzoo import hub
-from agentzoo.hub.package import CURVE, VIDEO
+from agentzoo.hub.package import CURVE, EPISODES, VIDEO
 from agentzoo.runtime import evaluate, load_policy
-from agentzoo.runtime.bundle.manifest import RESULTS
-from agentzoo.runtime.errors import RunError
+from agentzoo.runtime.errors import ConfigError, RunError
+from agentzoo.runtime.evaluation.results import write_results
 from agentzoo.runtime.evaluation.rollout import Evaluation
 
 from .agent import Agent
@@ -53,8 +52,13 @@ def package(
         The score, which is in the folder as well.
 
     Raises:
+        ConfigError: if there are fewer than 10 episodes.
         RunError: if the agent does not know the run that it learned in.
     """
+    if episodes < EPISODES:  # said before the export, which takes a while
+        raise ConfigError(
+            f"a score is published over at least {EPISODES} episodes, and episodes={episodes}"
+        )
     if CURVE not in without:  # what may not be had comes first, exporting takes a while
         draw_curve(agent, folder)
     agent.export(folder)
@@ -81,10 +85,3 @@ def draw_curve(agent: Agent, folder: Path) -> Path:
     task = agent.env.partition("?")[0] or "an environment of its own"
     title = f"{type(agent).__name__} in {task}, seed {agent.seed}"
     return learning_curve(agent.run_dir, folder / CURVE, title=title)
-
-
-def write_results(found: Evaluation, folder: Path) -> Path:
-    """Write results.json into a bundle's folder."""
-    path = folder / RESULTS
-    path.write_text(json.dumps(found.to_json(), indent=1) + "\n", encoding="utf-8")
-    return path

@@ -4,7 +4,6 @@ All but `quickstart`, `learn` and `export` run without torch. What a user got wr
 sentence on standard error and exit code 2, never a traceback.
 """
 
-import json
 import os
 import signal
 import sys
@@ -153,7 +152,7 @@ def export(
             typer.echo(f"curve:  {draw_curve(agent, out)}")
         except RunError as error:
             typer.echo(f"curve:  none: {error}")
-    typer.echo(f"next:   agentzoo evaluate {out} --video {out / 'replay.mp4'}")
+    typer.echo(f"next:   agentzoo evaluate {out} --record {out} --video {out / 'replay.mp4'}")
 
 
 @app.command()
@@ -172,17 +171,24 @@ def evaluate(
     override: Annotated[
         bool, typer.Option("--override", help="Let ENV contradict the one it learned in.")
     ] = False,
+    record: Annotated[
+        Path | None,
+        typer.Option(help="Write the score: a .json file, or a folder for its results.json."),
+    ] = None,
     check: Annotated[
         bool, typer.Option("--check", help="Play the published episodes again, and compare.")
     ] = False,
 ) -> None:
-    """Run a policy, say what it scores, and record it in the bundle if it is one of yours."""
+    """Run a policy and say what it scores; nothing is written but to --record and --video."""
+    from agentzoo.hub import require_own_folder
     from agentzoo.runtime import Policy
     from agentzoo.runtime import evaluate as score
-    from agentzoo.runtime.bundle.manifest import RESULTS
+    from agentzoo.runtime.evaluation.results import write_results
 
     from .open_policy import folder_of, open_policy
 
+    for out in (one for one in (record, video) if one is not None):
+        require_own_folder(out)  # before the episodes are played
     folder = folder_of(source)
     policy = open_policy(source, provider=provider)
     if check:
@@ -195,11 +201,9 @@ def evaluate(
     typer.echo(summary(result))
     if video is not None:
         typer.echo(f"video:   {video}")
-    if env is None and folder is not None and Path(source) == folder:
-        # a score elsewhere is not the bundle's own, and a published bundle is not ours to write to
-        results = folder / RESULTS
-        results.write_text(json.dumps(result.to_json(), indent=1) + "\n", encoding="utf-8")
-        typer.echo(f"results: {results}")
+    if record is not None:
+        written = write_results(result, record)
+        typer.echo(f"results: {written}, {len(result.returns)} episodes")
 
 
 @app.command()
@@ -341,9 +345,12 @@ def push(
 ) -> None:
     """Publish a bundle with its model card, as one commit."""
     from agentzoo import hub
+    from agentzoo.runtime.evaluation.results import read_results
 
     done = hub.push(bundle, repo, private=private, license_id=license_id, without=without or ())
+    score = read_results(bundle)
     typer.echo(f"published: {done}")
+    typer.echo(f"score:     mean {score.mean:.2f} over {len(score.returns)} episodes")
     typer.echo(f"check it:  agentzoo evaluate {done} --check")
 
 
@@ -391,8 +398,8 @@ def doctor() -> None:
 
 def reproduced(policy: "Policy", folder: Path) -> int:
     """Play a bundle's published episodes again and say what came out; 0 if the scores agree."""
-    from agentzoo.hub.package import read_results
     from agentzoo.runtime.evaluation.reproduce import reproduce
+    from agentzoo.runtime.evaluation.results import read_results
 
     found = reproduce(policy, read_results(folder))
     typer.echo(str(found))

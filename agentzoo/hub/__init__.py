@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .catalogue import Found, search
-    from .download import load_policy, locate, pull
+    from .download import load_policy, locate, pull, require_own_folder
     from .errors import HubError, OfflineError, RepoNotFoundError
     from .upload import push
 
@@ -21,6 +21,7 @@ __all__ = [
     "locate",
     "pull",
     "push",
+    "require_own_folder",
     "search",
 ]
 
@@ -33,6 +34,7 @@ _HOMES = {
     "locate": "download",
     "pull": "download",
     "push": "upload",
+    "require_own_folder": "download",
     "search": "catalogue",
 }
 

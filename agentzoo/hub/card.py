@@ -94,7 +94,8 @@ def body(package: Package, address: Address) -> str:
     """The card's text."""
     results, training = package.results, package.settings.training
     low, high = results.interval
-    graph = next(iter(package.manifest.graphs))
+    graphs = ", ".join(f"`{name}`" for name in package.manifest.graphs)
+    scored = graphs if package.manifest.policy.plan is None else f"{graphs} and the plan"
     paper = training.paper if training else ""
     has_env, episodes = bool(results.env), f"episodes={len(results.returns)}"
     return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
@@ -110,7 +111,7 @@ def body(package: Package, address: Address) -> str:
         actions="the distribution's mode" if results.deterministic else "sampled",
         env=results.env or "an object of the author's own",
         repeat=results.repeat,
-        graph=graph,
+        scored=scored,
         sha256=results.policy_sha256[:16],
         pictures=_pictures(package.files),
         address=address.plain,

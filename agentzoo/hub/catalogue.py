@@ -7,12 +7,13 @@ from pathlib import Path
 from huggingface_hub import HfApi, ModelInfo
 
 from agentzoo.runtime.bundle.manifest import MANIFEST, RESULTS
+from agentzoo.runtime.evaluation.results import read_results
+from agentzoo.runtime.files import stands
 
 from .download import ZOO_FOLDERS, endpoint
 from .errors import AddressError, HubError, said_plainly
 from .folder_hub import FolderHub
 from .naming import FILE, ZOO
-from .package import read_results
 
 LIBRARY = "agentzoo"  # the tag all cards carry
 
@@ -97,7 +98,7 @@ def _in_folder(root: Path) -> Iterator[Found]:
 def _in_package() -> Iterator[Found]:
     for root in ZOO_FOLDERS:
         for path in sorted(root.glob(f"*/{MANIFEST}")):
-            if (path.parent / RESULTS).is_file():
+            if stands(path.parent / RESULTS):
                 found = read_results(path.parent)
                 score = f"{found.mean:.2f} +/- {found.std:.2f}"
                 yield Found(f"{ZOO}{path.parent.name}", score, (found.agent, found.env))

@@ -173,6 +173,33 @@ def shipped(address: Address) -> Path:
     raise RepoNotFoundError(f'no policy "{address}" came with this package; there are: {known}')
 
 
+def require_own_folder(path: str | Path) -> None:
+    """Refuse to write into what others read as published: a hub, a cache, the package's zoo.
+
+    Args:
+        path: a file or folder that is to be written to; need not be there.
+
+    Raises:
+        AddressError: saying which of them it lies in.
+    """
+    whole = Path(path).expanduser().resolve()
+    for folder in (whole, *whole.parents):
+        kind = _kept_in(folder)
+        if kind:
+            raise AddressError(
+                f"{path} lies in {kind}, {folder}, which is read as it was published; take a copy "
+                "with: agentzoo pull ADDRESS FOLDER"
+            )
+
+
+def _kept_in(folder: Path) -> str:
+    if FolderHub.marks(folder):
+        return "a folder that is a hub"
+    if folder.name.startswith("models--") and (folder / "snapshots").is_dir():
+        return "the cache of the Hugging Face Hub"
+    return "the zoo" if folder in [root.resolve() for root in ZOO_FOLDERS] else ""
+
+
 def endpoint() -> str | None:
     """The Hub's address; read now, because the client reads it once, when it is imported."""
     return os.environ.get("HF_ENDPOINT") or None

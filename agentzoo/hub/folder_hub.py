@@ -77,7 +77,12 @@ class FolderHub:
 
     def exists(self) -> bool:
         """Whether the folder is a hub already."""
-        return (self.root / MARKER).is_file()
+        return self.marks(self.root)
+
+    @staticmethod
+    def marks(folder: Path) -> bool:
+        """Whether a folder is marked as a hub."""
+        return (folder / MARKER).is_file()
 
     def push(self, name: str, files: Mapping[str, Path], about: Mapping[str, object]) -> str:
         """Store files as a commit, and let the index name it.

@@ -18,13 +18,15 @@ from agentzoo.runtime.bundle.manifest import (
     MANIFEST,
     RESULTS,
     Manifest,
-    read_json,
+    policy_digest,
     read_manifest,
 )
 from agentzoo.runtime.bundle.onnx_check import check_onnx
 from agentzoo.runtime.envs import check_downloaded
 from agentzoo.runtime.errors import BundleError, ConfigError
+from agentzoo.runtime.evaluation.results import read_results, require_own
 from agentzoo.runtime.evaluation.rollout import Evaluation
+from agentzoo.runtime.files import open_plain, stands
 from agentzoo.runtime.strict_json import read_fields, read_object
 
 from .settings import CONFIG, Settings, read_settings
@@ -46,6 +48,7 @@ LIMITS = {  # bytes a file may have; larger ones are not even fetched
 }
 NAMES = tuple(LIMITS)  # all that ever goes up or comes down
 SERVING = (MANIFEST, CONFIG, GOLDEN, RESULTS, *GRAPHS)  # what a machine that only acts needs
+EPISODES = 10  # the fewest that a score is published over
 PICTURES = (VIDEO, CURVE)  # what a machine that cannot draw may leave out
 HEADER_LIMIT = (
     25_000_000  # bytes of a safetensors header; huggingface_hub constants.py has the same
@@ -94,8 +97,9 @@ def read_package(folder: Path, without: Collection[str] = ()) -> Package:
         without: pictures that may be missing.
 
     Raises:
-        BundleError: if a file is missing (naming the command that makes it), is not what the
-            manifest says, or the score is of another graph.
+        BundleError: if a file is missing (naming the command that makes it) or a link, is not what
+            the manifest says, or the score is of another agent, environment, graph or plan, or over
+            fewer than 10 episodes.
         ConfigError: if `without` names something else than a picture.
     """
     for name in without:
@@ -106,19 +110,29 @@ def read_package(folder: Path, without: Collection[str] = ()) -> Package:
     _require_files(folder, manifest.graphs, ())
     settings = check_content(folder, manifest)
     results = read_results(folder)
-    graph = next(iter(manifest.graphs))
-    if results.policy_sha256 != manifest.files[graph].sha256:
-        raise BundleError(
-            f"{folder / RESULTS} is of another graph than the {graph} in this folder; evaluate it "
-            f"anew with: {_command(RESULTS, folder)}"
-        )
-    present = (name for name in NAMES if name != CARD and (folder / name).is_file())
+    _check_score(results, manifest, folder)
+    present = (name for name in NAMES if name != CARD and stands(folder / name))
     files = tuple(name for name in present if name not in GRAPHS or name in manifest.graphs)
     return Package(folder, manifest, settings, results, files)
 
 
+def _check_score(results: Evaluation, manifest: Manifest, folder: Path) -> None:
+    anew = f"evaluate it anew with: {_command(RESULTS, folder)}"
+    digest = policy_digest(manifest.policy, manifest.files)
+    try:
+        require_own(results, manifest.policy, digest, folder / RESULTS)
+    except BundleError as error:
+        raise BundleError(f"{error}: {_command(RESULTS, folder)}") from None
+    count = len(results.returns)
+    if count < EPISODES:
+        raise BundleError(
+            f"{folder / RESULTS} holds {count} episodes, and a score is published over at least "
+            f"{EPISODES}; {anew}"
+        )
+
+
 COMMANDS = {
-    RESULTS: "agentzoo evaluate {folder}",
+    RESULTS: "agentzoo evaluate {folder} --record {folder}",
     VIDEO: "agentzoo evaluate {folder} --video {folder}/replay.mp4",
 }
 EXPORT = "agentzoo export RUN {folder}"  # all else
@@ -133,7 +147,7 @@ def _require_files(folder: Path, names: Collection[str], without: Collection[str
         raise BundleError(f"there is no folder {folder}; give one that agentzoo export wrote")
     for name in names:
         path = folder / name
-        if not path.is_file():
+        if not stands(path):
             if name in without:
                 continue
             leave = f", or leave it out with --without {name}" if name in PICTURES else ""
@@ -170,7 +184,7 @@ def check_content(folder: Path, manifest: Manifest) -> Settings:
     """
     for name in manifest.graphs:
         _check_graph(folder / name, manifest.opset)
-    if (folder / WEIGHTS).is_file():
+    if stands(folder / WEIGHTS):
         check_safetensors(folder / WEIGHTS)
     settings = read_settings(folder)
     policy = manifest.policy
@@ -185,19 +199,10 @@ def check_content(folder: Path, manifest: Manifest) -> Settings:
     return settings
 
 
-def read_results(folder: Path) -> Evaluation:
-    """The published evaluation.
-
-    Raises:
-        BundleError: if there is none, or it is ill-formed.
-    """
-    return Evaluation.from_json(read_json(folder / RESULTS))
-
-
 def _check_graph(path: Path, opset: int) -> None:
     if path.stat().st_size == 0:
         raise BundleError(f"{path} is empty; export the policy again")
-    with path.open("rb") as file:  # mapped: a look at it takes no memory of its size
+    with open_plain(path) as file:  # mapped: a look at it takes no memory of its size
         content = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     check_onnx(content, path.name, opset)
 
@@ -211,7 +216,7 @@ def check_safetensors(path: Path) -> None:
     Source: the format's description in huggingface/safetensors README.
     """
     size = path.stat().st_size
-    with path.open("rb") as file:
+    with open_plain(path) as file:
         length = int.from_bytes(file.read(8), "little")
         if not 2 <= length <= min(HEADER_LIMIT, size - 8):
             raise _no_safetensors(path, f"its header would have {length:,} bytes")

@@ -23,7 +23,7 @@ REPLAY = b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom" + bytes(2_000)  # not a film, but
 CURVE = b"\x89PNG\r\n\x1a\n" + bytes(500)
 
 
-def linear(folder: Path, *, seed: int = 0, episodes: int = 3, padding: int = 0) -> Path:
+def linear(folder: Path, *, seed: int = 0, episodes: int = 10, padding: int = 0) -> Path:
     """Write a bundle with everything that `push` wants.
 
     Args:
@@ -46,7 +46,7 @@ def linear(folder: Path, *, seed: int = 0, episodes: int = 3, padding: int = 0) 
     return folder
 
 
-def score(folder: Path, episodes: int = 3) -> None:
+def score(folder: Path, episodes: int = 10) -> None:
     """Evaluate, and write results.json."""
     results = evaluate(load_policy(folder), episodes=episodes, seed=1_000)
     (folder / "results.json").write_text(json.dumps(results.to_json(), indent=1))

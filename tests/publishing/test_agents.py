@@ -49,7 +49,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def bundle(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run as `export` and `evaluate` of the command line leave it."""
     folder = tmp_path_factory.mktemp("bundle") / "bundle"
-    for words in (["export", str(run), str(folder)], ["evaluate", str(folder), "--episodes=2"]):
+    for words in (
+        ["export", str(run), str(folder)],
+        ["evaluate", str(folder), "--record", str(folder)],
+    ):
         with pytest.raises(SystemExit) as end:
             cli.main(words)
         assert not end.value.code
@@ -83,7 +86,7 @@ def test_a_loaded_agent_remembers(bundle: Path, run: Path) -> None:
 
 def test_an_agent_goes_to_the_hub_and_comes_back(hub: StandIn, run: Path, tmp_path: Path) -> None:
     agent = agentzoo.load(run, device="cpu")
-    address = agent.push_to_hub("me/pole", episodes=2, without=WITHOUT, folder=tmp_path / "out")
+    address = agent.push_to_hub("me/pole", without=WITHOUT, folder=tmp_path / "out")
     back = agentzoo.load(address, device="cpu")
     assert isinstance(back, Dreamer)
     assert Dreamer.load("me/pole", device="cpu").env == agent.env
@@ -172,7 +175,7 @@ def test_a_folder_is_a_hub_for_agents(bundle: Path, tmp_path: Path) -> None:
 def test_without_a_run_there_is_no_curve(run: Path, tmp_path: Path) -> None:
     saved = agentzoo.load(run, device="cpu").save(tmp_path / "saved")
     with pytest.raises(RunError, match=r"no returns to draw a learning curve .*without="):
-        agentzoo.load(saved, device="cpu").push_to_hub("me/pole", episodes=1, without=WITHOUT)
+        agentzoo.load(saved, device="cpu").push_to_hub("me/pole", without=WITHOUT)
 
 
 def test_the_command_line_publishes_fetches_and_checks(
@@ -184,6 +187,7 @@ def test_the_command_line_publishes_fetches_and_checks(
     code, out, _ = said(capsys, "push", str(bundle), "me/pole", "--without=replay.mp4")
     assert code == 0
     assert out.startswith("published: me/pole@")
+    assert re.search(r"^score: +mean \d+\.\d\d over 10 episodes$", out, re.MULTILINE)
     code, out, _ = said(capsys, "pull", "me/pole", str(tmp_path / "copy"))
     assert (code, out.strip()) == (0, str(tmp_path / "copy"))
     code, out, _ = said(capsys, "search", "pole")
@@ -271,7 +275,7 @@ def test_a_check_that_fails_is_exit_code_1(
 ) -> None:
     folder = shutil.copytree(bundle, tmp_path / "boast")
     results = json.loads((folder / "results.json").read_text())
-    results["returns"] = [500.0, 500.0]
+    results["returns"] = [500.0] * 10
     (folder / "results.json").write_text(json.dumps(results))
     code, out, _ = said(capsys, "evaluate", str(folder), "--check")
     assert code == 1

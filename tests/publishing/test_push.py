@@ -75,7 +75,7 @@ def test_a_private_repo_is_private(hub: StandIn, folder: Path) -> None:
         ("manifest.json", "agentzoo export RUN"),
         ("golden.npz", "agentzoo export RUN"),
         ("learning_curve.png", "agentzoo export RUN"),
-        ("results.json", "agentzoo evaluate"),
+        ("results.json", "agentzoo evaluate .* --record "),
         ("replay.mp4", r"agentzoo evaluate .* --video .*replay\.mp4, or leave it out"),
     ],
 )
@@ -100,7 +100,9 @@ def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 def test_a_score_of_another_graph_is_not_published(folder: Path) -> None:
     replace(folder, "policy.onnx", graph(linear_spec(0), -WEIGHTS))
-    with pytest.raises(BundleError, match=r"is of another graph .* anew with: agentzoo evaluate"):
+    with pytest.raises(
+        BundleError, match=r"of another graph or plan, .* anew: agentzoo evaluate \S+ --record"
+    ):
         push(folder, REPO)
     score(folder)
     assert read_package(folder).results.mean < 100

@@ -1,6 +1,5 @@
 """Policies by folder, Hub id and address, and what the command line does with them."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -80,9 +79,7 @@ def test_evaluate_takes_an_address(bundle: Path, capsys: pytest.CaptureFixture[s
     code, here, _ = said(capsys, "evaluate", str(bundle), "--episodes", "3", "--provider", "cpu")
     assert code == 0
     assert here.splitlines()[:2] == over_network.splitlines()[:2]
-    assert "results:" not in over_network  # there is no folder to write to
-    results = json.loads((bundle / "results.json").read_text())
-    assert len(results["returns"]) == 3
+    assert not (bundle / "results.json").exists()  # nothing is written that nobody asked for
 
 
 def test_compare_says_a_table_and_draws(

@@ -11,13 +11,23 @@ from typing import cast
 import numpy as np
 
 from ..errors import BundleError
+from ..files import stands
 from ..policy.onnx_session import Graph, Provider, graph_specs, onnx_step
 from ..policy.planners import replanned
 from ..policy.policy import Policy
 from ..spec import Arrays, PolicySpec
 from ..strict_json import read_object
 from .golden_trace import BATCHES, EXCUSABLE, TraceComparison, check_trace, read_golden
-from .manifest import GOLDEN, OPSET, RESULTS, Manifest, read_checked, read_json, read_manifest
+from .manifest import (
+    GOLDEN,
+    OPSET,
+    RESULTS,
+    Manifest,
+    policy_digest,
+    read_checked,
+    read_json,
+    read_manifest,
+)
 from .onnx_check import check_onnx
 
 TOLERANCE = {"cpu": 1e-4, "cuda": 1e-3}  # between the recording and a replay, by provider
@@ -83,7 +93,7 @@ def load_policy(
     manifest = read_manifest(folder)
     graphs = _open_graphs(folder, manifest, provider, threads)
     spec = manifest.policy if plan is None else replanned(manifest.policy, plan)
-    digest = manifest.files[next(iter(graphs))].sha256
+    digest = policy_digest(spec, manifest.files)
     return Policy(
         onnx_step(spec, graphs), spec, seed=seed, deterministic=deterministic, digest=digest
     )
@@ -101,8 +111,8 @@ def load_verified(
     manifest = read_manifest(folder)
     graphs = _open_graphs(folder, manifest, provider, threads)
     found = judge(graphs, manifest.policy, _golden(folder, manifest))
-    digest = manifest.files[next(iter(graphs))].sha256
     spec = manifest.policy
+    digest = policy_digest(spec, manifest.files)
     return Policy(onnx_step(spec, graphs), spec, digest=digest), found
 
 
@@ -222,7 +232,7 @@ def inspect(folder: str | Path) -> str:
 
 def _score(folder: Path) -> str:
     path = folder / RESULTS
-    if not path.is_file():
+    if not stands(path):
         return "not evaluated yet"
     results = read_object(read_json(path), RESULTS)
     returns = results.get("returns")

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ..errors import BundleError
+from ..files import open_plain, stands, write_plain
 from ..policy.onnx_session import GraphSpec, graph_specs
 from ..spec import PolicySpec
 from ..strict_json import read_fields, read_object
@@ -80,7 +81,7 @@ def read_manifest(folder: Path, digests: Mapping[str, str] | None = None) -> Man
 def write_manifest(folder: Path, spec: PolicySpec, provenance: Mapping[str, str]) -> None:
     """Write manifest.json for the files that are in the folder now."""
     specs = graph_specs(spec)
-    names = [name for name in (*specs, GOLDEN, *OWNED) if (folder / name).is_file()]
+    names = [name for name in (*specs, GOLDEN, *OWNED) if stands(folder / name)]
     manifest = Manifest(
         format=FORMAT,
         policy=spec,
@@ -90,24 +91,41 @@ def write_manifest(folder: Path, spec: PolicySpec, provenance: Mapping[str, str]
         provenance=provenance,
     )
     text = json.dumps(asdict(manifest), indent=1, allow_nan=False)
-    (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
+    write_plain(folder / MANIFEST, text + "\n")
+
+
+def policy_digest(spec: PolicySpec, files: Mapping[str, FileEntry]) -> str:
+    """What a score is of: the sha256 of a policy's graph, or of all its graphs and its plan.
+
+    Args:
+        spec: the policy's spec, with the plan that is used.
+        files: size and sha256 of the graphs, and perhaps of other files.
+    """
+    graphs = [*graph_specs(spec)]
+    if len(graphs) == 1 and spec.plan is None:
+        return files[graphs[0]].sha256
+    lines = [f"{name} {files[name].sha256}\n" for name in graphs]
+    plan = json.dumps(asdict(spec.plan) if spec.plan else None, sort_keys=True)
+    return hashlib.sha256("".join([*lines, f"plan {plan}\n"]).encode()).hexdigest()
 
 
 def read_json(path: Path) -> object:
     """Parsed JSON of a file that may come from anywhere.
 
     Raises:
-        BundleError: if it is missing, larger than 4 MiB, or not JSON.
+        BundleError: if it is missing, a link, larger than 4 MiB, or not JSON.
     """
-    if not path.is_file():
+    if not stands(path):
         raise BundleError(
             f"{path.parent} has no {path.name}, so it is not a whole bundle; "
             "make one with agent.export(folder) or agentzoo export"
         )
-    if path.stat().st_size > JSON_LIMIT:
+    with open_plain(path) as file:
+        content = file.read(JSON_LIMIT + 1)
+    if len(content) > JSON_LIMIT:
         raise BundleError(f"{path} is larger than {JSON_LIMIT:,} bytes, which no manifest is")
     try:
-        value = json.loads(path.read_bytes())
+        value = json.loads(content)
         # a lone surrogate, which JSON can spell, could be neither shown, sent nor stored
         json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
@@ -137,12 +155,12 @@ def _check_files(
     for name, entry in files.items():
         if name not in (*needed, *OWNED):
             raise BundleError(f'{folder / MANIFEST} lists "{name}", which no bundle has')
-        if name not in OWNED or (folder / name).is_file():
+        if name not in OWNED or stands(folder / name):
             _check_file(folder / name, entry, digests.get(name))
 
 
 def _check_file(path: Path, entry: FileEntry, digest: str | None) -> None:
-    if not path.is_file():
+    if not stands(path):
         raise BundleError(f"{path.parent} lacks {path.name}; fetch or export the bundle again")
     if path.stat().st_size != entry.bytes or (digest or _sha256(path)) != entry.sha256:
         raise _tampered(path)
@@ -161,7 +179,8 @@ def read_checked(folder: Path, name: str, entry: FileEntry) -> bytes:
     Raises:
         BundleError: if it is not the file that the manifest lists.
     """
-    content = (folder / name).read_bytes()
+    with open_plain(folder / name) as file:
+        content = file.read(entry.bytes + 1)
     if hashlib.sha256(content).hexdigest() != entry.sha256:
         raise _tampered(folder / name)
     return content
@@ -172,5 +191,5 @@ def _entry(path: Path) -> FileEntry:
 
 
 def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
+    with open_plain(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -5,8 +5,9 @@ from typing import cast
 
 import numpy as np
 
-from ..envs import for_evaluation, resolve
+from ..bundle.manifest import RESULTS
 from ..errors import BundleError
+from .results import require_own
 from .rollout import Evaluation, Sessions, bootstrap, evaluate
 
 TOLERANCE = 1e-6  # between the returns of one episode on one machine
@@ -73,8 +74,8 @@ def reproduce(policy: Sessions, published: Evaluation, *, progress: bool = False
         progress: print a line for each episode.
 
     Raises:
-        BundleError: if the evaluation is not of this policy's graph, or its environment was an
-            object of the author's own, or its seeds are no range.
+        BundleError: if the evaluation is not of this policy, its plan or its environment, the
+            environment was an object of the author's own, or the seeds are no range.
     """
     _require_same(policy, published)
     found = evaluate(
@@ -88,20 +89,12 @@ def reproduce(policy: Sessions, published: Evaluation, *, progress: bool = False
 
 
 def _require_same(policy: Sessions, published: Evaluation) -> None:
-    run_dir = policy.spec.env
-    env = for_evaluation(resolve(run_dir, trusted=False)) if run_dir else ""
-    if not published.env or published.env != env:
+    if not published.env:
         raise BundleError(
-            f'the published score is from the environment "{published.env}", the policy is for '
-            f'"{env}" (empty is an object of the author\'s own); there is nothing to '
-            "run again"
+            "the published score is from an environment object of the author's own; there is "
+            "nothing to run again"
         )
-    digest = policy.session().digest
-    if published.policy_sha256 != digest:
-        raise BundleError(
-            f"the published score is of a graph with sha256 {published.policy_sha256[:12]}, the "
-            f"bundle holds {digest[:12]}; it was exported anew and has to be evaluated anew"
-        )
+    require_own(published, policy.spec, policy.session().digest, RESULTS)
     expected = range(published.seed, published.seed + len(published.seeds))
     if published.seeds != tuple(expected):
         raise BundleError(

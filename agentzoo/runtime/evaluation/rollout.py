@@ -35,6 +35,8 @@ from .video import VideoWriter
 FORMAT = 1  # of results.json
 DERIVED = ("mean", "std", "interval", "protocol")  # made anew from the rest
 RESAMPLES = 10_000
+RESAMPLED = 1 << 21  # numbers of a bootstrap in memory at once
+EPISODES, RETURN = 10_000, 1e30  # what a results.json may hold: as many, up to that in magnitude
 LEVEL = 0.95  # of the bootstrap interval
 FPS = 30.0  # of a film whose environment does not say
 
@@ -96,7 +98,8 @@ class Evaluation:
         seeds: environment and noise seed of each episode.
         deterministic: whether actions were the distribution's mode.
         repeat: environment steps in one decision.
-        policy_sha256: of the graph that ran; "" for a policy that is still in training.
+        policy_sha256: of the graph that ran, or of all graphs and the plan
+            (`manifest.policy_digest`); "" for a policy that is still in training.
         scores: what the environment's suite makes of the episodes, such as `human_normalized`.
     """
 
@@ -163,6 +166,7 @@ class Evaluation:
             )
         kept = {name: one for name, one in entries.items() if name not in DERIVED}
         read = read_fields(cls, kept, RESULTS)
+        check_episodes(read)
         counts = {len(read.returns), len(read.lengths), len(read.seeds)}
         if len(counts) != 1 or 0 in counts:
             raise BundleError(
@@ -172,6 +176,25 @@ class Evaluation:
         return read
 
 
+def check_episodes(found: Evaluation) -> None:
+    """Refuse more episodes or larger returns than a results.json may hold.
+
+    Raises:
+        BundleError: saying how many, or how large.
+    """
+    if len(found.returns) > EPISODES:
+        raise BundleError(
+            f"{RESULTS} holds {len(found.returns):,} episodes, expected at most {EPISODES:,}; "
+            "evaluate the policy over fewer"
+        )
+    largest = max(map(abs, found.returns), default=0.0)
+    if largest > RETURN:  # beyond this the deviation is infinite, and the score no number
+        raise BundleError(
+            f"{RESULTS} holds a return of {largest:.2e} in magnitude, expected at most "
+            f"{RETURN:.0e}; look at the environment's rewards"
+        )
+
+
 def bootstrap(values: Sequence[float]) -> tuple[float, float]:
     """Percentile bootstrap interval of the mean: 10,000 resamples from a fixed seed, 95 %.
 
@@ -179,7 +202,11 @@ def bootstrap(values: Sequence[float]) -> tuple[float, float]:
     """
     sample = np.asarray(values, np.float64)
     rng = np.random.default_rng(0)
-    means = sample[rng.integers(0, len(sample), (RESAMPLES, len(sample)))].mean(1)
+    rows = max(1, RESAMPLED // len(sample))  # at once; the numbers drawn are the same
+    counts = [min(rows, RESAMPLES - at) for at in range(0, RESAMPLES, rows)]
+    means = np.concatenate(
+        [sample[rng.integers(0, len(sample), (count, len(sample)))].mean(1) for count in counts]
+    )
     low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
 

@@ -83,7 +83,8 @@ class Policy:
         step: the acting step.
         seed: what its noise is keyed by.
         deterministic: whether actions are the distribution's mode where the caller says nothing.
-        digest: sha256 of the graph that runs; "" for a policy that is still in training.
+        digest: sha256 of the graph that runs, or of all graphs and the plan; "" for a policy that
+            is still in training.
     """
 
     def __init__(
@@ -102,7 +103,7 @@ class Policy:
             spec: what it reads, keeps, draws and gives.
             seed: keys the noise; None is the spec's.
             deterministic: None is the spec's, the paper's evaluation protocol.
-            digest: sha256 of the graph it runs, for the record.
+            digest: sha256 of what it runs, for the record.
 
         Raises:
             ConfigError: if the seed is negative or does not fit 63 bits.

@@ -1,0 +1,94 @@
+"""results.json: what a policy scored; read from anywhere, written where the user says."""
+
+import json
+from pathlib import Path
+
+from ..bundle.manifest import MANIFEST, RESULTS, policy_digest, read_json, read_manifest
+from ..envs import for_evaluation, resolve, settings_of
+from ..errors import BundleError
+from ..files import stands, write_plain
+from ..spec import PolicySpec
+from .rollout import Evaluation, check_episodes
+
+
+def read_results(folder: Path) -> Evaluation:
+    """The evaluation in a bundle's folder.
+
+    Raises:
+        BundleError: if there is none, or it is ill-formed.
+    """
+    return Evaluation.from_json(read_json(folder / RESULTS))
+
+
+def write_results(found: Evaluation, path: Path) -> Path:
+    """Write an evaluation down.
+
+    Args:
+        found: the evaluation.
+        path: a file that ends in .json, or a folder for its `results.json`. Into a bundle's folder
+            goes only a score of that very bundle.
+
+    Returns:
+        The file.
+
+    Raises:
+        BundleError: if the folder is a bundle and the score is not its own, of fewer episodes than
+            those that are written there, or a link is in the way.
+    """
+    path = path if path.suffix == ".json" else path / RESULTS
+    folder = path.parent
+    check_episodes(found)  # what could not be read back is not written
+    if path.name == RESULTS and stands(folder / MANIFEST):
+        manifest = read_manifest(folder)
+        require_own(found, manifest.policy, policy_digest(manifest.policy, manifest.files), folder)
+        _require_no_fewer(found, path)
+    folder.mkdir(parents=True, exist_ok=True)
+    return write_plain(path, json.dumps(found.to_json(), indent=1) + "\n")
+
+
+def require_own(found: Evaluation, spec: PolicySpec, digest: str, where: Path | str) -> None:
+    """Refuse a score of another agent, environment, action repeat or graph than the policy's.
+
+    Args:
+        found: the score.
+        spec: the policy's spec.
+        digest: the policy's (see `manifest.policy_digest`).
+        where: the score's place, for messages.
+
+    Raises:
+        BundleError: saying what differs.
+    """
+    env = for_evaluation(resolve(spec.env, trusted=False)) if spec.env else ""
+    repeat = int(settings_of(env).get("repeat", 1)) if env else 1
+    pairs = {
+        "agent": (found.agent, spec.agent),
+        "environment": (found.env, env),
+        "action repeat": (found.repeat, repeat),
+    }
+    for name, (theirs, ours) in pairs.items():
+        if theirs != ours:
+            raise BundleError(
+                f"the score in {where} is of the {name} {theirs!r:.120}, the policy's is "
+                f"{ours!r:.120}; evaluate the policy anew"
+            )
+    if found.policy_sha256 != digest:
+        raise BundleError(
+            f"the score in {where} is of another graph or plan, with sha256 "
+            f"{found.policy_sha256[:12] or '(none)'}, than this policy's, {digest[:12]}; evaluate "
+            "it anew"
+        )
+
+
+def _require_no_fewer(found: Evaluation, path: Path) -> None:
+    if not stands(path):
+        return
+    try:
+        there = Evaluation.from_json(read_json(path))
+    except BundleError:  # ill-formed, or of an older format: nothing that is worth keeping
+        return
+    same = (there.policy_sha256, there.deterministic) == (found.policy_sha256, found.deterministic)
+    if same and len(there.returns) > len(found.returns):
+        raise BundleError(
+            f"{path} holds {len(there.returns)} episodes of this policy, and these are "
+            f"{len(found.returns)}; evaluate as many, or remove it first"
+        )
