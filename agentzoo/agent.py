@@ -16,16 +16,22 @@ from typing import Any, ClassVar, Self
 import gymnasium as gym
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from agentzoo import hub
+from agentzoo.hub.package import check_safetensors
+from agentzoo.hub.settings import read_settings as check_settings
 from agentzoo.runtime import envs
+from agentzoo.runtime.bundle.manifest import read_json
 from agentzoo.runtime.errors import BundleError, ConfigError, ProviderError, RunError, nearest
 from agentzoo.runtime.evaluation.rollout import Evaluation, evaluate
+from agentzoo.runtime.files import require_no_link, stands
 from agentzoo.runtime.policy.noise import derive_seed
 from agentzoo.runtime.policy.policy import Policy
 from agentzoo.runtime.policy.spaces import action_spec, observation_specs
 from agentzoo.runtime.spec import ActionSpec, Array, ObsSpec, PolicySpec
+from agentzoo.runtime.strict_json import read_object
 
 from .algorithm import Algorithm
 from .config import AgentConfig, configure, parse_setting, setting, to_json
@@ -308,6 +314,8 @@ class Agent:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self._built()
+        for name in ("config.json", "model.safetensors"):
+            require_no_link(folder / name)
         write_durably(folder / "config.json", json.dumps(self._settings(), indent=1).encode())
         write_tensors(folder / "model.safetensors", module(self.algorithm).state_dict())
         return folder
@@ -570,11 +578,12 @@ class Agent:
 
     def _load_weights(self, folder: Path) -> None:
         path = folder / "model.safetensors"
-        if not path.is_file():
+        if not stands(path):
             raise BundleError(f"{folder} has no model.safetensors; save the agent there again")
+        check_safetensors(path)
         try:
             module(self.algorithm).load_state_dict(read_tensors(path), strict=True)
-        except RuntimeError as error:
+        except (RuntimeError, SafetensorError) as error:
             raise BundleError(
                 f"the weights in {path} are not those of this {type(self).__name__}: {error}"
             ) from error
@@ -683,13 +692,12 @@ def read_settings(folder: Path) -> dict[str, Any]:
         BundleError: if it is missing, is no agent's, or has a newer format.
     """
     path = folder / "config.json"
-    if not path.is_file():
+    if not stands(path):
         raise BundleError(f"{folder} holds no saved agent (no config.json); give save()'s folder")
-    try:
-        settings = json.loads(path.read_text())
-        found = settings["format"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise BundleError(f"{path} is not a saved agent's config.json") from error
+    settings: dict[str, Any] = read_object(read_json(path), str(path))
+    found = settings.get("format")
+    if type(found) is not int or found < 1:
+        raise BundleError(f"{path} is not a saved agent's config.json: its format is {found!r:.40}")
     if found > FORMAT:
         raise BundleError(
             f"{path} has format {found}, this version reads up to {FORMAT}; update agentzoo"
@@ -699,6 +707,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
             f"{path} does not say how its agent was trained; it was written before agentzoo's "
             "first release: learn again, or save it with this version"
         )
+    check_settings(folder)
     return settings
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -18,6 +19,7 @@ from agentzoo.runtime.bundle.golden_trace import SCORED, by_role, score_first, t
 from agentzoo.runtime.bundle.load import judge, open_graphs
 from agentzoo.runtime.bundle.manifest import GOLDEN, MANIFEST, OPSET, write_manifest
 from agentzoo.runtime.errors import BundleError, ConfigError
+from agentzoo.runtime.files import require_no_link, write_plain
 from agentzoo.runtime.policy.onnx_session import GraphSpec, Port, graph_specs
 from agentzoo.runtime.policy.planners import first_proposals
 from agentzoo.runtime.spec import Array, Arrays, ObsSpec, PolicySpec
@@ -116,7 +118,8 @@ def export(
         The folder.
 
     Raises:
-        BundleError: if the graph cannot be run, or its outputs differ from torch's.
+        BundleError: if the graph cannot be run, its outputs differ from torch's, or a link stands
+            where a file is to be written.
         ConfigError: if `golden_steps` is below 1 or the observations are not that many.
         MissingExtraError: without onnxruntime.
     """
@@ -130,10 +133,14 @@ def export(
         golden = _trace(resting, spec, obs)
     _check_parity(contents, spec, golden)
     folder.mkdir(parents=True, exist_ok=True)
+    for name in (*contents, GOLDEN, MANIFEST):
+        require_no_link(folder / name)
     (folder / MANIFEST).unlink(missing_ok=True)  # until all files stand, the folder is no bundle
     for name, content in contents.items():
-        (folder / name).write_bytes(content)
-    np.savez_compressed(folder / GOLDEN, allow_pickle=False, **golden)
+        write_plain(folder / name, content)
+    recording = BytesIO()
+    np.savez_compressed(recording, allow_pickle=False, **golden)
+    write_plain(folder / GOLDEN, recording.getvalue())
     write_manifest(folder, spec, _provenance())
     return folder
 

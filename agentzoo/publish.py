@@ -10,6 +10,7 @@ from agentzoo.runtime import evaluate, load_policy
 from agentzoo.runtime.errors import ConfigError, RunError
 from agentzoo.runtime.evaluation.results import write_results
 from agentzoo.runtime.evaluation.rollout import Evaluation
+from agentzoo.runtime.files import require_no_link
 
 from .agent import Agent
 from .train.plots import learning_curve
@@ -75,6 +76,7 @@ def draw_curve(agent: Agent, folder: Path) -> Path:
     """Draw the learning curve of an agent's run into a bundle's folder.
 
     Raises:
+        BundleError: if a link stands where the curve is to be drawn.
         RunError: if there is no run, or it has no returns.
     """
     if agent.run_dir is None:
@@ -82,6 +84,7 @@ def draw_curve(agent: Agent, folder: Path) -> Path:
             "this agent was not loaded from a run's folder, so there are no returns to draw a "
             f'learning curve of; load the run, or publish it with without=["{CURVE}"]'
         )
+    require_no_link(folder / CURVE)
     task = agent.env.partition("?")[0] or "an environment of its own"
     title = f"{type(agent).__name__} in {task}, seed {agent.seed}"
     return learning_curve(agent.run_dir, folder / CURVE, title=title)

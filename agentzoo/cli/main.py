@@ -40,6 +40,12 @@ app = typer.Typer(
 )
 
 
+folder_hub = typer.Typer(
+    name="hub", help="Look after a folder that is a hub.", no_args_is_help=True
+)
+app.add_typer(folder_hub)
+
+
 def steps(text: str) -> int:
     """A number of environment steps as people write it: 50000, 50_000, 5e4.
 
@@ -385,6 +391,19 @@ def search(
     width = max(len(one.address) for one in found)
     for one in found:
         typer.echo(f"{one.address:{width}}  {one.score or 'no score':20}  {' '.join(one.tags)}")
+
+
+@folder_hub.command()
+def repair(
+    folder: Annotated[str, typer.Argument(help="A folder that is a hub: DIR or file:DIR.")],
+) -> None:
+    """Make a folder hub's index true of the commits that are whole, and say what is damaged."""
+    from agentzoo.hub.folder_hub import FolderHub
+
+    root = Path(folder.removeprefix("file:")).expanduser()
+    lines = FolderHub(root).repair()
+    typer.echo("\n".join(lines) or f"{root} is whole")
+    raise typer.Exit(1 if any(" is damaged: " in line for line in lines) else 0)
 
 
 @app.command()

@@ -8,8 +8,11 @@ from string import Template
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from agentzoo.runtime.errors import BundleError
+from agentzoo.runtime.files import open_plain, stands, write_plain
+
 from .naming import Address
-from .package import CARD, CURVE, VIDEO, Package
+from .package import CARD, CURVE, LIMITS, VIDEO, Package, check_size
 from .settings import Training
 
 TASK = "reinforcement-learning"
@@ -32,14 +35,26 @@ def write_card(package: Package, address: Address, license_id: str) -> Path:
 
     Returns:
         The card's path.
+
+    Raises:
+        BundleError: if a text of the user's own is too large, no UTF-8, or a link.
     """
     path = package.folder / CARD
-    there = path.read_text(encoding="utf-8") if path.is_file() else OWN
+    there = _text(path) if stands(path) else OWN
     text = f"{OWN}\n\n{body(package, address)}" if OWN in there else FRONT.sub("", there)
     data = metadata(package, license_id)
     front = f"---\n{data.to_yaml()}\n---\n"  # pyright: ignore[reportUnknownMemberType]
-    path.write_text(front + text, encoding="utf-8")
-    return path
+    return write_plain(path, front + text)
+
+
+def _text(path: Path) -> str:
+    with open_plain(path) as file:
+        content = file.read(LIMITS[CARD] + 1)
+    check_size(CARD, len(content))
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise BundleError(f"{path} is not a text in UTF-8 ({error}); mend or remove it") from error
 
 
 def metadata(package: Package, license_id: str) -> ModelCardData:

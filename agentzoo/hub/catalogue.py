@@ -1,5 +1,6 @@
 """What there is: published agents on the Hugging Face Hub, in a folder, in the package."""
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from agentzoo.runtime.evaluation.results import read_results
 from agentzoo.runtime.files import stands
 
 from .download import ZOO_FOLDERS, endpoint
-from .errors import AddressError, HubError, said_plainly
+from .errors import AddressError, DamagedEntryWarning, HubError, said_plainly
 from .folder_hub import FolderHub
 from .naming import FILE, ZOO
 
@@ -90,6 +91,12 @@ def _in_folder(root: Path) -> Iterator[Found]:
     hub = FolderHub(root)
     if not hub.exists():
         raise HubError(f"{root} is no hub; `agentzoo push FOLDER {FILE}{root}` makes it one")
+    for name, fault in hub.damaged().items():
+        warnings.warn(
+            f"{FILE}{root}/{name} is left out: {fault}; run: agentzoo hub repair {root}",
+            DamagedEntryWarning,
+            stacklevel=4,
+        )
     for name, entry in hub.entries().items():
         score = f"{entry.mean:.2f} +/- {entry.std:.2f}"
         yield Found(f"{FILE}{root}/{name}", score, (entry.agent, entry.env))

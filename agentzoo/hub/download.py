@@ -11,6 +11,7 @@ from typing import NamedTuple
 from huggingface_hub import (
     HfApi,
     RepoFile,
+    constants,
     snapshot_download,  # pyright: ignore[reportUnknownVariableType]
 )
 from huggingface_hub import errors as client
@@ -18,6 +19,7 @@ from huggingface_hub import errors as client
 from agentzoo.runtime.bundle import load as bundle
 from agentzoo.runtime.bundle.manifest import MANIFEST, read_json, read_manifest
 from agentzoo.runtime.errors import BundleError
+from agentzoo.runtime.files import open_plain, places, stands
 from agentzoo.runtime.policy.onnx_session import Provider
 from agentzoo.runtime.policy.policy import Policy
 from agentzoo.runtime.strict_json import read_object
@@ -32,16 +34,9 @@ from .errors import (
     said_plainly,
 )
 from .folder_hub import BLOCK, FolderHub
-from .naming import MAIN, Address, looks_published, parse
-from .package import (
-    CARD,
-    NAMES,
-    PICTURES,
-    SERVING,
-    WEIGHTS,
-    check_content,
-    check_size,
-)
+from .hostile import guard_names
+from .naming import COMMIT, MAIN, Address, looks_published, parse
+from .package import CARD, NAMES, PICTURES, SERVING, WEIGHTS, check_content, check_size
 
 ATTEMPTS = 3  # at a branch that moves while it is read
 _CHECKOUT = Path(__file__).parents[2] / "zoo"
@@ -153,7 +148,7 @@ def fetch(
         folder = shipped(address)
     else:
         folder, digests = _from_hub(address, wanted, cache_dir, token)
-    if not (folder / MANIFEST).is_file():
+    if not stands(folder / MANIFEST):
         raise not_a_bundle(str(address), (path.name for path in folder.iterdir()))
     check_content(folder, read_manifest(folder, digests))
     return folder
@@ -263,10 +258,13 @@ def _online(
     api = HfApi(endpoint=endpoint(), token=token)
     for _ in range(ATTEMPTS):
         info = api.model_info(address.repo, revision=address.revision)
-        assert info.sha is not None, address
-        listing = _listing(api, address, info.sha, wanted)
+        commit = info.sha or ""
+        if not COMMIT.fullmatch(commit):  # it names folders in the cache
+            raise HubError(f"the Hub names the commit {commit!r:.80} of {address}, which is none")
+        listing = _listing(api, address, commit, wanted)
         if MANIFEST not in listing:
             raise not_a_bundle(address.repo, [one.rfilename for one in info.siblings or []])
+        guard_names()
         folder = Path(
             snapshot_download(
                 address.repo,
@@ -277,7 +275,8 @@ def _online(
                 endpoint=endpoint(),
             )
         )
-        if folder.name == info.sha:  # else the branch moved between the two
+        _require_cached(folder, address, cache_dir)
+        if folder.name == commit:  # else the branch moved between the two
             for name, expected in listing.items():
                 _check_file(folder / name, expected)
             large = {name: one.lfs.sha256 for name, one in listing.items() if one.lfs}
@@ -286,6 +285,17 @@ def _online(
         f"{address} changes while it is being read; run the same again, or name one commit: "
         f"{address.plain}@COMMIT"
     )
+
+
+def _require_cached(folder: Path, address: Address, cache_dir: str | Path | None) -> None:
+    """The client names folders by what the Hub says; it has to be one in the cache all the same."""
+    name = f"models--{address.repo.replace('/', '--')}"
+    home = Path(cache_dir or constants.HF_HUB_CACHE).expanduser() / name / "snapshots"
+    if folder.resolve().parent != home.resolve() or not COMMIT.fullmatch(folder.name):
+        raise HubError(
+            f"the Hub named a folder outside of the cache for {address}: {str(folder)!r:.200}; do "
+            "not use it"
+        )
 
 
 def _listing(
@@ -301,6 +311,8 @@ def _listing(
 
 def _check_file(path: Path, expected: RepoFile) -> None:
     """Compare a file with what the Hub says of it; a damaged one is removed from the cache."""
+    if not stands(path):
+        raise HubError(f"{path.name} did not arrive; run the same again")
     size = path.stat().st_size
     if expected.lfs:
         found, wanted = _digest(path, "sha256"), expected.lfs.sha256
@@ -308,8 +320,8 @@ def _check_file(path: Path, expected: RepoFile) -> None:
         found, wanted = _digest(path, "sha1", b"blob %d\0" % size), expected.blob_id
     if size == expected.size and found == wanted:
         return
-    os.unlink(os.path.realpath(path))  # else it would be taken from the cache for good
-    path.unlink(missing_ok=True)
+    for place in places(path)[::-1]:  # else it would be taken from the cache for good
+        place.unlink(missing_ok=True)
     raise BundleError(
         f"{path.name} arrived damaged: it has {size:,} bytes and the digest {found[:12]}, the Hub "
         f"says {expected.size:,} and {wanted[:12]}; it was removed: run the same again"
@@ -318,7 +330,7 @@ def _check_file(path: Path, expected: RepoFile) -> None:
 
 def _digest(path: Path, kind: str, prefix: bytes = b"") -> str:
     digest = hashlib.new(kind, prefix, usedforsecurity=False)
-    with path.open("rb") as file:
+    with open_plain(path) as file:
         while block := file.read(BLOCK):
             digest.update(block)
     return digest.hexdigest()
@@ -343,17 +355,17 @@ def _cached(address: Address, wanted: Collection[str], cache_dir: str | Path | N
 
 def _is_usable(folder: Path, wanted: Collection[str]) -> bool:
     """Whether the wanted files that the manifest lists are there."""
-    if not (folder / MANIFEST).is_file():
+    if not stands(folder / MANIFEST):
         return False
     listed = read_object(read_json(folder / MANIFEST), MANIFEST).get("files")
     names = read_object(listed, "manifest.json.files")
-    return all((folder / name).is_file() for name in names if name in wanted)
+    return all(stands(folder / name) for name in names if name in wanted)
 
 
 def _is_whole(folder: Path, wanted: Collection[str]) -> bool:
     """Whether the pictures and the card are there, too, if they are wanted."""
     extra = {*PICTURES, CARD, WEIGHTS} & {*wanted}
-    return _is_usable(folder, wanted) and all((folder / name).is_file() for name in extra)
+    return _is_usable(folder, wanted) and all(stands(folder / name) for name in extra)
 
 
 def _copied(source: Path, target: Path) -> Path:
@@ -361,6 +373,7 @@ def _copied(source: Path, target: Path) -> Path:
         raise AddressError(f"{target} is there already; name a new or an empty folder")
     target.mkdir(parents=True, exist_ok=True)
     for name in NAMES:
-        if (source / name).is_file():
-            shutil.copyfile(source / name, target / name)
+        if stands(source / name):
+            with open_plain(source / name) as file, (target / name).open("xb") as copy:
+                shutil.copyfileobj(file, copy)
     return target

@@ -32,6 +32,10 @@ class OfflineWarning(UserWarning):
     """The Hub cannot be reached; what the cache has is used."""
 
 
+class DamagedEntryWarning(UserWarning):
+    """The index of a folder hub has an entry that cannot be read; it was left out."""
+
+
 @contextmanager
 def said_plainly(repo: str, revision: str = "main") -> Generator[None]:
     """Turn what the client raises into sentences about `repo`.

@@ -11,6 +11,7 @@ MAIN = "main"
 NAME = re.compile(r"[A-Za-z0-9_][\w.-]{0,95}", re.ASCII)  # one segment; the Hub allows 96 letters
 REVISION = re.compile(r"[A-Za-z0-9_][\w./-]{0,127}", re.ASCII)
 COMMIT = re.compile(r"[0-9a-f]{40}")
+RESERVED = ("hub.json", "index")  # files of a folder hub's own, in any case of letters
 FILE, ZOO = "file:", "zoo:"
 FORMS = 'expected "me/name", "file:DIR/name" or "zoo:name", perhaps with @revision behind it'
 
@@ -67,6 +68,10 @@ def parse(text: str, revision: str | None = None) -> Address:
         raise AddressError(f'"{wanted}" is not a revision; give a branch, a tag or a commit')
     if where.startswith(FILE):
         root, name = split_folder(where)
+        if name.casefold() in RESERVED:
+            raise AddressError(
+                f'"{text}" names "{name}", a file of the hub\'s own; give the repo another name'
+            )
         return Address("file", _segment(name, text), wanted, root)
     if where.startswith(ZOO):
         return Address("zoo", _segment(where.removeprefix(ZOO), text), wanted)

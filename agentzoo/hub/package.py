@@ -223,21 +223,29 @@ def check_safetensors(path: Path) -> None:
         header = file.read(length)
     try:
         entries = read_object(json.loads(header), path.name)
+        json.dumps(entries, ensure_ascii=False).encode()  # a lone surrogate is no text
     except (ValueError, RecursionError) as error:
         raise _no_safetensors(path, "its header is no JSON object") from error
-    entries.pop("__metadata__", None)
+    _check_metadata(path, entries.pop("__metadata__", {}))
     spans = sorted(_span(path, name, entry) for name, entry in entries.items())
     edges = [(0, 0), *spans, (size - 8 - length,) * 2]
     if any(end != start for (_, end), (start, _) in pairwise(edges)):
         raise _no_safetensors(path, "its tensors do not lie end to end")
 
 
+def _check_metadata(path: Path, value: object) -> None:
+    texts = read_object(value, f"{path.name}.__metadata__")
+    if not all(isinstance(one, str) for one in texts.values()):
+        raise _no_safetensors(path, "its metadata are no texts")
+
+
 def _span(path: Path, name: str, value: object) -> tuple[int, int]:
     """Where a tensor begins and ends."""
     tensor = read_fields(_Tensor, value, f"{path.name}.{name[:80]}")
-    if len(tensor.data_offsets) == 2 and min(tensor.shape, default=0) >= 0:
+    width, plain = WIDTHS.get(tensor.dtype), min(tensor.shape, default=0) >= 0
+    if len(tensor.data_offsets) == 2 and width is not None and plain:
         start, end = tensor.data_offsets
-        if prod(tensor.shape) * WIDTHS.get(tensor.dtype, -1) == end - start:
+        if 0 <= start <= end and prod(tensor.shape) * width == end - start:
             return start, end
     raise _no_safetensors(path, f'the entry of "{name[:80]}" is {value!r:.120}')
 

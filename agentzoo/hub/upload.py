@@ -9,7 +9,7 @@ from agentzoo.runtime.bundle.manifest import MANIFEST
 from agentzoo.runtime.errors import BundleError
 
 from .card import write_card
-from .download import endpoint
+from .download import endpoint, require_own_folder
 from .errors import AddressError, said_plainly
 from .folder_hub import FolderHub
 from .naming import (
@@ -57,6 +57,7 @@ def push(
             repo holds something else.
         HubError: if the Hub refuses or fails.
     """
+    require_own_folder(folder)  # the card is written into it
     package = read_package(Path(folder), without)
     if repo_id.startswith(FILE):
         return str(_to_folder(package, repo_id, license_id))
@@ -98,16 +99,8 @@ def _to_folder(package: Package, repo_id: str, license_id: str) -> Address:
     root, name = _place(repo_id, package)
     hub, address = FolderHub(root), parse(f"{FILE}{root}/{name}")
     card = write_card(package, address, license_id)
-    results = package.results
-    about = {
-        "agent": results.agent,
-        "env": results.env,
-        "mean": results.mean,
-        "std": results.std,
-        "episodes": len(results.returns),
-    }
     files = {one: package.folder / one for one in package.files}
-    commit = hub.push(name, {**files, CARD: card}, about)
+    commit = hub.push(name, {**files, CARD: card}, package.results)
     return parse(str(address), commit)
 
 

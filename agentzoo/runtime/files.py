@@ -2,7 +2,7 @@
 
 A folder that came as an archive or a clone can hold links, and what is written or published through
 one is somebody else's file. The one exception are links that the Hugging Face cache makes itself,
-from a snapshot to the blobs beside it.
+from a snapshot to the blobs beside it, and from there to blobs that several repos share.
 """
 
 import errno
@@ -15,7 +15,9 @@ from pathlib import Path
 
 from .errors import BundleError
 
-BLOB = re.compile(r"\.\./\.\./blobs/(\w[\w.-]*)")  # huggingface_hub file_download.py makes these
+# huggingface_hub makes these: file_download.py:_create_symlink, utils/_shared_blobs.py
+BLOB = re.compile(r"\.\./\.\./blobs/(\w[\w.-]*)", re.ASCII)
+SHARED = re.compile(r"\.\./\.\./blobs/([0-9a-f]{2}/[0-9a-f]{64})")
 LINK_ERRORS = (errno.ELOOP, errno.EMLINK)  # of opening a link that is not to be followed; BSD's too
 
 
@@ -102,11 +104,27 @@ def require_no_link(path: Path) -> None:
         raise BundleError(f"{path} is there and is no file; remove it, or name another")
 
 
+def places(path: Path) -> list[Path]:
+    """A file's path, and where it lies in the Hugging Face cache if it is a link of the cache's.
+
+    Raises:
+        BundleError: if it is another link.
+    """
+    return [path, *(places(_blob(path)) if path.is_symlink() else [])]
+
+
 def _blob(path: Path) -> Path:
     """Where a link that the Hugging Face cache has made itself leads."""
-    match = BLOB.fullmatch(os.readlink(path).replace(os.sep, "/"))
-    if match is None or path.parent.parent.name != "snapshots":
-        raise BundleError(
-            f"{path} is a link, and no link in a bundle is followed; put the file itself there"
-        )
-    return path.parent.parent.parent / "blobs" / match[1]
+    leads = os.readlink(path).replace(os.sep, "/")
+    folder, above = path.absolute().parent, path.absolute().parents[1]
+    if above.name == "snapshots":  # models--me--walker/snapshots/COMMIT/policy.onnx
+        match = BLOB.fullmatch(leads)
+    elif folder.name == "blobs" and above.name.startswith("models--"):
+        match = SHARED.fullmatch(leads)
+    else:
+        match = None
+    if match is not None:
+        return above.parent / "blobs" / match[1]
+    raise BundleError(
+        f"{path} is a link, and no link in a bundle is followed; put the file itself there"
+    )

@@ -64,6 +64,7 @@ class StandIn:
     url: str = ""
     faults: list[Fault] = field(default_factory=list)
     requests: list[tuple[str, str]] = field(default_factory=list)
+    headers: dict[str, str] = field(default_factory=dict)  # in the place of a file's own
     lock: threading.RLock = field(default_factory=threading.RLock)
 
     # -- what tests ask for ------------------------------------------------------------------------
@@ -487,8 +488,9 @@ def resolve(self: Handler, repo: str, revision: str, path: str) -> None:
         return
     start = int(re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", "bytes=0-"))[1])
     self.send_response(206 if start else 200)
-    self.send_header("ETag", f'"{one["sha256"] if one["lfs"] else one["oid"]}"')
-    self.send_header("X-Repo-Commit", commit)
+    tag = f'"{one["sha256"] if one["lfs"] else one["oid"]}"'
+    for name, value in ({"ETag": tag, "X-Repo-Commit": commit} | self.hub.headers).items():
+        self.send_header(name, value)
     self.send_header("Content-Length", str(one["size"] - start))
     if start:
         self.send_header("Content-Range", f"bytes {start}-{one['size'] - 1}/{one['size']}")

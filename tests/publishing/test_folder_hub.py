@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import re
+import shutil
 import threading
 from collections.abc import Callable
 from dataclasses import asdict
@@ -9,16 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from agentzoo.hub import (
-    HubError,
-    RepoNotFoundError,
-    load_policy,
-    pull,
-    push,
-    search,
-)
-from agentzoo.hub.errors import AddressError
-from agentzoo.hub.folder_hub import commit_name
+from agentzoo.cli import main as cli
+from agentzoo.hub import HubError, RepoNotFoundError, load_policy, pull, push, search
+from agentzoo.hub.errors import AddressError, DamagedEntryWarning
+from agentzoo.hub.folder_hub import FolderHub, commit_name
 from agentzoo.runtime import load_policy as open_folder
 from agentzoo.runtime.bundle.manifest import FileEntry
 from agentzoo.runtime.errors import BundleError
@@ -186,3 +182,101 @@ def test_a_push_that_was_killed_can_be_repeated(folder: Path, root: Path) -> Non
     (home / "policy.onnx").write_bytes(b"half")
     assert push(folder, f"file:{root}") == address
     assert load_policy(address).spec.agent == "Dreamer"
+
+
+# -- what is damaged -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["index", "Index", "INDEX", "hub.json", "Hub.JSON"])
+def test_the_hubs_own_names_are_no_repos(folder: Path, root: Path, name: str) -> None:
+    push(folder, f"file:{root}")
+    before = sorted(path.relative_to(root) for path in root.rglob("*"))
+    with pytest.raises(AddressError, match="a file of the hub's own; give the repo another name"):
+        push(folder, f"file:{root}/{name}")
+    with pytest.raises(AddressError, match="a file of the hub's own"):
+        pull(f"file:{root}/{name}")
+    assert sorted(path.relative_to(root) for path in root.rglob("*")) == before
+    assert len(search(hub=f"file:{root}")) == 1
+
+
+ENTRIES = {
+    "no JSON": "{",
+    "another shape": '{"files": {}}',
+    "no commit": '{"commit": "../../x", "agent": "A", "env": "", "mean": 1.0, "std": 0.0, '
+    '"episodes": 10}',
+    "no number": '{"commit": "x", "agent": "A", "env": "", "mean": NaN, "std": 0.0, "episodes": 1}',
+}
+
+
+@pytest.mark.parametrize("content", ENTRIES.values(), ids=ENTRIES)
+def test_a_damaged_entry_is_named_and_harms_no_other(
+    folder: Path, root: Path, content: str, another: Callable[[int], Path]
+) -> None:
+    push(folder, f"file:{root}")
+    push(another(1), f"file:{root}/spoiled")
+    (root / "index" / "spoiled.json").write_text(content)
+    with pytest.warns(DamagedEntryWarning, match="spoiled is left out: .* agentzoo hub repair"):
+        (found,) = search(hub=f"file:{root}")
+    assert found.address == f"file:{root}/{NAME}"
+    assert load_policy(found.address).seed == 0
+    with pytest.raises(BundleError, match=r"spoiled\.json"):
+        pull(f"file:{root}/spoiled")
+    assert FolderHub(root).entries().keys() == {NAME}
+    assert FolderHub(root).damaged().keys() == {"spoiled"}
+
+
+def said(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
+    with pytest.raises(SystemExit) as end:
+        cli.main(words)
+    out, err = capsys.readouterr()
+    return int(end.value.code or 0), out + err
+
+
+def test_repair_makes_the_index_true_of_the_commits(
+    folder: Path,
+    root: Path,
+    another: Callable[[int], Path],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    first = push(folder, f"file:{root}")
+    second = push(another(1), f"file:{root}")
+    push(another(2), f"file:{root}/lost")
+    assert said(capsys, "hub", "repair", str(root)) == (0, f"{root} is whole\n")
+    (root / "index" / f"{NAME}.json").write_text("{")
+    shutil.copytree(snapshot(root, first), root / "index" / ("7" * 40))  # what once was a bug
+    (root / "index" / f"{'7' * 40}.json").write_text('{"files": {}}')
+    (snapshot(root, second) / "policy.onnx").write_bytes(b"spoiled")
+    shutil.rmtree(next(path for path in (root / "lost").iterdir() if path.is_dir()))
+    code, text = said(capsys, "hub", "repair", f"file:{root}")
+    assert code == 1  # something is left that only a push mends
+    assert f"set aside index/{'7' * 40}, which is no repo's" in text
+    assert f"set aside index/{'7' * 40}.json, which is no repo's" in text
+    assert re.search(rf"^{NAME}@{second.partition('@')[2]} is damaged: .*policy\.onnx", text, re.M)
+    assert f"{NAME}: the index names {first.partition('@')[2]} now, its newest whole" in text
+    assert "lost has no whole commit; its entry was set aside" in text
+    (found,) = search(hub=f"file:{root}")
+    assert (found.address, found.score) == (f"file:{root}/{NAME}", "500.00 +/- 0.00")
+    assert pull(found.address) == snapshot(root, first)
+    assert said(capsys, "hub", "repair", str(root))[0] == 1  # the damaged commits are still there
+    assert push(another(3), f"file:{root}") != first
+
+
+def test_only_a_hub_is_repaired(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, text = said(capsys, "hub", "repair", str(tmp_path))
+    assert (code, "is no hub" in text) == (2, True)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("spoiled", ["results.json", "COMMIT.json"])
+def test_a_damaged_commit_is_mended_by_pushing_again(
+    folder: Path, root: Path, spoiled: str
+) -> None:
+    address = push(folder, f"file:{root}")
+    home = snapshot(root, address)
+    path = home.with_name(f"{home.name}.json") if spoiled == "COMMIT.json" else home / spoiled
+    path.write_text("{}")
+    with pytest.raises(BundleError):
+        pull(address)
+    assert push(folder, f"file:{root}") == address
+    assert pull(address) == home
+    assert sorted(one.name for one in home.parent.iterdir()) == [home.name, f"{home.name}.json"]

@@ -157,7 +157,7 @@ def test_the_offline_switch_uses_the_cache_without_a_word(published: str, tmp_pa
         f"print(hub.pull({REPO!r}))\n"
         "try: hub.pull('me/nothing')\n"
         "except hub.OfflineError as error: print(error)\n"
-        f"try: hub.push({str(found)!r}, 'me/other')\n"
+        f"try: hub.push({str(tmp_path / 'bundle')!r}, 'me/other')\n"
         "except hub.OfflineError as error: print(error)\n"
     )
     done = offline(code, tmp_path / "cache")

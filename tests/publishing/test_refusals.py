@@ -66,7 +66,9 @@ def test_a_pickle_in_the_golden_trace(hub: StandIn, folder: Path, tmp_path: Path
     from agentzoo.runtime import verify
 
     trap = tmp_path / "trap"
-    np.savez(tmp_path / "evil.npz", action=np.array([Evil(str(trap))], object))
+    golden = dict(np.load(folder / "golden.npz"))
+    golden["action"] = np.array([Evil(str(trap))] * len(golden["action"]), object)
+    np.savez(tmp_path / "evil.npz", **golden)
     replace(folder, "golden.npz", (tmp_path / "evil.npz").read_bytes())
     publish(hub, folder)
     with pytest.raises(BundleError, match=r"golden\.npz cannot be read"):
@@ -82,6 +84,23 @@ def test_a_pickle_in_the_golden_trace(hub: StandIn, folder: Path, tmp_path: Path
         ({"w": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 8]}}, "the entry of"),
         ({"w": {"dtype": "PY", "shape": [8], "data_offsets": [0, 8]}}, "the entry of"),
         ({"w": {"dtype": "F32", "shape": [True], "data_offsets": [0, 8]}}, "expected int"),
+        ({"w": {"dtype": "PY", "shape": [8], "data_offsets": [8, 0]}}, "the entry of"),
+        ({"w": {"dtype": "PY", "shape": [0], "data_offsets": [8, 8]}}, "the entry of"),
+        (
+            {
+                "v": {"dtype": "U8", "shape": [9], "data_offsets": [0, 9]},
+                "w": {"dtype": "PY", "shape": [1], "data_offsets": [9, 8]},
+            },
+            "the entry of",
+        ),
+        ({"\ud800": {"dtype": "U8", "shape": [8], "data_offsets": [0, 8]}}, "no JSON object"),
+        (
+            {
+                "w": {"dtype": "U8", "shape": [8], "data_offsets": [0, 8]},
+                "__metadata__": {"format": 1},
+            },
+            "its metadata are no texts",
+        ),
         ({"w": [1]}, "expected an object"),
         ([], "its header is no JSON object"),
     ],

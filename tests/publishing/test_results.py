@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import agentzoo.hub as publishing
-from agentzoo import cli
+from agentzoo.cli import main as cli
 from agentzoo.hub import push
 from agentzoo.runtime import evaluate, load_policy
 from agentzoo.runtime.bundle.manifest import policy_digest, read_manifest

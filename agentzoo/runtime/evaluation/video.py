@@ -10,6 +10,7 @@ from typing import Self
 import numpy as np
 
 from ..errors import ConfigError, MissingExtraError
+from ..files import require_no_link
 from ..spec import Array
 
 
@@ -53,6 +54,7 @@ class VideoWriter:
         """Append one frame, (h, w, 3) uint8.
 
         Raises:
+            BundleError: if the file to write is a link.
             ConfigError: if the frame has another shape than the first, or another dtype.
         """
         expected = self._shape or (*frame.shape[:2], 3)
@@ -67,6 +69,7 @@ class VideoWriter:
 
     def _open(self, frame: Array) -> Generator[None, object, None]:
         height, width = _even(frame).shape[:2]
+        require_no_link(self.path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         writer: Generator[None, object, None] = import_module("imageio_ffmpeg").write_frames(
             str(self.path),
