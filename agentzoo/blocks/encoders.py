@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from agentzoo.runtime.errors import ConfigError
+from agentzoo.runtime.policy.spaces import resize_advice
 from agentzoo.runtime.spec import ObsSpec
 
 from .distributions import symlog
@@ -43,9 +44,7 @@ def image_keys(obs: Mapping[str, ObsSpec]) -> list[str]:
         if (h, w) != (IMAGE_SIZE, IMAGE_SIZE):
             raise ConfigError(
                 f'the image "{key}" has {h}x{w} pixels, the convolutions take {IMAGE_SIZE}x'
-                f"{IMAGE_SIZE}; write size={IMAGE_SIZE} in the environment string or wrap the "
-                f"environment in gymnasium.wrappers.ResizeObservation(env, ({IMAGE_SIZE}, "
-                f"{IMAGE_SIZE}))"
+                f"{IMAGE_SIZE}; {resize_advice(obs, key, IMAGE_SIZE)}"
             )
     return keys
 
@@ -209,8 +208,7 @@ def pooled_image_shape(obs: Mapping[str, ObsSpec]) -> tuple[int, int, int] | Non
             raise ConfigError(
                 f'the image "{key}" has {h}x{w} pixels; {len(WIDTHS)} halvings have to leave '
                 f"{SMALLEST} to {LARGEST} a side, so each side is a multiple of {SIDES.step} from "
-                f"{SIDES[0]} to {SIDES[-1]}: write size=64 in the environment string or wrap the "
-                "environment in gymnasium.wrappers.ResizeObservation(env, (64, 64))"
+                f"{SIDES[0]} to {SIDES[-1]}: {resize_advice(obs, key, 64)}"
             )
     return h, w, sum(shape[-1] for shape in images.values())
 

@@ -1,5 +1,6 @@
 """Transitions from Gymnasium's five-tuples: exact patterns, seeds, errors."""
 
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
@@ -8,7 +9,14 @@ import pytest
 from gymnasium import spaces
 
 from agentzoo.runtime.envs import Adapter, Repeat, episode_seed
-from agentzoo.runtime.errors import ConfigError, EpisodeError, ObservationError, SpaceError
+from agentzoo.runtime.errors import (
+    ConfigError,
+    EpisodeError,
+    ObservationError,
+    SpaceError,
+    WorkerError,
+)
+from agentzoo.runtime.evaluation.rollout import evaluate_random
 
 
 class Countdown(gym.Env[np.ndarray, int]):
@@ -236,3 +244,84 @@ def test_the_same_seed_gives_the_same_rows() -> None:
         return np.stack(rows)
 
     np.testing.assert_array_equal(rollout(), rollout())
+
+
+class Ported(Countdown):
+    """Written for old gym, and only half carried over."""
+
+    def __init__(self, step: Any = None, reset: Any = None) -> None:
+        super().__init__(20)
+        self.given_step, self.given_reset = step, reset
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> Any:
+        whole = super().reset(seed=seed)
+        return whole if self.given_reset is None else self.given_reset
+
+    def step(self, action: int) -> Any:
+        whole = super().step(action)
+        return whole if self.given_step is None else self.given_step
+
+
+class Unseeded(Countdown):
+    def reset(self) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return super().reset(seed=0)
+
+
+OBS = np.zeros(2)
+BAD_STEPS = [
+    pytest.param((OBS, 1.0, False, {"lives": 3}), r"Ported gave 4 values, expected.*five", id="4"),
+    pytest.param((OBS, 1.0, False, {}), r"gave 4 values, .*truncated where a time limit", id="{}"),
+    pytest.param(OBS, r"gave one ndarray, expected Gymnasium's five", id="observation"),
+    pytest.param((OBS, 1.0, False, {"a": 1}, {}), r"gave a dict as truncated", id="dict"),
+    pytest.param((OBS, 1.0, None, False, {}), r"gave a NoneType as terminated", id="none"),
+    pytest.param((OBS, 1.0, 0.5, False, {}), r"gave a float as terminated", id="half"),
+]
+
+
+class TestOldGym:
+    @pytest.mark.parametrize(("given", "said"), BAD_STEPS)
+    def test_a_step_of_other_than_five_values_is_refused(self, given: Any, said: str) -> None:
+        adapter = Adapter([Ported(given)])
+        adapter.reset([0], [1])
+        with pytest.raises(EpisodeError, match=said):
+            adapter.step([0], [0])
+        with pytest.raises(EpisodeError, match=said):
+            evaluate_random(Ported(given), episodes=1)
+        repeated = Repeat(Ported(given), 2)
+        repeated.reset(seed=1)
+        with pytest.raises(EpisodeError, match=said):
+            repeated.step(0)
+
+    def test_a_wrapper_that_takes_the_step_apart_first(self) -> None:
+        adapter = Adapter([gym.wrappers.TimeLimit(Ported(BAD_STEPS[0].values[0]), 9)])
+        adapter.reset([0], [1])
+        with pytest.raises(EpisodeError, match=r"Ported gave another number of values, expected"):
+            adapter.step([0], [0])
+
+    def test_flags_of_numpy_and_of_numbers_are_taken(self) -> None:
+        adapter = Adapter([Ported((OBS, 1.0, np.bool_(False), np.array([1]), {}))])
+        adapter.reset([0], [1])
+        rows = adapter.step([0], [0])
+        assert (rows["is_last"].tolist(), rows["is_terminal"].tolist()) == ([True], [False])
+
+    def test_a_reset_without_a_seed_or_an_info(self) -> None:
+        with pytest.raises(EpisodeError, match=r"Unseeded takes no seed .*options=None\)"):
+            Adapter([Unseeded()]).reset([0], [1])
+        with pytest.raises(EpisodeError, match=r"gave one ndarray, .*pair \(observation, info\)"):
+            Adapter([Ported(reset=OBS)]).reset([0], [1])
+        with pytest.raises(EpisodeError, match=r"gave one int, .*pair"):
+            evaluate_random(Ported(reset=0), episodes=1)
+
+    def test_in_a_process(self) -> None:
+        adapter = Adapter.open(partial(Ported, BAD_STEPS[0].values[0]), parallel=True)
+        adapter.reset([0], [1])
+        with pytest.raises(WorkerError, match=r"EpisodeError: the step of .* gave 4 values"):
+            adapter.step([0], [0])
+        with pytest.raises(WorkerError, match=r"EpisodeError: the reset of .* takes no seed"):
+            Adapter.open(Unseeded, parallel=True).reset([0], [1])
+
+    @pytest.mark.parametrize("reward", ["1", None, [1.0, 2.0], float("inf")])
+    def test_a_reward_that_is_no_number_is_named_in_evaluation(self, reward: Any) -> None:
+        step = (OBS, reward, False, False, {})
+        with pytest.raises(EpisodeError, match=r"gave the reward .* at decision 1 .*one finite"):
+            evaluate_random(Ported(step), episodes=1)

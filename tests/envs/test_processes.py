@@ -10,12 +10,13 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from agentzoo.runtime.envs import Adapter, ProcessVectorEnv
-from agentzoo.runtime.errors import ConfigError, EpisodeError, WorkerError
+from agentzoo.runtime.errors import ConfigError, EpisodeError, ObservationError, WorkerError
 from tests.envs.fake_envs import Breaking, Countdown, Named, Telling, Unmakeable
 
 
@@ -239,3 +240,52 @@ def test_a_script_is_not_run_again_in_the_workers(tmp_path: Path) -> None:
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert found.stdout == "run\n[[0.0, 1.0, 0.0], [0.0, 1.0, 0.0]]\n"
+
+
+class Lying(Countdown):
+    """Gives a reward that is a text, or an observation of another shape."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how = how
+
+    def step(self, action: int) -> tuple:
+        observation, reward, *rest = super().step(action)
+        lies = {"text": (observation, "much"), "shape": (np.zeros(5), reward)}
+        return (*lies[self.how], *rest)
+
+
+class FirstOrNot(Countdown):
+    """The first one made in a folder has another space than all others; leaves its process's id."""
+
+    def __init__(self, folder: str) -> None:
+        super().__init__()
+        Path(folder, str(os.getpid())).touch()
+        try:
+            Path(folder, "first").touch(exist_ok=False)
+        except FileExistsError:
+            self.observation_space = gym.spaces.Box(-1, 1, (3,))
+
+
+@pytest.mark.parametrize(
+    ("how", "error", "said"),
+    [
+        ("text", EpisodeError, r"the reward of environment 0 .* is 'much', expected one number"),
+        ("shape", ObservationError, r"observations do not fit the environments' space"),
+    ],
+)
+def test_a_lie_ends_all_workers(how: str, error: type[Exception], said: str) -> None:
+    envs = ProcessVectorEnv(partial(Lying, how), 2)
+    processes = [worker.process.pid for worker in envs._workers]
+    envs.reset(seed=1)
+    with pytest.raises(error, match=said):
+        envs.step(np.zeros(2, int))
+    assert all(is_gone(process) for process in processes)
+
+
+def test_spaces_that_differ_leave_no_workers(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"environment \d has other spaces than environment 0"):
+        Adapter.open(partial(FirstOrNot, str(tmp_path)), 2, parallel=True)
+    processes = [int(path.name) for path in tmp_path.iterdir() if path.name != "first"]
+    assert len(processes) == 2
+    assert all(is_gone(process) for process in processes)

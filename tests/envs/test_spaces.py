@@ -5,13 +5,16 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from agentzoo.runtime.errors import ObservationError, SpaceError
+import agentzoo
+from agentzoo.runtime.errors import ConfigError, ObservationError, SpaceError
 from agentzoo.runtime.policy.spaces import (
     action_spec,
+    describe_spaces,
     encode,
     env_action,
     model_action,
     observation_specs,
+    space_differences,
 )
 from agentzoo.runtime.spec import ActionSpec, ObsSpec
 
@@ -32,7 +35,8 @@ def vector(*shape: int, dtype: type = np.float32) -> spaces.Box:
         (image(8, 8, 4), "image", (8, 8, 4), (8, 8, 4)),
         (image(8, 6), "image", (8, 6, 1), (8, 6)),
         (image(128), "vector", (128,), (128,)),  # Atari's memory
-        (image(8, 8, 12), "vector", (768,), (8, 8, 12)),
+        (spaces.flatten_space(image(8, 8, 12)), "vector", (768,), (768,)),
+        (spaces.Box(0, 1, (10, 10, 4), np.bool_), "vector", (400,), (10, 10, 4)),  # MinAtar
         (vector(), "vector", (1,), ()),
         (vector(3, 4), "vector", (12,), (3, 4)),
         (vector(2, dtype=np.float64), "vector", (2,), (2,)),
@@ -68,6 +72,17 @@ def test_discrete_observations_are_joined_onehots() -> None:
         (spaces.Dict({"reward": vector(2)}), 'key "reward" is taken'),
         (image(3, 64, 64), "channels first"),
         (image(4, 84, 84), "channels first"),
+        (image(9, 84, 84), r"shape \(9, 84, 84\), which looks like .* channels first; .*Flatten"),
+        (image(64, 64, 2), r"has 1, 3 or 4 channels, not 2: .* stack .* key of its own"),
+        (image(64, 64, 12), r"not 12: .*FlattenObservation\(env\)"),
+        (image(4, 4, 2), r"shape \(4, 4, 2\), which .*; numbers are read as such once"),
+        (spaces.Dict(a=image(64, 64, 9)), r'"a" .*not 9: .*flattened, with .*TransformObservation'),
+        (image(4, 64, 64, 3), r"more axes than an image's .*; if it is a stack of images, give"),
+        (spaces.Box(0, 10, (7, 7, 3), np.uint8), r"bounds 0 and 10, which may be .* codes of a"),
+        (spaces.Box(0, 1, (64, 64), np.uint8), r"bounds 0 and 1, .*read as one-hots"),
+        (spaces.Box(0, 1, (64, 64, 3)), r"float32 and shape \(64, 64, 3\), .* uint8 .*flattened"),
+        (spaces.Box(0, 1, (3, 64, 64)), r"looks like pictures; images are uint8 \(height"),
+        (spaces.Box(0, 255, (4, 64, 64, 3), np.int32), r"int32 .* looks like pictures"),
         (vector(0), "no numbers"),
     ],
 )
@@ -248,3 +263,50 @@ def test_model_action_refuses(space: gym.Space, action: object, match: str) -> N
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)
+
+
+def test_what_is_read_as_what_is_said_in_words() -> None:
+    obs = observation_specs(
+        spaces.Dict(pic=image(64, 64, 3), state=vector(2, 3), code=spaces.MultiDiscrete([2, 3]))
+    )
+    assert describe_spaces(obs, action_spec(spaces.Discrete(4))) == (
+        '"pic" as an image (64, 64, 3), "state" as a vector of 6, flattened from (2, 3), "code" as '
+        "one-hots of 2, 3 classes; actions are discrete of 4 classes"
+    )
+    said = describe_spaces(observation_specs(vector(3)), action_spec(spaces.Box(-1, 1, (2,))))
+    assert said == '"observation" as a vector of 3; actions are a box of 2'
+
+
+def test_spaces_that_differ_are_told_apart_by_key_and_field() -> None:
+    box, wide = spaces.Box(-1, 1, (1,)), spaces.Box(-10, 10, (1,))
+    was = observation_specs(spaces.Dict(a=vector(3), b=vector(2))), action_spec(box)
+    now = observation_specs(spaces.Dict(a=vector(4), c=vector(2))), action_spec(wide)
+    assert space_differences(was, now) == [
+        'the observation "a" had shape (3,), has (4,)',
+        'the observation "a" had source (3,), has (4,)',
+        'the observation "b" is missing',
+        'the observation "c" is new',
+        "the action had low (-1.0,), has (-10.0,)",
+        "the action had high (1.0,), has (10.0,)",
+    ]
+    assert space_differences(was, was) == []
+
+
+@pytest.mark.parametrize(
+    ("spaces_", "advice"),
+    [
+        (image(84, 84, 3), r"ResizeObservation\(env, \(64, 64\)\)"),
+        (spaces.Dict(cam=image(84, 84, 3), state=vector(2)), r"TransformObservation.*obs\["),
+    ],
+    ids=["bare", "dict"],
+)
+@pytest.mark.parametrize("agent", ["Dreamer", "DreamerV3"])
+def test_the_advice_to_resize_works_where_it_is_given(
+    agent: str, spaces_: gym.Space, advice: str
+) -> None:
+    class Shown(gym.Env):
+        observation_space, action_space = spaces_, spaces.Discrete(2)
+
+    with pytest.raises(ConfigError, match=advice) as refused:
+        getattr(agentzoo, agent)(Shown(), preset="debug", device="cpu")
+    assert ("ResizeObservation" in str(refused.value)) == isinstance(spaces_, spaces.Box)

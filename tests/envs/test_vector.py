@@ -10,7 +10,8 @@ import pytest
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
 from agentzoo.runtime.envs import Adapter
-from agentzoo.runtime.errors import ConfigError, EpisodeError
+from agentzoo.runtime.errors import ConfigError, EpisodeError, SpaceError
+from agentzoo.runtime.evaluation.rollout import evaluate, random_policy
 from tests.envs.fake_envs import Countdown, Named
 
 NEXT_STEP, SAME_STEP, DISABLED = (
@@ -163,3 +164,86 @@ def test_a_final_observation_that_is_not_given_is_an_error() -> None:
 def test_a_function_that_makes_one_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"a SyncVectorEnv was given .*passed itself"):
         Adapter.open(partial(two, DISABLED))
+
+
+class OneSeed(VectorEnv):
+    """Two counters of steps under one generator; its reset takes a number, and not a list."""
+
+    single_observation_space = gym.spaces.Box(-np.inf, np.inf, (2,))
+    single_action_space = gym.spaces.Discrete(2)
+    num_envs = 2
+
+    def __init__(self, mode: AutoresetMode) -> None:
+        self.metadata = {"autoreset_mode": mode}
+        self.observation_space = gym.spaces.Box(-np.inf, np.inf, (2, 2))
+        self.action_space = gym.spaces.MultiDiscrete([2, 2])
+        self.steps = np.zeros(2)
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple:
+        super().reset(seed=seed)
+        mask = (options or {}).get("reset_mask", np.ones(2, np.bool_))
+        self.steps[mask] = 0
+        self.drawn = self.np_random.integers(1000, size=2)
+        return self.observe(), {}
+
+    def step(self, actions: np.ndarray) -> tuple:
+        self.steps += 1
+        over = self.steps >= [2, 3]
+        return self.observe(), np.ones(2), over, np.zeros(2, np.bool_), {}
+
+    def observe(self) -> np.ndarray:
+        return np.stack([self.drawn, self.steps], 1)
+
+
+MAKERS = [
+    pytest.param(lambda: gym.make_vec("CartPole-v1", num_envs=2), id="CartPole"),
+    pytest.param(lambda: OneSeed(DISABLED), id="own"),
+]
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_an_environment_that_takes_one_seed_begins_with_that_of_the_first(make: Any) -> None:
+    def first(seeds: list[int]) -> list:
+        adapter = Adapter.open(make())
+        return adapter.reset([0, 1], seeds)["observation"].tolist()
+
+    assert first([3, 9]) == first([3, 8]) != first([4, 9])
+    direct, _ = make().reset(seed=3)
+    assert first([3, 9]) == direct.astype(np.float32).tolist()
+
+
+def test_a_masked_reset_of_one_seed_leaves_the_others_alone() -> None:
+    adapter = Adapter.open(OneSeed(DISABLED))
+    adapter.reset([0, 1], [3, 9])
+    adapter.step([0, 1], [0, 0])
+    assert adapter.step([0, 1], [0, 0])["is_last"].tolist() == [True, False]
+    adapter.reset([0], [5])
+    assert adapter.step([0, 1], [0, 0])["observation"][:, 1].tolist() == [1, 3]
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_evaluation_says_that_its_episodes_need_seeds_of_their_own(make: Any) -> None:
+    policy = random_policy(Shown(make()))
+    with pytest.raises(ConfigError, match=r"takes one seed for all .*vectorization_mode=\"sync\""):
+        evaluate(policy, make(), episodes=2)
+
+
+class Shown(gym.Env):
+    """The spaces of one of a vector environment's environments."""
+
+    def __init__(self, venv: VectorEnv) -> None:
+        self.observation_space = venv.single_observation_space
+        self.action_space = venv.single_action_space
+
+
+def test_ales_own_vector_environment_learns_once_its_channels_are_last() -> None:
+    ale = pytest.importorskip("ale_py")
+    gym.register_envs(ale)
+    with pytest.raises(SpaceError, match=r"shape \(4, 84, 84\), which looks .* channels first"):
+        Adapter.open(gym.make_vec("ALE/Pong-v5", num_envs=2))
+    last = gym.vector.VectorObservationWrapper(gym.make_vec("ALE/Pong-v5", num_envs=2))
+    last.single_observation_space = gym.spaces.Box(0, 255, (84, 84, 4), np.uint8)
+    last.observation_space = gym.spaces.Box(0, 255, (2, 84, 84, 4), np.uint8)
+    last.observations = lambda frames: np.moveaxis(frames, 1, -1)
+    rows = Adapter.open(last).reset([0, 1], [3, 4])
+    assert rows["observation"].shape == (2, 84, 84, 4)

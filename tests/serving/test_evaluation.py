@@ -139,12 +139,14 @@ def test_downloaded_environment_strings_are_plain(cartpole):
     [
         ({"episodes": 0}, ConfigError, "episodes=0"),
         ({"envs": 0}, ConfigError, "envs=0"),
+        ({"max_steps": 0}, ConfigError, "max_steps=0"),
+        ({"max_steps": 1}, EpisodeError, r"seed 0 has no end after 1 decisions; .*TimeLimit"),
         ({"envs": 2}, ConfigError, "one environment object cannot run 2"),
         ({"env": None}, ConfigError, "learned on an environment object"),
         (
             {"env": gym.make("MountainCarContinuous-v0")},
             SpaceError,
-            "the environment reads and gives",
+            r"other spaces than the policy was trained for: the observation",
         ),
     ],
 )

@@ -1,6 +1,7 @@
 """Environments: `suite:task` strings, and the adapter that turns their steps into rows."""
 
 from .adapter import Adapter, Transitions, episode_seed
+from .backend import FiveTuple, reset_env, step_env
 from .repeat import Repeat
 from .subprocess_env import ProcessVectorEnv
 from .suite import (
@@ -24,6 +25,7 @@ from .vector import VectorEnv
 __all__ = [
     "Adapter",
     "Env",
+    "FiveTuple",
     "Key",
     "Outcome",
     "ProcessVectorEnv",
@@ -38,8 +40,10 @@ __all__ = [
     "make_env",
     "merge",
     "protocol_of",
+    "reset_env",
     "resolve",
     "scores_of",
     "settings_of",
+    "step_env",
     "suites",
 ]

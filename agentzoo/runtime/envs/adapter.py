@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 
 from ..errors import ConfigError, EpisodeError, ObservationError
 from ..policy.noise import derive_seed
-from ..policy.spaces import action_spec, encode, observation_specs
+from ..policy.spaces import action_spec, encode, observation_specs, space_differences
 from ..spec import ActionSpec, Array, Arrays, ObsSpec
 from .backend import SIDE, InProcess, Outcome, Source
 from .subprocess_env import TIMEOUT_S, ProcessVectorEnv
@@ -107,11 +107,20 @@ class Adapter:
                 require_package(suite_of(name))
                 parallel = True
             env = partial(make_here, name)
-        if parallel and not isinstance(env, gym.Env):
+        if isinstance(env, gym.Env):
+            return cls(_objects(cast("Env", env), count), name=name, repeat=repeat)
+        make = cast("Callable[[], Env]", env)
+        source = (
             # what a string names can be made anew; a function may count on being called once
-            processes = ProcessVectorEnv(env, count, timeout=timeout, restarts=bool(name))
-            return cls(processes, name=name, repeat=repeat)
-        return cls(_objects(cast("Env | Callable[[], Env]", env), count), name=name, repeat=repeat)
+            ProcessVectorEnv(make, count, timeout=timeout, restarts=bool(name))
+            if parallel
+            else InProcess(_objects(make, count))
+        )
+        try:
+            return cls(source, name=name, repeat=repeat)
+        except BaseException:  # nobody else could close what was made here
+            source.close()
+            raise
 
     def __len__(self) -> int:
         return len(self._source)
@@ -262,8 +271,9 @@ class Adapter:
         for index, specs in enumerate(others, 1):
             if specs != first:
                 raise ConfigError(
-                    f"environment {index} has other spaces than environment 0: {specs}; "
-                    "environments that learn together must share them"
+                    f"environment {index} has other spaces than environment 0: "
+                    f"{'; '.join(space_differences(first, specs))}; environments that learn "
+                    "together must share them"
                 )
         return first
 

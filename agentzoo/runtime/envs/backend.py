@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, SupportsFloat, cast
 
 import gymnasium as gym
+import numpy as np
 
+from ..errors import EpisodeError
 from ..policy.spaces import Observation
 from ..spec import Array
 from .suite import Env
@@ -44,6 +46,90 @@ class Outcome(NamedTuple):
 def begun(observation: Observation, info: Mapping[str, Any]) -> Outcome:
     """What a reset gave."""
     return Outcome(observation, info=info)
+
+
+FiveTuple = tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]
+
+
+def step_env(env: Env, action: object) -> FiveTuple:
+    """An environment's step as Gymnasium's five-tuple, its flags as plain bools.
+
+    Raises:
+        EpisodeError: if it gives another number of values, or flags that are neither true nor
+            false, as environments written for old gym do.
+    """
+    try:
+        given = cast("object", env.step(action))
+    except ValueError as error:  # a wrapper of Gymnasium's took it apart
+        if "values to unpack (expected 5" not in str(error):
+            raise
+        raise _no_five(env, "another number of values") from error
+    values = _values(given)
+    if len(values) != 5:
+        raise _no_five(env, _count(given))
+    observation, reward, terminated, truncated, info = values
+    flags = _flag(env, "terminated", terminated), _flag(env, "truncated", truncated)
+    return observation, reward, *flags, info
+
+
+def reset_env(
+    env: Env, seed: int | None, options: dict[str, Any] | None = None
+) -> tuple[Any, dict[str, Any]]:
+    """An environment's first observation and its info, from Gymnasium's `reset(seed=, options=)`.
+
+    Raises:
+        EpisodeError: if its reset takes no seed, or gives no pair of observation and info.
+    """
+    try:
+        given = cast(
+            "object", env.reset(seed=seed, options=options) if options else env.reset(seed=seed)
+        )
+    except TypeError as error:
+        if "unexpected keyword argument" not in str(error):
+            raise
+        raise EpisodeError(
+            f"the reset of {_kind(env)} takes no seed ({error}), expected Gymnasium's "
+            "reset(self, *, seed=None, options=None); add both"
+        ) from error
+    pair = _values(given)
+    if len(pair) != 2 or not isinstance(pair[1], Mapping):
+        raise EpisodeError(
+            f"the reset of {_kind(env)} gave {_count(given)}, expected Gymnasium's pair "
+            "(observation, info); return the observation and a dict, such as observation, {}"
+        )
+    return pair[0], cast("dict[str, Any]", pair[1])
+
+
+def _no_five(env: Env, given: str) -> EpisodeError:
+    return EpisodeError(
+        f"the step of {_kind(env)} gave {given}, expected Gymnasium's five (observation, reward, "
+        "terminated, truncated, info); old gym's four end with done and info: give terminated "
+        "where the task ended and truncated where a time limit did, or wrap the environment in "
+        "shimmy.GymV21CompatibilityV0"
+    )
+
+
+def _flag(env: Env, name: str, value: object) -> bool:
+    array = np.asarray(value)
+    if array.size == 1 and array.dtype.kind in "biuf" and array.item() in (0, 1):
+        return bool(array.item())
+    raise EpisodeError(
+        f"the step of {_kind(env)} gave a {type(value).__name__} as {name}, expected True or "
+        "False; its five values are observation, reward, terminated, truncated, info"
+    )
+
+
+def _kind(env: Env) -> str:
+    return f"the environment {type(env.unwrapped).__name__}"
+
+
+def _values(given: object) -> Sequence[Any]:
+    return cast("Sequence[Any]", given) if isinstance(given, tuple | list) else ()
+
+
+def _count(given: object) -> str:
+    values = _values(given)
+    return f"{len(values)} values" if values else f"one {type(given).__name__}"
 
 
 class Source(Protocol):
@@ -127,8 +213,8 @@ class InProcess:
 
     def receive(self) -> dict[int, Outcome]:
         """Do it."""
-        stepped = {i: Outcome(*self._envs[i].step(a)) for i, a in self._actions.items()}
-        return stepped | {i: begun(*self._envs[i].reset(seed=s)) for i, s in self._seeds.items()}
+        stepped = {i: Outcome(*step_env(self._envs[i], a)) for i, a in self._actions.items()}
+        return stepped | {i: begun(*reset_env(self._envs[i], s)) for i, s in self._seeds.items()}
 
     def render(self, index: int) -> object:
         """The picture of one environment."""

@@ -4,6 +4,7 @@ from typing import Any, SupportsFloat
 
 import gymnasium as gym
 
+from .backend import step_env
 from .suite import Env
 
 
@@ -17,11 +18,11 @@ class Repeat(gym.Wrapper[Any, Any, Any, Any]):
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
         """One decision; observation and info are those of the last step taken."""
-        observation, reward, terminated, truncated, info = self.env.step(action)
+        observation, reward, terminated, truncated, info = step_env(self.env, action)
         total = float(reward)
         for _ in range(self.times - 1):
             if terminated or truncated:
                 break
-            observation, reward, terminated, truncated, info = self.env.step(action)
+            observation, reward, terminated, truncated, info = step_env(self.env, action)
             total += float(reward)
         return observation, total, terminated, truncated, info

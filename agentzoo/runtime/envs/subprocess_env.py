@@ -12,8 +12,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from multiprocessing import Pipe
 from multiprocessing.connection import wait
@@ -30,7 +30,7 @@ from gymnasium.vector.utils import (
     iterate,
 )
 
-from ..errors import ConfigError, WorkerError
+from ..errors import ConfigError, EpisodeError, ObservationError, WorkerError
 from ..spec import Array
 from .backend import LOST, NOTHING, Outcome, Spaces
 from .suite import Env
@@ -187,8 +187,9 @@ class ProcessVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         self.spaces: Sequence[Spaces] = [made[i][:2] for i in range(count)]
         self.time_limit: int | None = shared_limit([made[i][3] for i in range(count)])
         self.single_observation_space, self.single_action_space = self.spaces[0]
-        self.observation_space = batch_space(self.single_observation_space, count)
-        self.action_space = batch_space(self.single_action_space, count)
+        with self._ending_workers():
+            self.observation_space = batch_space(self.single_observation_space, count)
+            self.action_space = batch_space(self.single_action_space, count)
         self.metadata = {**made[0][2], "autoreset_mode": gym.vector.AutoresetMode.DISABLED}
         self._newest: list[Any] = [None] * count  # observations
         self._waiting = np.ones(count, np.bool_)  # for a reset
@@ -232,8 +233,8 @@ class ProcessVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         """Start episodes, all or those of the boolean array `options["reset_mask"]`."""
         rest = dict(options or {})
         mask = rest.pop("reset_mask", np.ones(self.num_envs, np.bool_))
-        if seed is None or isinstance(seed, int):
-            seed = [None if seed is None else seed + i for i in range(self.num_envs)]
+        if seed is None or isinstance(seed, int | np.integer):
+            seed = [None if seed is None else int(seed) + i for i in range(self.num_envs)]
         seeds = dict(enumerate(seed))
         self.send({}, {i: seeds[i] for i in seeds if mask[i]}, rest or None)
         self.receive()
@@ -245,7 +246,7 @@ class ProcessVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         self.send({i: action for i, action in chosen if not self._waiting[i]}, {})
         found = self.receive()
         rows = [found.get(i, Outcome(self._newest[i])) for i in range(self.num_envs)]
-        rewards = np.array([float(np.asarray(row.reward).item()) for row in rows])
+        rewards = np.array([self._reward(i, row.reward) for i, row in enumerate(rows)])
         terminations = np.array([row.terminated for row in rows], np.bool_)
         truncations = np.array([row.truncated for row in rows], np.bool_)
         return self._batch(), rewards, terminations, truncations, {}
@@ -336,7 +337,33 @@ class ProcessVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
 
     def _batch(self) -> Any:
         space = self.single_observation_space
-        return concatenate(space, self._newest, create_empty_array(space, self.num_envs))
+        with self._ending_workers():
+            try:
+                return concatenate(space, self._newest, create_empty_array(space, self.num_envs))
+            except (ValueError, TypeError, KeyError) as error:
+                raise ObservationError(
+                    f"the observations do not fit the environments' space ({error}); look at what "
+                    "the environments give"
+                ) from error
+
+    def _reward(self, index: int, reward: object) -> float:
+        array: Array = np.asarray(reward)
+        with self._ending_workers():
+            if array.size != 1 or array.dtype.kind not in "fiub":
+                raise EpisodeError(
+                    f"the reward of {self._workers[index]} is {reward!r}, expected one number; "
+                    "look at what the environment computes there"
+                )
+        return float(array.item())
+
+    @contextmanager
+    def _ending_workers(self) -> Generator[None, None, None]:
+        """End all workers where the block raises."""
+        try:
+            yield
+        except BaseException:
+            self.close(kill=True)
+            raise
 
 
 def _packed(make: Callable[[], Env]) -> bytes:

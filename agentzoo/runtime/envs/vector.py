@@ -15,6 +15,7 @@ from ..spec import Array
 from .backend import NOTHING, Outcome, Spaces
 from .time_limit import spec_limit
 
+SEED_REFUSALS = (TypeError, ValueError, gym.error.Error)  # of a list where one seed is taken
 VectorEnv = gym.vector.VectorEnv[Any, Any, Any]
 
 
@@ -27,7 +28,8 @@ class Vector:
 
     Where all environments are to begin, all are reset with seeds, whatever the mode: at the start
     and after each checkpoint, and whenever all episodes end together. Environments that wait while
-    others go on are stepped without anybody looking.
+    others go on are stepped without anybody looking. Where `reset` takes one seed and no list, it
+    is that of the first environment to begin.
     """
 
     def __init__(self, venv: VectorEnv) -> None:
@@ -41,6 +43,9 @@ class Vector:
         action = action_spec(self._venv.single_action_space)
         self._idle = env_action(action, np.zeros(action.size))
         self._over = np.ones(len(self), np.bool_)
+        self._takes_list = (
+            True  # of seeds; Gymnasium's own for one task, such as CartPole's, do not
+        )
         self._first: dict[int, Observation] = {}  # SAME_STEP's, of the episodes it began
         self._actions: Mapping[int, Array] = {}
         self._seeds: Mapping[int, int] = {}
@@ -94,10 +99,20 @@ class Vector:
         # all at once without a mask, which only DISABLED is sure to know
         options = None if mask.all() else {"reset_mask": mask}
         listed = [seeds.get(i) for i in range(len(self))]
-        observations, _ = self._venv.reset(seed=listed, options=options)
+        observations, _ = self._seeded(listed, options)
         self._over[mask] = False
         rows = self._rows(observations)
         return {i: Outcome(rows[i]) for i in seeds}
+
+    def _seeded(self, seeds: list[int | None], options: dict[str, Any] | None) -> Any:
+        """Reset with a seed for each environment, or for all where it takes one alone."""
+        if self._takes_list:
+            try:
+                return self._venv.reset(seed=seeds, options=options)
+            except SEED_REFUSALS:
+                self._takes_list = False
+        first = next((seed for seed in seeds if seed is not None), None)
+        return self._venv.reset(seed=first, options=options)
 
     def _begun(self) -> dict[int, Outcome]:
         return {i: Outcome(self._first[i]) for i in self._seeds}
@@ -124,7 +139,7 @@ class Vector:
         return outcomes
 
     def _reset_unseen(self, mask: Array) -> None:
-        self._venv.reset(seed=[None] * len(self), options={"reset_mask": mask})
+        self._seeded([None] * len(self), {"reset_mask": mask})
 
     def _rows(self, observations: Any) -> list[Observation]:
         return list(cast("Any", iterate(self._venv.observation_space, observations)))

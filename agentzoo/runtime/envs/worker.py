@@ -14,7 +14,7 @@ from typing import Any, Literal, cast
 
 import gymnasium as gym
 
-from .backend import KEPT, Outcome, begun
+from .backend import KEPT, Outcome, begun, reset_env, step_env
 from .suite import Env
 from .time_limit import time_limit
 
@@ -79,9 +79,9 @@ def _made(make: Callable[[], object]) -> Env:
 def _result(env: Env, request: Request, infos: bool) -> Any:
     match request:
         case ("reset", seed, options):
-            outcome = begun(*env.reset(seed=seed, options=options))
+            outcome = begun(*reset_env(env, seed, options))
         case ("step", action):
-            outcome = Outcome(*env.step(action))
+            outcome = Outcome(*step_env(env, action))
         case _:
             return env.render()
     kept = outcome.info if infos else {k: outcome.info[k] for k in KEPT if k in outcome.info}

@@ -20,13 +20,21 @@ from ..envs import (
     make_env,
     merge,
     protocol_of,
+    reset_env,
     resolve,
     scores_of,
     settings_of,
+    step_env,
 )
 from ..errors import BundleError, ConfigError, EpisodeError, SpaceError
 from ..policy.policy import Policy
-from ..policy.spaces import Observation, action_spec, env_action, observation_specs
+from ..policy.spaces import (
+    Observation,
+    action_spec,
+    env_action,
+    observation_specs,
+    space_differences,
+)
 from ..spec import Array, Arrays, NoiseSpec, PolicySpec, TensorSpec
 from ..strict_json import read_fields, read_object
 from .vector_rollout import Vector, play_vector
@@ -38,6 +46,7 @@ RESAMPLES = 10_000
 RESAMPLED = 1 << 21  # numbers of a bootstrap in memory at once
 EPISODES, RETURN = 10_000, 1e30  # what a results.json may hold: as many, up to that in magnitude
 LEVEL = 0.95  # of the bootstrap interval
+MAX_STEPS = 100_000  # decisions of an episode, after which it counts as one without an end
 FPS = 30.0  # of a film whose environment does not say
 
 
@@ -222,6 +231,7 @@ def evaluate(
     progress: bool = False,
     video: str | Path | None = None,
     override: bool = False,
+    max_steps: int = MAX_STEPS,
 ) -> Evaluation:
     """Play episodes and add up their rewards.
 
@@ -240,26 +250,31 @@ def evaluate(
         progress: print a line for each episode.
         video: mp4 to film the first episode to.
         override: let `env` contradict the environment the policy was trained in.
+        max_steps: decisions of an episode that may be; a longer one is an error, not a score.
 
     Raises:
-        ConfigError: if `episodes` or `envs` is below 1, one object should run several times, or a
-            vector environment should be filmed.
+        ConfigError: if `episodes`, `envs` or `max_steps` is below 1, one object should run several
+            times, or a vector environment should be filmed.
         EnvironmentStringError: if the string is unknown or contradicts the policy's.
         SpaceError: if the environment's spaces are not the policy's.
-        EpisodeError: if the environment gives a reward that is not finite, or no picture to film.
+        EpisodeError: if the environment gives a reward that is not finite, no picture to film, or
+            no end of an episode.
     """
-    if episodes < 1 or envs < 1:
-        raise ConfigError(f"evaluate got episodes={episodes}, envs={envs}; expected at least 1")
+    if episodes < 1 or envs < 1 or max_steps < 1:
+        raise ConfigError(
+            f"evaluate got episodes={episodes}, envs={envs}, max_steps={max_steps}; expected at "
+            "least 1"
+        )
     name = _resolved(policy.spec, env, override)
     seeds = range(seed, seed + episodes)
     if isinstance(env, VectorEnv):
-        return _evaluate_vector(policy, env, seeds, deterministic, video, progress)
+        return _evaluate_vector(policy, env, seeds, deterministic, video, progress, max_steps)
     with ExitStack() as stack:
         places = _open(name, env, min(envs, episodes), video is not None, stack)
         _check_spaces(policy.spec, places[0].observation_space, places[0].action_space)
         fps = float(places[0].metadata.get("render_fps", FPS))
         film = None if video is None else stack.enter_context(VideoWriter(video, fps=fps))
-        played = [_Episode(policy.session(one), one) for one in seeds]
+        played = [_Episode(policy.session(one), one, max_steps) for one in seeds]
         _play(places, played, deterministic, film, _tell if progress else _silent)
     return _scored(policy, name, played, deterministic)
 
@@ -271,12 +286,13 @@ def _evaluate_vector(
     deterministic: bool | None,
     video: str | Path | None,
     progress: bool,
+    max_steps: int,
 ) -> Evaluation:
     if video is not None:
         raise ConfigError("a vector environment is not filmed; pass a string, or leave video out")
     spaces = cast("Any", env)  # the type of a vector environment's spaces is not known
     _check_spaces(policy.spec, spaces.single_observation_space, spaces.single_action_space)
-    played = [_Episode(policy.session(one), one) for one in seeds]
+    played = [_Episode(policy.session(one), one, max_steps) for one in seeds]
 
     def act(running: Sequence[_Episode]) -> list[Array]:
         return _act(running, deterministic)
@@ -352,8 +368,8 @@ def random_policy(env: Env, name: str = "") -> Policy:
 class _Episode:
     """One episode: its session, its environment while it runs, and its sums."""
 
-    def __init__(self, session: Session, seed: int) -> None:
-        self.session, self.seed = session, seed
+    def __init__(self, session: Session, seed: int, max_steps: int) -> None:
+        self.session, self.seed, self.max_steps = session, seed, max_steps
         self.total, self.length, self.is_over = 0.0, 0, False
         self.info: Mapping[str, Any] = {}
         self.env: Env
@@ -361,26 +377,36 @@ class _Episode:
 
     def start(self, env: Env) -> "_Episode":
         self.env = env
-        self.obs, _ = env.reset(seed=self.seed)
+        self.obs, _ = reset_env(env, self.seed)
         return self
 
     def step(self, action: Array) -> None:
-        obs, reward, terminated, truncated, info = self.env.step(action)
-        self.take(obs, float(reward), bool(terminated or truncated), info)
+        obs, reward, terminated, truncated, info = step_env(self.env, action)
+        self.take(obs, reward, terminated or truncated, info)
 
     def begin(self, obs: Observation) -> None:
         self.obs = obs
 
-    def take(self, obs: Observation, reward: float, is_over: bool, info: Mapping[str, Any]) -> None:
+    def take(
+        self, obs: Observation, reward: object, is_over: bool, info: Mapping[str, Any]
+    ) -> None:
         self.obs, self.info = obs, info
-        if not math.isfinite(reward):
+        array = np.asarray(reward)
+        if array.size != 1 or array.dtype.kind not in "fiub" or not math.isfinite(array.item()):
             raise EpisodeError(
-                f"the environment gave the reward {reward} at decision {self.length + 1} of the "
-                f"episode with seed {self.seed}; it has diverged or is broken"
+                f"the environment gave the reward {array.tolist()!r} at decision "
+                f"{self.length + 1} of the episode with seed {self.seed}, expected one finite "
+                "number; it has diverged or is broken"
             )
-        self.total += reward
+        self.total += float(array.item())
         self.length += 1
         self.is_over = is_over
+        if self.length >= self.max_steps and not is_over:
+            raise EpisodeError(
+                f"the episode with seed {self.seed} has no end after {self.length:,} decisions; "
+                "give the environment a time limit, such as gymnasium.wrappers.TimeLimit(env, "
+                "1000), or evaluate with a larger max_steps"
+            )
         if is_over and isinstance(self.session, Closing):
             self.session.close()
 
@@ -479,8 +505,9 @@ def _check_spaces(
 ) -> None:
     found = (observation_specs(observation), action_spec(action))
     if found != (dict(spec.obs), spec.action):
+        listed = "; ".join(space_differences((spec.obs, spec.action), found))
         raise SpaceError(
-            f"the environment reads and gives {found}, the policy {(dict(spec.obs), spec.action)}; "
+            f"the environment has other spaces than the policy was trained for: {listed}; "
             "run it in the environment it was trained in"
         )
 

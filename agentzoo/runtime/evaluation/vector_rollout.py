@@ -13,6 +13,8 @@ from gymnasium import Space
 from gymnasium.vector import VectorEnv
 from gymnasium.vector.utils import concatenate, create_empty_array
 
+from ..envs.vector import SEED_REFUSALS
+from ..errors import ConfigError
 from ..policy.spaces import Observation
 from ..spec import Array
 
@@ -29,7 +31,9 @@ class Episode(Protocol):
         """Start with this observation."""
         ...
 
-    def take(self, obs: Observation, reward: float, is_over: bool, info: Mapping[str, Any]) -> None:
+    def take(
+        self, obs: Observation, reward: object, is_over: bool, info: Mapping[str, Any]
+    ) -> None:
         """Take what one decision gave."""
         ...
 
@@ -50,11 +54,14 @@ def play_vector(
         episodes: to play.
         act: gives the action of each of several episodes that run.
         tell: called for each episode that ends.
+
+    Raises:
+        ConfigError: if it cannot give each of its environments a seed.
     """
     waiting: list[list[E]] = [list(episodes[i :: env.num_envs]) for i in range(env.num_envs)]
     running = [queue.pop(0) if queue else None for queue in waiting]
     seeds = [one.seed if one else 0 for one in running]
-    obs, _ = _reset(env, seeds)
+    obs, _ = _first_reset(env, seeds)
     for i, one in enumerate(running):
         if one:
             one.begin(_row(obs, i))
@@ -66,7 +73,7 @@ def play_vector(
         obs, rewards, over, infos = _step(env, [next(chosen) if one else idle for one in running])
         for i, one in enumerate(running):
             if one:
-                one.take(_row(obs, i), float(rewards[i]), bool(over[i]), _info(infos, i))
+                one.take(_row(obs, i), rewards[i], bool(over[i]), _info(infos, i))
                 if one.is_over:
                     tell(one)
         _next_round(env, over, running, waiting)
@@ -85,6 +92,18 @@ def _next_round(
     for i in ended:
         if (one := running[i]) is not None:
             one.begin(_row(obs, i))
+
+
+def _first_reset(env: Vector, seeds: list[int]) -> tuple[object, object]:
+    try:
+        return _reset(env, seeds)
+    except SEED_REFUSALS as error:
+        env.reset(seed=seeds[0])  # raises where the seeds are not what it refused
+        raise ConfigError(
+            f"{type(env.unwrapped).__name__} takes one seed for all its environments ({error}), so "
+            "its episodes cannot have seeds of their own, as evaluation gives them; pass a string, "
+            'one environment, or gym.make_vec(..., vectorization_mode="sync")'
+        ) from error
 
 
 def _reset(

@@ -5,6 +5,7 @@ environment's own form and model units in `env_action` and `model_action`. All o
 """
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from functools import lru_cache
 
 import gymnasium as gym
@@ -20,6 +21,8 @@ RESERVED = frozenset(
     {"is_first", "is_last", "is_terminal", "reward", "action", "prev_action"}
 )  # the timeline's own columns
 CHANNELS = (1, 3, 4)  # grey, RGB, RGBA or four stacked grey frames
+PICTURE = 16  # two axes this long or longer are taken for a picture's
+OBSERVE = "gymnasium.wrappers.TransformObservation"
 LARGEST = 1e38  # stands for an infinite bound: JSON has no infinity, float32 holds this
 
 Observation = ArrayLike | Mapping[str, ArrayLike]
@@ -31,8 +34,9 @@ Observation = ArrayLike | Mapping[str, ArrayLike]
 def observation_specs(space: gym.Space[object]) -> dict[str, ObsSpec]:
     """How each part of an observation space is read.
 
-    A uint8 Box (h, w, c) with 1, 3 or 4 channels or (h, w) is an image; every other Box a flat
-    float32 vector; Discrete, MultiDiscrete and MultiBinary are joined one-hots.
+    A uint8 Box (h, w, c) with 1, 3 or 4 channels or (h, w) and bounds 0 and 255 is an image; a
+    Box of one axis, and one of several that does not look like a picture, a flat float32 vector;
+    Discrete, MultiDiscrete and MultiBinary are joined one-hots.
 
     Args:
         space: a Box, Discrete, MultiDiscrete or MultiBinary, or a Dict of those.
@@ -41,7 +45,8 @@ def observation_specs(space: gym.Space[object]) -> dict[str, ObsSpec]:
         Specs in the order of the space's keys; a space other than a Dict has the key "observation".
 
     Raises:
-        SpaceError: if the space is of another kind, empty, or uses a key that rows need themselves.
+        SpaceError: if the space is of another kind, empty, may be an image or numbers, or uses a
+            key that rows need themselves.
     """
     if not isinstance(space, spaces.Dict):
         return {BARE: _obs_spec(BARE, space)}
@@ -95,18 +100,121 @@ def _box_obs_spec(key: str, space: spaces.Box) -> ObsSpec:
         raise SpaceError(
             f'the observation "{key}" has shape {shape} and so no numbers; leave it out'
         )
-    if space.dtype == np.uint8 and len(shape) == 2:
-        return ObsSpec(kind="image", shape=(*shape, 1), source=shape)
-    if space.dtype == np.uint8 and len(shape) == 3:
-        if shape[2] in CHANNELS:
-            return ObsSpec(kind="image", shape=shape, source=shape)
-        if shape[0] in CHANNELS:
-            raise SpaceError(
-                f'the observation "{key}" has shape {shape}, which looks like an image with its '
-                "channels first; images are (height, width, channels): move the axis with "
-                "gymnasium.wrappers.TransformObservation"
-            )
+    if space.dtype == np.uint8 and len(shape) > 1:
+        _require_image(key, space)
+        return ObsSpec(kind="image", shape=shape if len(shape) == 3 else (*shape, 1), source=shape)
+    if len(shape) > 2 and sum(side >= PICTURE for side in shape) >= 2:
+        raise SpaceError(
+            f'the observation "{key}" is a Box of {space.dtype} and shape {shape}, which looks '
+            "like pictures; images are uint8 (height, width, channels) from 0 to 255: convert it "
+            f"with {OBSERVE}, such as (255 * image).round().astype(numpy.uint8); {_as_numbers(key)}"
+        )
     return ObsSpec(kind="vector", shape=(size,), source=shape)
+
+
+def _require_image(key: str, space: spaces.Box) -> None:
+    """Refuse a uint8 Box of several axes that is not plainly an image.
+
+    Raises:
+        SpaceError: saying how to have it read as an image, and how as numbers.
+    """
+    shape = space.shape
+    given = f'the observation "{key}" is a Box of uint8 and shape {shape}'
+    if len(shape) > 3:
+        raise SpaceError(
+            f"{given}, more axes than an image's (height, width, channels); if it is a stack of "
+            f"images, give each a key of its own in a Dict with {OBSERVE} (the agents join them "
+            f"on channels); {_as_numbers(key)}"
+        )
+    if len(shape) == 3 and shape[2] not in CHANNELS:
+        if shape[0] in CHANNELS or (shape[0] < PICTURE <= min(shape[1:])):
+            raise SpaceError(
+                f"{given}, which looks like an image with its channels first; images are (height, "
+                f"width, channels) with 1, 3 or 4 channels: move the axis with {OBSERVE}; "
+                f"{_as_numbers(key)}"
+            )
+        raise SpaceError(
+            f"{given}; an image has 1, 3 or 4 channels, not {shape[2]}: if it is a stack of "
+            f"images, give each a key of its own in a Dict with {OBSERVE} (the agents join them on "
+            f"channels); {_as_numbers(key)}"
+        )
+    low, high = int(space.low.min()), int(space.high.max())
+    if (low, high) != (0, 255):
+        raise SpaceError(
+            f"{given} with bounds {low} and {high}, which may be a dim picture or the codes of a "
+            f"grid; if it is a picture, give its space the bounds 0 and 255; {_as_numbers(key)}, "
+            "and codes better as a MultiDiscrete, which is read as one-hots"
+        )
+
+
+def _as_numbers(key: str) -> str:
+    flat = "gymnasium.wrappers.FlattenObservation(env)" if key == BARE else OBSERVE
+    return f"numbers are read as such once they are flattened, with {flat}"
+
+
+def resize_advice(obs: Mapping[str, ObsSpec], key: str, side: int) -> str:
+    """How to give an image observation another size, with a wrapper that takes these spaces."""
+    resized = f"gymnasium.wrappers.ResizeObservation(env, ({side}, {side}))"
+    if list(obs) != [BARE]:  # ResizeObservation takes no Dict
+        resized = f'{OBSERVE}, whose function resizes obs["{key}"] and whose space says so'
+    return (
+        f"write size={side} in the environment string or wrap the environment in {resized}; a "
+        f"small grid of codes is no picture: {_as_numbers(key)}"
+    )
+
+
+def describe_spaces(obs: Mapping[str, ObsSpec], action: ActionSpec) -> str:
+    """What is read as what, for people: one clause an observation, and one for the action."""
+    clauses = [f'"{key}" as {describe_obs(spec)}' for key, spec in obs.items()]
+    return f"{', '.join(clauses)}; actions are {_describe_action(action)}"
+
+
+def describe_obs(spec: ObsSpec) -> str:
+    """How one observation is read."""
+    if spec.kind == "image":
+        return f"an image {spec.shape}"
+    if spec.kind == "vector":
+        flat = f", flattened from {spec.source}" if len(spec.source) > 1 else ""
+        return f"a vector of {spec.shape[0]}{flat}"
+    return f"one-hots of {_classes(spec.nvec)}"
+
+
+def _describe_action(spec: ActionSpec) -> str:
+    if spec.kind == "box":
+        return f"a box of {spec.size}"
+    return f"{spec.kind} of {_classes(spec.nvec)}"
+
+
+def _classes(nvec: tuple[int, ...]) -> str:
+    return f"{', '.join(map(str, nvec[:8]))}{', ...' if len(nvec) > 8 else ''} classes"
+
+
+def space_differences(
+    was: tuple[Mapping[str, ObsSpec], ActionSpec], now: tuple[Mapping[str, ObsSpec], ActionSpec]
+) -> list[str]:
+    """Clauses that say how spaces differ, by key and by field; none where they do not."""
+    (obs, action), (new_obs, new_action) = was, now
+    found: list[str] = []
+    for key in {**obs, **new_obs}:
+        old, new = obs.get(key), new_obs.get(key)
+        if old is None or new is None:
+            found.append(f'the observation "{key}" {"is new" if old is None else "is missing"}')
+        elif old != new:
+            found += _differing(f'the observation "{key}"', asdict(old), asdict(new))
+    return found + _differing("the action", asdict(action), asdict(new_action))
+
+
+def _differing(noun: str, was: Mapping[str, object], now: Mapping[str, object]) -> list[str]:
+    return [
+        f"{noun} had {name} {_brief(was[name])}, has {_brief(now[name])}"
+        for name in was
+        if was[name] != now[name]
+    ]
+
+
+def _brief(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def action_spec(space: gym.Space[object]) -> ActionSpec:
