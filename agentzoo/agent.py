@@ -1,17 +1,15 @@
 """Agent: what the user holds. learn, act, predict, evaluate, save, load, export."""
 
 import json
-import re
 import secrets
+import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from datetime import datetime
 from importlib import import_module
 from importlib.metadata import version
-from itertools import chain, count
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import gymnasium as gym
 import numpy as np
@@ -29,21 +27,28 @@ from agentzoo.runtime.evaluation.rollout import Evaluation, evaluate
 from agentzoo.runtime.files import require_no_link, stands
 from agentzoo.runtime.policy.noise import derive_seed
 from agentzoo.runtime.policy.policy import Policy
-from agentzoo.runtime.policy.spaces import action_spec, observation_specs
+from agentzoo.runtime.policy.spaces import (
+    action_spec,
+    describe_spaces,
+    observation_specs,
+    space_differences,
+)
 from agentzoo.runtime.spec import ActionSpec, Array, ObsSpec, PolicySpec
 from agentzoo.runtime.strict_json import read_object
 
 from .algorithm import Algorithm
+from .blocks.seeded_init import SeededInit
 from .config import AgentConfig, configure, parse_setting, setting, to_json
 from .replay.buffer import ReplayBuffer, write_durably
 from .train import checkpoint
 from .train.allocator import keep_freed_memory
-from .train.callbacks import Callback, Evaluate, Report
+from .train.callbacks import Callback, Evaluate, Report, check_callbacks
 from .train.checkpoint import Counters, read_tensors, write_tensors
 from .train.collector import noise_for_step
 from .train.cuda_graph import require_capture
 from .train.logger import Logger, ProgressBar
-from .train.loop import Training, require_environment
+from .train.loop import Training, interruption, require_environment
+from .train.run_folder import locked, new_run_folder
 
 FORMAT = 1
 AGENTS = {
@@ -59,6 +64,7 @@ RESUMABLE = {  # what may differ where a run is resumed
     "log_every",
     "eval_every",
     "eval_episodes",
+    "report_every",
     "parallel",
     "worker_timeout",
     "capture",
@@ -210,8 +216,9 @@ class Agent:
         env: EnvLike | None = None,
         *,
         run: str | Path | None = None,
-        callbacks: Sequence[Callback] = (),
+        callbacks: Callback | Sequence[Callback] = (),
         progress: bool = True,
+        on_interrupt: Literal["raise", "return"] = "raise",
     ) -> Self:
         """Learn for `total_steps` environment steps, action repeat included.
 
@@ -223,15 +230,25 @@ class Agent:
                 place is the same as `env`.
             env: where to learn, if the agent was made without one.
             run: the run's folder, new or to be resumed; None makes one under runs/.
-            callbacks: told about everything that happens.
+            callbacks: told about everything that happens; one, or several.
             progress: show a progress bar.
+            on_interrupt: what a first Ctrl-C or SIGTERM leads to once the run's checkpoint stands:
+                "raise" KeyboardInterrupt (of SIGTERM: SystemExit 143), or "return" like a run that
+                a callback stopped. A second one stops at once.
 
         Returns:
             The agent itself.
 
         Raises:
-            RunError: without an environment, or if `run` holds a run with other settings.
+            ConfigError: for a number of steps below 1, or what is no callback.
+            RunError: without an environment, if `run` holds a run with other settings, or if the
+                run has diverged.
+            KeyboardInterrupt: after Ctrl-C.
         """
+        if on_interrupt not in ("raise", "return"):
+            raise ConfigError(
+                f'on_interrupt={on_interrupt!r} is not known; it is "raise" or "return"'
+            )
         if isinstance(total_steps, (str, *OBJECTS)) or callable(total_steps):
             total_steps, env = None, total_steps
         if env is not None:
@@ -239,24 +256,37 @@ class Agent:
         require_environment(self._source)
         config = self.config
         budget = config.total_steps if total_steps is None else round(total_steps)
-        folder, counters, newest = self._open_run(None if run is None else Path(run))
-        total = budget if run is not None else counters.env_step + budget
-        if newest is not None and counters.env_step >= total:
-            print(f"{folder} is finished: {counters.env_step:,} of {total:,} environment steps")
-            return self
-        self._train(folder, counters, newest, total, callbacks, progress)
+        told = self._callbacks(callbacks)
+        with self._adapter() as adapter:
+            self._require_same_spaces(adapter.obs, adapter.action)  # before anything is written
+            folder = self._run_folder(run)
+            with locked(folder):
+                counters, newest = self._open_run(folder)
+                total = budget if run is not None else counters.env_step + budget
+                done = f"{counters.env_step:,} of {total:,} environment steps"
+                if newest is not None and counters.env_step >= total:
+                    print(f"{folder} is finished: {done}")
+                    return self
+                signalled = self._train(folder, adapter, counters, newest, total, told, progress)
+        if signalled is not None and on_interrupt == "raise":
+            raise interruption(signalled)
         return self
 
-    def _open_run(self, run: Path | None) -> tuple[Path, Counters, Path | None]:
-        """The run's folder, where it stands, and the checkpoint to go on from."""
-        folder = run or self.run or new_run_folder(type(self).__name__, self.env)
+    def _run_folder(self, run: str | Path | None) -> Path:
+        """The folder of the run that was named, is gone on with, or begins."""
+        if run is not None:
+            return Path(run).expanduser()
+        return self.run or new_run_folder(type(self).__name__, self.env)
+
+    def _open_run(self, folder: Path) -> tuple[Counters, Path | None]:
+        """Where the run in a folder stands, and the checkpoint to go on from."""
         self.run_dir = folder
         newest = checkpoint.newest(folder / "checkpoints")
         if newest is None:
             folder.mkdir(parents=True, exist_ok=True)
             write_durably(folder / "config.json", json.dumps(self._settings(), indent=1).encode())
             self.run = folder
-            return folder, Counters(), None
+            return Counters(), None
         self._require_same_settings(newest)
         self.seed = read_settings(newest)["seed"]
         self._wire(self.spec.obs, self.spec.action)
@@ -264,23 +294,21 @@ class Agent:
         self.run = folder
         counters = Counters.read(newest / "training")
         self.env_steps = counters.env_step
-        return folder, counters, newest
+        return counters, newest
 
     def _train(
         self,
         folder: Path,
+        adapter: envs.Adapter,
         counters: Counters,
         newest: Path | None,
         total: int,
         callbacks: Sequence[Callback],
         progress: bool,
-    ) -> None:
+    ) -> signal.Signals | None:
+        """Learn until `total`; the signal that stopped it before, if one did."""
         config = self.config
         resume = None if newest is None else counters.env_step
-        ready: list[Callback] = []
-        if config.eval_every and config.eval_episodes and not isinstance(self._source, OBJECTS):
-            ready.append(Evaluate(config.eval_every, config.eval_episodes))
-        ready.append(Report())
         replay = ReplayBuffer(
             folder / "replay",
             self.spec.obs,
@@ -290,15 +318,14 @@ class Agent:
             capacity=config.replay_rows,
         )
         bar = ProgressBar(total, start=counters.env_step, enabled=progress)
-        with self._adapter() as adapter, Logger(folder, resume_step=resume) as logger, bar:
-            training = Training(
-                self, folder, adapter, replay, counters, logger, bar, [*ready, *callbacks]
-            )
+        with Logger(folder, resume_step=resume) as logger, bar:
+            training = Training(self, folder, adapter, replay, counters, logger, bar, callbacks)
             if newest is not None:
                 training.restore(newest)
                 bar.note(f"resumed from step {counters.env_step:,} of {folder}")
             decisions = (total - counters.env_step) // adapter.repeat
             kept = 2 * config.checkpoint_every * config.envs // adapter.repeat
+            bar.note(f"reads {describe_spaces(self.spec.obs, self.spec.action)}")
             bar.note(f"replay: {replay.require_space(decisions, kept)}")
             training.run(total)
             if counters.interrupted:
@@ -306,6 +333,20 @@ class Agent:
                     f"stopped at step {counters.env_step:,}; to go on: "
                     f'agent.learn({total}, run="{folder}")'
                 )
+        return training.signalled
+
+    def _callbacks(self, given: Callback | Sequence[Callback]) -> list[Callback]:
+        """The ready callbacks, then those given.
+
+        Raises:
+            ConfigError: for what is no callback, or one that would wait for ever.
+        """
+        config, ready = self.config, list[Callback]()
+        if config.eval_every and config.eval_episodes and not isinstance(self._source, OBJECTS):
+            ready.append(Evaluate(config.eval_every, config.eval_episodes))
+        if config.report_every:
+            ready.append(Report(config.report_every))
+        return check_callbacks([*ready, *([given] if isinstance(given, Callback) else given)])
 
     # -- saving ---------------------------------------------------------------------------------
 
@@ -352,11 +393,7 @@ class Agent:
         agent.env = settings["env"]
         agent._source = agent.env or None
         agent.config = configure(cls.config_class, settings["config"], name=cls.__name__)
-        policy = settings["policy"]
-        agent._wire(
-            {key: ObsSpec(**tuples(spec)) for key, spec in policy["obs"].items()},
-            ActionSpec(**tuples(policy["action"])),
-        )
+        agent._wire(*read_spaces(settings))
         agent._load_weights(folder)
         return agent
 
@@ -491,8 +528,7 @@ class Agent:
         if self.device.type == "cuda":
             tf32 = self.config.precision == "tf32"
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
-        with torch.random.fork_rng():
-            torch.manual_seed(derive_seed(self.seed, "weights"))
+        with SeededInit(derive_seed(self.seed, "weights")):
             network = self.algorithm_class(obs, action, self.config).to(self.device)
         assert isinstance(network, Algorithm), f"{self.algorithm_class} lacks a part of Algorithm"
         self.algorithm = network
@@ -598,6 +634,11 @@ class Agent:
             if name not in RESUMABLE:
                 pairs[name] = (theirs["config"].get(name, defaults[name]), mine)
         differing = [f"{n} was {a!r}, is {b!r}" for n, (a, b) in pairs.items() if not same(a, b)]
+        spaces = read_spaces(theirs)
+        differing += space_differences(spaces, (self.spec.obs, self.spec.action))
+        if not differing and list(spaces[0]) != list(self.spec.obs):
+            order, now = ", ".join(spaces[0]), ", ".join(self.spec.obs)
+            differing.append(f"the observations were in the order {order}, are in the order {now}")
         if differing:
             raise RunError(
                 f"the run {folder.parent.parent} has other settings: {'; '.join(differing)}; "
@@ -605,10 +646,11 @@ class Agent:
             )
 
     def _require_same_spaces(self, obs: Mapping[str, ObsSpec], action: ActionSpec) -> None:
-        if dict(self.spec.obs) != dict(obs) or self.spec.action != action:
+        differing = space_differences((self.spec.obs, self.spec.action), (obs, action))
+        if differing:
             raise RunError(
-                f"this agent was made for observations {dict(self.spec.obs)} and action "
-                f"{self.spec.action}; the environment has {dict(obs)} and {action}"
+                f"the environment has other spaces than this agent was made for: "
+                f"{'; '.join(differing)}; make a new agent for it, or give the environment it had"
             )
 
     def __repr__(self) -> str:
@@ -711,13 +753,11 @@ def read_settings(folder: Path) -> dict[str, Any]:
     return settings
 
 
-def new_run_folder(agent: str, env: str) -> Path:
-    """A folder of its own under runs/: agent, task and the time."""
-    task = re.sub(r"[^a-z0-9]+", "-", env.partition("?")[0].lower()).strip("-") or "environment"
-    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-    folder = Path("runs") / f"{agent.lower()}-{task}-{stamp}"
-    twins = (folder.with_name(f"{folder.name}-{number}") for number in count(2))
-    return next(path for path in chain([folder], twins) if not path.exists())
+def read_spaces(settings: Mapping[str, Any]) -> tuple[dict[str, ObsSpec], ActionSpec]:
+    """What a saved agent's environment shows and takes, from its config.json."""
+    policy = settings["policy"]
+    obs = {key: ObsSpec(**tuples(spec)) for key, spec in policy["obs"].items()}
+    return obs, ActionSpec(**tuples(policy["action"]))
 
 
 def tuples(fields: Mapping[str, Any]) -> dict[str, Any]:

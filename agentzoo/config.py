@@ -1,6 +1,7 @@
 """Frozen dataclass configurations, presets, and overrides that say what was meant."""
 
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -8,6 +9,8 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from agentzoo.runtime.errors import ConfigError, nearest
+
+RATES = ("lr", "rate", "eps", "clip", "decay")  # last words of fields that are never negative
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +41,7 @@ class AgentConfig:
     log_every: int = 1_000  # environment steps between lines of metrics
     eval_every: int = 10_000  # environment steps between evaluations; 0 is never
     eval_episodes: int = 1  # episodes in each
+    report_every: int = 100_000  # environment steps between pictures of the run; 0 is never
     checkpoint_every: int = (
         10_000  # steps of each environment between checkpoints; 0: only the last
     )
@@ -66,10 +70,11 @@ class AgentConfig:
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}={getattr(self, name)!r} has to be at least 1")
         for name in ("total_steps", "prefill", "pretrain", "update_every", "eval_every",
-                     "eval_episodes", "train_ratio", "checkpoint_every",
+                     "eval_episodes", "train_ratio", "report_every", "checkpoint_every",
                      "checkpoint_grace"):  # fmt: skip
             if (getattr(self, name) or 0) < 0:
                 raise ConfigError(f"{name}={getattr(self, name)!r} has to be 0 or more")
+        require_numbers(vars(self))
         if self.worker_timeout <= 0:
             raise ConfigError(f"worker_timeout={self.worker_timeout!r} has to be above 0 seconds")
         if self.overlap and not (self.update_every or self.train_ratio):
@@ -81,6 +86,21 @@ class AgentConfig:
         one_of("precision", self.precision, ("fp32", "tf32", "bf16"))
         one_of("kernels", self.kernels, ("fast", "plain"))
         one_of("capture", self.capture, ("auto", "on", "off"))
+
+
+def require_numbers(values: Mapping[str, object]) -> None:
+    """Refuse NaN and infinity in any field, and rates below 0.
+
+    Raises:
+        ConfigError: naming the field, its value and what it has to be.
+    """
+    for name, value in values.items():
+        if not isinstance(value, float):
+            continue
+        if not math.isfinite(value):
+            raise ConfigError(f"{name}={value!r} has to be a finite number")
+        if name.rpartition("_")[2] in RATES and value < 0:
+            raise ConfigError(f"{name}={value!r} has to be 0 or more")
 
 
 Config = TypeVar("Config", bound=AgentConfig)
@@ -167,7 +187,9 @@ def parse_setting(config_class: type[AgentConfig], setting: str) -> tuple[str, o
     hints = typing.get_type_hints(config_class)
     if key not in hints:
         raise ConfigError(f"no configuration field {key!r}; {nearest(key, hints, 'fields')}")
-    return key, typed(key, _literal(text), hints[key])
+    # a text is a text, whatever it spells: standardize=none is no None
+    value = text if hints[key] is str else _literal(text)
+    return key, typed(key, value, hints[key])
 
 
 def setting(value: object) -> str:

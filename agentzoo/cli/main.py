@@ -135,7 +135,13 @@ def learn(
     named = {"checkpoint_every": checkpoint_every, "envs": envs}
     overrides |= {name: value for name, value in named.items() if value is not None}
     learner = kind(env, preset=preset, device=device, seed=seed, **overrides)
-    learner.learn(budget, run=run)
+    try:
+        learner.learn(budget, run=run)
+    except (KeyboardInterrupt, SystemExit) as stopped:
+        where = f"--run {learner.run}" if learner.run else "the same options"
+        typer.echo(f"stopped; to go on: the same command with {where}", err=True)
+        code = 130 if isinstance(stopped, KeyboardInterrupt) else int(str(stopped.code))
+        raise typer.Exit(code) from None
     typer.echo(f"run:  {learner.run}")
     typer.echo(f"next: agentzoo export {learner.run} my-policy")
     typer.echo(f"on:   the same command with --run {learner.run}, and more --steps to go further")

@@ -88,14 +88,19 @@ def run(out: Path, *, steps: int | None = None, seed: int = 0, smoke: bool = Fal
         smoke: seconds instead of minutes: the debug preset, and scores are not judged.
 
     Returns:
-        The exit code: 0, or 1 where a check of the scores failed.
+        The exit code: 0; 1 where a check of the scores failed; 130 or 143 where Ctrl-C or SIGTERM
+        ended the learning.
     """
     budget = steps or (SMOKE_STEPS if smoke else STEPS)
     paths, missing = Paths(out), opengl()
     say(announcement(budget, seed, smoke))
     if missing:
         say(f"There will be no video: {missing}.")
-    learn(paths, budget, seed, "debug" if smoke else PRESET)
+    try:
+        learn(paths, budget, seed, "debug" if smoke else PRESET)
+    except (KeyboardInterrupt, SystemExit) as stopped:
+        say(stopped_at(paths.run, budget))
+        return 130 if isinstance(stopped, KeyboardInterrupt) else int(str(stopped.code))
     learned, random = score_apart(paths, video=not missing)
     draw(paths, random)
     say(table(learned, random))
@@ -136,21 +141,29 @@ def learn(paths: Paths, budget: int, seed: int, preset: str) -> None:
 
 
 def require_whole(run: Path, budget: int) -> None:
-    """Refuse to score a run that Ctrl-C ended early.
+    """Refuse to score a run that was ended early.
 
     Raises:
         RunError: saying how to go on.
     """
+    if steps_of(run) < budget:
+        raise RunError(stopped_at(run, budget))
+
+
+def steps_of(run: Path) -> int:
+    """Environment steps of a run's newest checkpoint; 0 where there is none."""
     from ..train.checkpoint import Counters, newest
 
     checkpoint = newest(run / "checkpoints")
-    assert checkpoint is not None, f"{run} has no checkpoint after learning"
-    done = Counters.read(checkpoint / "training").env_step
-    if done < budget:
-        raise RunError(
-            f"stopped at step {done:,} of {budget:,}, so there is nothing to score yet; "
-            "the same command goes on from there"
-        )
+    return 0 if checkpoint is None else Counters.read(checkpoint / "training").env_step
+
+
+def stopped_at(run: Path, budget: int) -> str:
+    """Where a run was stopped, and how to go on."""
+    return (
+        f"stopped at step {steps_of(run):,} of {budget:,}, so there is nothing to score yet; "
+        "the same command goes on from there"
+    )
 
 
 def score_apart(paths: Paths, *, video: bool) -> tuple[Score, Score]:

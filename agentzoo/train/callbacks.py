@@ -1,13 +1,16 @@
 """Callbacks: hooks into a run, and the ready ones."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+import gymnasium as gym
 import numpy as np
 from torch import Tensor
 
-from agentzoo.runtime.errors import MissingExtraError
-from agentzoo.runtime.evaluation.rollout import evaluate
+from agentzoo.runtime.envs import FiveTuple, reset_env, step_env
+from agentzoo.runtime.errors import ConfigError, MissingExtraError
+from agentzoo.runtime.evaluation.rollout import MAX_STEPS, evaluate
 from agentzoo.runtime.policy.noise import derive_seed
 
 from ..algorithm import Batch, Metrics, NoiseSource
@@ -17,6 +20,8 @@ from .collector import Episode
 
 if TYPE_CHECKING:
     from .loop import Training
+
+UNLIMITED_STEPS = 10_000  # decisions of an evaluation episode that declares no limit of its own
 
 
 class Callback:
@@ -48,7 +53,8 @@ class Evaluate(Callback):
     """Runs evaluation episodes every so many environment steps, and at the end.
 
     They run in an environment of their own, from the agent's string or function. A user's
-    environment object is one, and inside an episode of its own: with it there are none.
+    environment object is one, and inside an episode of its own: with it there are none. An
+    evaluation that the run's end overtakes is left; one that meets no end of an episode is cut.
 
     Args:
         every: environment steps between evaluations.
@@ -61,7 +67,7 @@ class Evaluate(Callback):
 
     def on_start(self, training: "Training") -> None:
         """Open an environment for evaluation; the next multiple of `every` is due."""
-        self._env = training.agent.open_environment()
+        self._env = _Watched(training.agent.open_environment(), training)
         self._due = (training.counters.env_step // self.every + 1) * self.every
 
     def on_end(self, training: "Training") -> None:
@@ -79,13 +85,54 @@ class Evaluate(Callback):
         counters = training.counters
         seed = derive_seed(training.agent.seed, "evaluate", counters.evaluations) % 2**31
         counters.evaluations += 1
-        result = evaluate(training.agent.policy, self._env, episodes=self.episodes, seed=seed)
+        try:
+            result = evaluate(training.agent.policy, self._env, episodes=self.episodes, seed=seed)
+        except _RunStoppedError:
+            return
         training.logger.write(
             counters.env_step,
             {"eval/mean_reward": result.mean, "eval/std_reward": result.std},
         )
         for callback in training.callbacks:
             callback.on_evaluation(training, result.mean)
+
+
+class _RunStoppedError(Exception):
+    """The run was stopped inside an evaluation."""
+
+
+class _Watched(gym.Wrapper[Any, Any, Any, Any]):
+    """An environment of evaluations in a run: leaves when the run stops, ends endless episodes."""
+
+    def __init__(self, env: gym.Env[Any, Any], training: "Training") -> None:
+        super().__init__(env)
+        self._training, self._steps, self._told = training, 0, False
+        limited = training.agent.env or (env.spec and env.spec.max_episode_steps)
+        self._limit = MAX_STEPS if limited else UNLIMITED_STEPS
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Begin an episode."""
+        self._steps = 0
+        return reset_env(self.env, seed, options), {}
+
+    def step(self, action: Any) -> FiveTuple:
+        """One decision, or none any more where the run is to end."""
+        if self._training.stop:
+            raise _RunStoppedError
+        observation, reward, terminated, truncated, info = step_env(self.env, action)
+        self._steps += 1
+        if self._steps >= self._limit and not (terminated or truncated):
+            truncated = True
+            if not self._told:
+                self._training.bar.warn(
+                    f"an evaluation episode had no end after {self._limit:,} decisions and was "
+                    "cut there; give the environment a time limit, such as "
+                    "gymnasium.wrappers.TimeLimit(env, 1000)"
+                )
+            self._told = True
+        return observation, reward, terminated, truncated, info
 
 
 @runtime_checkable
@@ -169,3 +216,29 @@ class StopOnReturn(Callback):
         """Stop when the threshold is reached."""
         if mean_reward >= self.threshold:
             training.stop = True
+
+
+def check_callbacks(callbacks: Sequence[object]) -> list[Callback]:
+    """The callbacks, each of which can be told and will be.
+
+    Raises:
+        ConfigError: for what is no Callback, or a StopOnReturn in a run without evaluations.
+    """
+    checked: list[Callback] = []
+    for one in callbacks:
+        if not isinstance(one, Callback):
+            made = f"the class {one.__name__}; call it" if isinstance(one, type) else f"{one!r}"
+            raise ConfigError(
+                f"callbacks holds {made}, expected objects of classes derived from "
+                "agentzoo.train.callbacks.Callback, which say by their methods (on_step, "
+                "on_episode, ...) what they want to hear"
+            )
+        checked.append(one)
+    stops = any(isinstance(one, StopOnReturn) for one in checked)
+    if stops and not any(isinstance(one, Evaluate) for one in checked):
+        raise ConfigError(
+            "StopOnReturn waits for evaluations, and this run has none: an environment object is "
+            "in use by the run itself, and eval_every=0 or eval_episodes=0 ask for none; give a "
+            "function that makes the environment, such as lambda: MyEnv(), or set eval_every"
+        )
+    return checked

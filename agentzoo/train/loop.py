@@ -1,9 +1,10 @@
 """Training: collect, store, update, and whatever is due, until the step budget is spent."""
 
+import math
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,7 @@ from agentzoo.runtime.envs import Adapter
 from agentzoo.runtime.errors import RunError
 from agentzoo.runtime.policy.noise import derive_seed
 
-from ..algorithm import Metrics
+from ..algorithm import Algorithm, Metrics
 from ..config import AgentConfig
 from ..replay.buffer import ReplayBuffer
 from ..replay.prefetch import Batches
@@ -141,6 +142,7 @@ class Training:
         callbacks: told about every event.
         returns: (env_step, return) of finished collection episodes of this sitting.
         stop: set to end the run after the current update, with a checkpoint.
+        signalled: the signal that asked for it, SIGINT or SIGTERM; None where none did.
     """
 
     agent: "Agent"
@@ -153,6 +155,7 @@ class Training:
     callbacks: Sequence["Callback"]
     returns: list[tuple[int, float]] = field(default_factory=list)
     stop: bool = False
+    signalled: signal.Signals | None = None
 
     def __post_init__(self) -> None:
         """Wire the collector and the schedule from the agent's configuration."""
@@ -195,18 +198,19 @@ class Training:
         self.collector.total_steps = total
         self._tell("on_start")
         self._say_grace()
-        with interruptible(self), self.batches:
-            if self.counters.checkpoints == 0:
-                self._checkpoint()
-            while self.counters.env_step < total and not self.stop:
-                self._advance(total)
-        self.counters.interrupted = self.counters.env_step < total
-        if self.counters.interrupted:
-            self._cut()
-        if self._finished or self._metrics:
-            self._log()
-        self._checkpoint(last=True)
-        self._tell("on_end")
+        with interruptible(self):
+            with self.batches:
+                if self.counters.checkpoints == 0:
+                    self._checkpoint()
+                while self.counters.env_step < total and not self.stop:
+                    self._advance(total)
+            self.counters.interrupted = self.counters.env_step < total
+            if self.counters.interrupted:
+                self._cut()
+            if self._finished or self._metrics:
+                self._log()
+            self._checkpoint(last=True)
+            self._tell("on_end")
 
     def _advance(self, total: int) -> None:
         """One decision of every environment, and all that it makes due."""
@@ -300,8 +304,9 @@ class Training:
             rewards = [episode.total_reward for episode in self._finished]
             line["rollout/ep_rew_mean"] = float(np.mean(rewards))
             line["rollout/ep_len_mean"] = float(np.mean([e.rows - 1 for e in self._finished]))
-        line.update(means(self._metrics))
-        self.logger.write(counters.env_step, line)
+        learned = means(self._metrics)
+        self.logger.write(counters.env_step, line | learned)
+        self._require_finite(learned)
         if self.replay.unsealed:
             self.bar.warn(
                 f"{self.replay.folder} has no room: {self.replay.unsealed / 1e6:,.0f} MB of rows "
@@ -350,7 +355,33 @@ class Training:
             self.collector.cut()
             self._decide()
 
+    def _require_finite(self, metrics: Mapping[str, float]) -> None:
+        """Stop a run whose losses or weights are no numbers any more, before they are kept.
+
+        Actions do not show it: the largest of NaNs is the first, which is an action like any other.
+
+        Raises:
+            RunError: naming them, and the checkpoint that stands.
+        """
+        lost = [f"{name} is {m}" for name, m in metrics.items()
+                if name.startswith("loss/") and not math.isfinite(m)]  # fmt: skip
+        lost += [f"{name} holds NaN or infinity" for name in not_finite(self.agent.algorithm)]
+        if not lost:
+            return
+        newest = checkpoint.newest(self.folder / "checkpoints")
+        stands = ""
+        if newest is not None:
+            step = Counters.read(newest / "training").env_step
+            stands = f", and the checkpoint {newest} of step {step:,} stands"
+        named = ", ".join(lost[:3]) + (f" and {len(lost) - 3} more" if len(lost) > 3 else "")
+        raise RunError(
+            f"the run has diverged by step {self.counters.env_step:,}: {named}; it "
+            f"stops here{stands}. Look for observations or rewards of extreme size, or begin "
+            "another run with smaller learning rates"
+        )
+
     def _checkpoint(self, *, last: bool = False) -> None:
+        self._require_finite(means(self._metrics))
         self.counters.checkpoints += 1
         self._due_checkpoint = self._next(self._interval)
         self.collector.forget()
@@ -437,24 +468,49 @@ def means(metrics: Sequence[Metrics]) -> dict[str, float]:
     return dict(zip(names, table.mean(0).tolist(), strict=True))
 
 
+def not_finite(algorithm: Algorithm) -> list[str]:
+    """The names of weights that hold NaN or infinity, fetched from the device at once."""
+    assert isinstance(algorithm, torch.nn.Module), type(algorithm)
+    weights = {n: t for n, t in algorithm.state_dict().items() if t.is_floating_point()}
+    if not weights:
+        return []
+    finite = torch.stack([tensor.isfinite().all() for tensor in weights.values()]).tolist()
+    return [name for name, whole in zip(weights, finite, strict=True) if not whole]
+
+
 @contextmanager
 def interruptible(training: Training) -> Iterator[None]:
-    """Ctrl-C asks the run to stop after the current update; a second one stops it at once."""
+    """Ctrl-C or SIGTERM asks the run to stop after the current update; a second one stops at once.
+
+    Signals reach the main thread alone. A SIGTERM that the program handles itself is left to it.
+    """
     if threading.current_thread() is not threading.main_thread():
-        yield  # signals reach the main thread alone
+        yield
         return
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if training.stop:
-            raise KeyboardInterrupt
-        training.stop = True
-        training.bar.note("stopping after this update; press Ctrl-C again to stop at once")
+        if training.signalled is not None:
+            raise interruption(signal.Signals(number))
+        training.signalled, training.stop = signal.Signals(number), True
+        again = "press Ctrl-C again" if number == signal.SIGINT else "a second SIGTERM ends it"
+        training.bar.note(f"stopping after this update; {again} to stop at once")
 
-    before = signal.signal(signal.SIGINT, handle)
+    numbers = [signal.SIGINT]
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        numbers.append(signal.SIGTERM)
+    before = {number: signal.signal(number, handle) for number in numbers}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def interruption(number: signal.Signals) -> BaseException:
+    """What a signal raises where it is not caught: KeyboardInterrupt, or the end of the process."""
+    if number == signal.SIGINT:
+        return KeyboardInterrupt("learning was stopped by Ctrl-C; the last checkpoint stands")
+    return SystemExit(128 + number)  # what a shell says of a process that SIGTERM ended
 
 
 def require_environment(env: object) -> None:

@@ -11,13 +11,16 @@ import numpy as np
 import pytest
 import torch
 
-from agentzoo.agent import Agent, new_run_folder
+from agentzoo import Dreamer, DreamerV2, DreamerV3, PlaNet
+from agentzoo.agent import Agent, module
+from agentzoo.config import parse_setting
 from agentzoo.runtime.envs import Adapter
 from agentzoo.runtime.errors import BundleError, ConfigError, EpisodeError, ProviderError, RunError
 from agentzoo.train.callbacks import Callback, StopOnReturn
-from agentzoo.train.checkpoint import Counters, newest, whole
+from agentzoo.train.checkpoint import Counters, newest, read_tensors, whole
 from agentzoo.train.logger import read_metrics
 from agentzoo.train.loop import Training, UpdateSchedule, checkpoint_grace
+from agentzoo.train.run_folder import locked
 from tests.agents.contract import CASES, PENDULUM
 from tests.agents.test_contract import Keep, all_rows, assert_same_run
 from tests.agents.toys import TOYS
@@ -102,15 +105,69 @@ def test_finished_run_says_so_and_a_larger_total_extends_it(tmp_path: Path, caps
     assert steps == sorted(steps)
 
 
-def test_runs_begun_in_the_same_second_have_folders_of_their_own(tmp_path: Path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    folders = set()
-    for _ in range(3):
-        folder = new_run_folder("Toy", "gym:Pendulum-v1?repeat=1")
-        assert folder.name.startswith("toy-gym-pendulum-v1-")
-        folder.mkdir(parents=True)
-        folders.add(folder)
+START = """
+import sys
+from agentzoo.train.run_folder import new_run_folder
+sys.stdin.readline()
+print(new_run_folder("Toy", "gym:Pendulum-v1?repeat=1"))
+"""
+
+
+def test_runs_begun_in_the_same_moment_have_folders_of_their_own(tmp_path: Path):
+    starts = [
+        subprocess.Popen(
+            [sys.executable, "-c", START], cwd=tmp_path, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": str(Path.cwd())},
+        )
+        for _ in range(3)
+    ]  # fmt: skip
+    for start in starts:
+        assert start.stdin is not None
+        start.stdin.write("go\n")
+        start.stdin.flush()
+    folders = {start.communicate(timeout=60)[0].strip() for start in starts}
     assert len(folders) == 3
+    assert all(Path(one).name.startswith("toy-gym-pendulum-v1-") for one in folders)
+    assert all((tmp_path / one).is_dir() for one in folders)
+
+
+HOLD = """
+import os, signal, sys
+from agentzoo.train.run_folder import locked
+from pathlib import Path
+with locked(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.readline()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_run_has_one_learner_and_a_killed_one_leaves_no_lock(tmp_path: Path):
+    toy().learn(200, run=tmp_path, progress=False)
+    before = listing(tmp_path)
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)],
+        text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    said = rf"{tmp_path} is being learned in by process {holder.pid} on .*; wait for its end, or"
+    with pytest.raises(RunError, match=said):
+        toy().learn(400, run=tmp_path, progress=False)
+    lock = str(tmp_path / "lock")
+    assert {k: v for k, v in listing(tmp_path).items() if k != lock} == {
+        k: v for k, v in before.items() if k != lock
+    }
+    holder.communicate("die\n", timeout=60)
+    assert holder.returncode == -signal.SIGKILL
+    toy().learn(400, run=tmp_path, progress=False)
+    assert counters(tmp_path).env_step == 400
+
+
+def test_two_threads_are_two_learners(tmp_path: Path):
+    with locked(tmp_path), pytest.raises(RunError, match=r"is being learned in by process"):
+        toy().learn(200, run=tmp_path, progress=False)
 
 
 def test_other_settings_are_listed(tmp_path: Path):
@@ -121,33 +178,276 @@ def test_other_settings_are_listed(tmp_path: Path):
         TOY(PENDULUM, preset="debug", device="cpu", seed=4).learn(800, run=tmp_path)
 
 
-def test_ctrl_c_saves_whole_episodes_and_says_how_to_go_on(tmp_path: Path):
-    code = (
-        "import torch; torch.set_num_threads(1)\n"
-        "from tests.agents.contract import CASES\n"
-        f"CASES['TruncatedActor'].make().learn(10**7, run={str(tmp_path / 'run')!r})\n"
-    )
+class Huge(gym.Env[np.ndarray, int]):
+    """Observations of size 1e20 from a step on, so that squared they are beyond float32."""
+
+    observation_space = gym.spaces.Box(-np.inf, np.inf, (2,), np.float32)
+    action_space = gym.spaces.Discrete(2)
+    steps = 0
+
+    def __init__(self, huge_from: int = 0) -> None:
+        self.huge_from = huge_from
+
+    def observe(self) -> np.ndarray:
+        size = 1e20 if self.steps >= self.huge_from else 1.0
+        return (size * self.np_random.standard_normal(2)).astype(np.float32)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, object] | None = None):
+        super().reset(seed=seed)
+        self.t = 0
+        return self.observe(), {}
+
+    def step(self, action: int):
+        self.t, self.steps = self.t + 1, self.steps + 1
+        return self.observe(), 1.0, self.t >= 10, False, {}
+
+
+def diverging(env: gym.Env, run: Path, **fields: object) -> Path:
+    """A run of Dreamer that has to be refused; the newest checkpoint it leaves."""
+    agent = Dreamer(
+        env, preset="debug", device="cpu", seed=0, standardize="none",
+        prefill=60, update_every=20, **fields,
+    )  # fmt: skip
+    with pytest.raises(
+        RunError, match=r"has diverged by step .* it stops here, and the checkpoint"
+    ):
+        agent.learn(240, run=run, progress=False)
+    path = newest(run / "checkpoints")
+    assert path is not None
+    for kept in whole(run / "checkpoints"):
+        state = read_tensors(kept / "model.safetensors")
+        assert all(tensor.isfinite().all() for tensor in state.values()), kept
+    return path
+
+
+@pytest.mark.parametrize("when", ["log_every", "checkpoint_every"])
+def test_a_diverged_run_stops_and_its_last_good_checkpoint_stands(when: str, tmp_path: Path):
+    fields = {"log_every": 10**6, "checkpoint_every": 0} | {when: 20}
+    path = diverging(Huge(huge_from=100), tmp_path, **fields)
+    good = counters(tmp_path).env_step
+    assert good == 0 if when == "log_every" else 40 <= good <= 120
+    Dreamer.load(path, device="cpu").act(np.zeros(2))
+
+
+def test_weights_are_looked_at_where_nothing_is_logged(tmp_path: Path):
+    class Break(Callback):
+        def on_episode(self, training: Training, episode: object) -> None:
+            next(module(training.agent.algorithm).parameters()).data.fill_(float("inf"))
+
+    with pytest.raises(
+        RunError, match=r"diverged by step 200: .* holds NaN or infinity.*step 0 st"
+    ):
+        toy(prefill=10**6).learn(200, run=tmp_path, callbacks=[Break()], progress=False)
+    assert len(whole(tmp_path / "checkpoints")) == 1
+
+
+def test_a_text_of_a_configuration_is_read_back_as_it_was():
+    for text in ("none", "true", "2"):
+        assert parse_setting(Dreamer.config_class, f"standardize={text}") == ("standardize", text)
+    assert parse_setting(Dreamer.config_class, "protocol=none") == ("protocol", None)
+
+
+@pytest.mark.parametrize("agent", [Dreamer, DreamerV2, DreamerV3, PlaNet])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0])
+def test_rates_are_finite_and_not_negative(agent: type[Agent], value: float):
+    rate = "lr" if agent is DreamerV3 else "model_lr"
+    with pytest.raises(ConfigError, match=rf"{rate}={value} has to be (a finite number|0 or more)"):
+        agent(preset="debug", device="cpu", **{rate: value})
+
+
+class Spaced(Short):
+    """The same with other spaces."""
+
+    def __init__(self, action: gym.Space | None = None, obs: gym.Space | None = None) -> None:
+        super().__init__()
+        self.action_space = action or self.action_space
+        self.observation_space = obs or self.observation_space
+
+
+def listing(folder: Path) -> dict[str, bytes]:
+    return {str(p): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "said"),
+    [
+        (
+            gym.spaces.Box(-1, 1, (1,)),
+            gym.spaces.Box(-10, 10, (1,)),
+            r"the action had low \(-1.0,\), has \(-10.0,\); the action had high",
+        ),
+        (
+            gym.spaces.Discrete(3),
+            gym.spaces.Discrete(3, start=-1),
+            r"the action had start \(0,\), has \(-1,\)",
+        ),
+    ],
+    ids=["bounds", "start"],
+)
+@pytest.mark.parametrize("function", [True, False])
+def test_a_run_goes_on_with_the_spaces_it_began_with(
+    first: gym.Space, second: gym.Space, said: str, function: bool, tmp_path: Path
+):
+    def made(action: gym.Space):
+        agent = DreamerV3(
+            (lambda: Spaced(action)) if function else Spaced(action),
+            preset="debug", device="cpu", seed=0, eval_every=0,
+        )  # fmt: skip
+        return agent.learn
+
+    made(first)(40, run=tmp_path, progress=False)
+    before = listing(tmp_path)
+    with pytest.raises(RunError, match=rf"has other settings: {said}.*; resume it with its own"):
+        made(second)(80, run=tmp_path, progress=False)
+    assert listing(tmp_path) == before
+    made(first)(80, run=tmp_path, progress=False)
+
+
+def test_a_function_whose_environments_differ_writes_nothing(tmp_path: Path):
+    sizes = iter([2, 3, 3])
+    agent = toy(lambda: Spaced(obs=gym.spaces.Box(-1, 1, (next(sizes),), np.float32)))
+    said = r'made for: the observation "observation" had shape \(2,\), has \(3,\)'
+    with pytest.raises(RunError, match=said):
+        agent.learn(100, run=tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_is_read_as_what_is_said_when_learning_starts(tmp_path: Path, capsys):
+    toy(Short()).learn(100, run=tmp_path)
+    said = 'reads "observation" as a vector of 2; actions are a box of 1\n'
+    assert said in capsys.readouterr().err
+
+
+SCRIPT = """
+import sys, torch
+torch.set_num_threads(1)
+from tests.agents.contract import CASES
+agent = CASES["TruncatedActor"].make()
+agent.learn(10**7, run=sys.argv[1], **eval(sys.argv[2]))
+print("the next line", flush=True)
+"""
+CODES = {signal.SIGINT: -signal.SIGINT, signal.SIGTERM: 143}  # 130 and 143, as shells say
+
+
+def stopped_by(sent: signal.Signals, command: list[str], **options: object) -> tuple[int, str, str]:
+    """Exit code, output and error of a process that is sent a signal once it learns."""
     process = subprocess.Popen(
-        [sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, bufsize=1
-    )
+        [sys.executable, *command],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1, **options,
+    )  # fmt: skip
     assert process.stderr is not None
     for line in process.stderr:  # the estimate is told once updates have begun
         if "of updates ahead" in line:
             break
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 0, said
+    process.send_signal(sent)
+    out, said = process.communicate(timeout=120)
+    return process.returncode, out, said
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM], ids=["int", "term"])
+def test_a_signal_saves_whole_episodes_and_ends_the_script(sent: signal.Signals, tmp_path: Path):
+    run = tmp_path / "run"
+    code, out, said = stopped_by(sent, ["-c", SCRIPT, str(run), "{}"])
+    assert (code, out) == (CODES[sent], ""), said
     assert "stopping after this update" in said
     assert 'agent.learn(10000000, run="' in said
-    stopped = counters(tmp_path / "run")
+    stopped = counters(run)
     assert stopped.interrupted
     keep = Keep()
     toy(checkpoint_every=400).learn(
-        stopped.env_step + 400, run=tmp_path / "run", callbacks=[keep], progress=False
+        stopped.env_step + 400, run=run, callbacks=[keep], progress=False
     )
     (rows,) = all_rows(keep.training.replay)
     assert rows["is_last"][np.flatnonzero(rows["is_first"])[1:] - 1].all()
     assert not rows["is_terminal"].any()
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM], ids=["int", "term"])
+def test_a_script_may_ask_to_go_on_after_a_signal(sent: signal.Signals, tmp_path: Path):
+    command = ["-c", SCRIPT, str(tmp_path), "{'on_interrupt': 'return'}"]
+    code, out, said = stopped_by(sent, command)
+    assert (code, out) == (0, "the next line\n"), said
+    assert counters(tmp_path).interrupted
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM], ids=["int", "term"])
+def test_the_command_line_ends_with_the_signals_code(sent: signal.Signals, tmp_path: Path):
+    learn = ["learn", "dreamer", "gym:CartPole-v1", "--preset", "debug", "--steps", "1e7"]
+    command = ["-m", "agentzoo.cli.main", *learn, "--device", "cpu", "--run", str(tmp_path)]
+    code, out, said = stopped_by(sent, command)
+    assert (code, out) == (128 + sent, ""), said
+    assert f"stopped; to go on: the same command with --run {tmp_path}" in said
+    assert counters(tmp_path).interrupted
+
+
+class Send(Callback):
+    """Sends this process a signal at an environment step."""
+
+    def __init__(self, step: int, sent: signal.Signals = signal.SIGINT) -> None:
+        self.step, self.sent = step, sent
+
+    def on_step(self, training: Training) -> None:
+        if training.counters.env_step == self.step:
+            os.kill(os.getpid(), self.sent)
+
+
+def test_learn_raises_once_the_checkpoint_stands_and_the_handlers_are_as_before(tmp_path: Path):
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt, match="stopped by Ctrl-C; the last checkpoint stands"):
+        toy().learn(1_000, run=tmp_path, callbacks=Send(300), progress=False)
+    assert counters(tmp_path).interrupted
+    with pytest.raises(SystemExit, match="143"):
+        toy().learn(1_000, run=tmp_path, callbacks=Send(500, signal.SIGTERM), progress=False)
+    assert 500 <= counters(tmp_path).env_step < 1_000
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+    with pytest.raises(ConfigError, match=r"on_interrupt='stop' is not known; it is \"raise\" or"):
+        toy().learn(1_000, run=tmp_path, on_interrupt="stop", progress=False)
+
+
+def test_a_sigterm_that_the_script_handles_is_left_to_it(tmp_path: Path):
+    caught: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: caught.append(number))
+    try:
+        agent = toy()
+        agent.learn(400, run=tmp_path, callbacks=Send(300, signal.SIGTERM), progress=False)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert caught == [signal.SIGTERM]
+    assert counters(tmp_path).env_step == 400
+
+
+class Endless(Short):
+    """An environment without an end, which says how far it was stepped."""
+
+    steps = 0
+
+    def __init__(self) -> None:
+        super().__init__(length=10**9)
+
+    def step(self, action: np.ndarray):
+        Endless.steps += 1
+        if Endless.steps == self.interrupted_at:
+            os.kill(os.getpid(), signal.SIGINT)
+        return super().step(action)
+
+    interrupted_at = 0
+
+
+def test_an_evaluation_without_an_end_is_cut_with_a_sentence(tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.setattr("agentzoo.train.callbacks.UNLIMITED_STEPS", 50)
+    toy(Endless, eval_every=200).learn(450, run=tmp_path, progress=False)
+    said = capsys.readouterr().err
+    assert said.count("an evaluation episode had no end after 50 decisions and was cut there") == 1
+    means = [m["eval/mean_reward"] for m in read_metrics(tmp_path) if "eval/mean_reward" in m]
+    assert means == [50.0, 50.0]
+
+
+def test_ctrl_c_inside_an_evaluation_without_an_end(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(Endless, "interrupted_at", Endless.steps + 230)  # 200 are the run's own
+    with pytest.raises(KeyboardInterrupt):
+        toy(Endless, eval_every=200).learn(10_000, run=tmp_path, progress=False)
+    assert counters(tmp_path).env_step == 201  # the one that ends the open episode
+    assert not any("eval/mean_reward" in line for line in read_metrics(tmp_path))
 
 
 @pytest.mark.parametrize("parallel", [True, False])
@@ -282,7 +582,7 @@ def test_a_loaded_agent_keeps_its_settings_in_a_named_environment(tmp_path: Path
     agent = TOY.load(tmp_path / "saved", device="cpu")
     agent.learn(400, PENDULUM, run=tmp_path / "run", progress=False)
     assert agent.config.batch_size == 3
-    with pytest.raises(RunError, match=r"was made for observations"):
+    with pytest.raises(RunError, match=r"other spaces than this agent was made for: the observ"):
         agent.learn(400, "gym:CartPole-v1", run=tmp_path / "other")
 
 

@@ -1,0 +1,80 @@
+"""A run's folder: a name that nobody else has, and a lock that keeps two learners apart."""
+
+import os
+import re
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from itertools import chain, count
+from pathlib import Path
+from typing import IO
+
+from agentzoo.runtime.errors import RunError
+
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
+
+LOCK = "lock"  # beside config.json; its content is for people, the lock itself is the system's
+
+
+def new_run_folder(agent: str, env: str) -> Path:
+    """Make a folder of its own under runs/, named by agent, task and the time."""
+    task = re.sub(r"[^a-z0-9]+", "-", env.partition("?")[0].lower()).strip("-") or "environment"
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    folder = Path("runs") / f"{agent.lower()}-{task}-{stamp}"
+    twins = (folder.with_name(f"{folder.name}-{number}") for number in count(2))
+    for path in chain([folder], twins):
+        try:
+            path.mkdir(parents=True)  # making it is the only way to know that nobody else does
+        except FileExistsError:
+            continue
+        return path
+    raise AssertionError("names do not run out")
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a run's folder against every other learner, in this process or another.
+
+    The lock is the operating system's: it ends with the process, whatever ended it.
+
+    Args:
+        folder: of the run; made if it is not there.
+
+    Raises:
+        RunError: if another learner holds it, naming the process.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK).open("a+b") as file:
+        try:
+            _lock(file)
+        except (BlockingIOError, PermissionError) as error:
+            file.seek(0)
+            holder = file.read().decode(errors="replace").strip() or "another process"
+            raise RunError(
+                f"{folder} is being learned in by {holder}; wait for its end, or name another "
+                "folder with run="
+            ) from error
+        except OSError as error:  # some network file systems have none
+            print(
+                f"{folder} cannot be locked ({error.strerror}): see to it that nobody else learns "
+                "in it",
+                file=sys.stderr,
+            )
+        with suppress(OSError):  # a full disk; who holds it is only said
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+            file.flush()
+        yield
+
+
+def _lock(file: IO[bytes]) -> None:
+    if sys.platform == "win32":
+        file.seek(2**20)  # beyond the text, which others read
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+    else:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
