@@ -326,7 +326,7 @@ class Agent:
             decisions = (total - counters.env_step) // adapter.repeat
             kept = 2 * config.checkpoint_every * config.envs // adapter.repeat
             bar.note(f"reads {describe_spaces(self.spec.obs, self.spec.action)}")
-            bar.note(f"replay: {replay.require_space(decisions, kept)}")
+            bar.note(f"replay: {self._require_space(replay, decisions, kept)}")
             training.run(total)
             if counters.interrupted:
                 bar.note(
@@ -334,6 +334,16 @@ class Agent:
                     f'agent.learn({total}, run="{folder}")'
                 )
         return training.signalled
+
+    def _require_space(self, replay: ReplayBuffer, decisions: int, kept: int) -> str:
+        """Check that rows and checkpoints fit; what the replay will hold, for people."""
+        learned = [module(self.algorithm), *self.algorithm.optimizers().values()]
+        size = sum(t.nbytes for one in learned for t in one.state_dict().values())
+        checkpoints = checkpoint.KEPT + 1  # one more while it is written
+        there = checkpoint.size_of_copies(replay.folder.parent / "checkpoints")
+        return replay.require_space(
+            decisions, kept, checkpoints=checkpoints, beside=checkpoints * size - there
+        )
 
     def _callbacks(self, given: Callback | Sequence[Callback]) -> list[Callback]:
         """The ready callbacks, then those given.

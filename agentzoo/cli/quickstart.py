@@ -257,7 +257,7 @@ def directions(paths: Paths) -> str:
         f"agentzoo inspect {paths.bundle}",
         f"agentzoo verify {paths.bundle}",
         f"tensorboard --logdir {paths.run}",
-        "agentzoo learn dreamer 'dmc:cartpole-balance?obs=state' --preset cpu --steps 4e4",
+        "agentzoo learn dreamer dmc:cartpole-balance,obs=state --preset cpu --steps 4e4",
     ]
     return "\n".join([*lines, "", "What to type next:", *(f"  {line}" for line in commands)])
 

@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -293,12 +293,16 @@ class ReplayBuffer:
         self.streams[env].fresh = start + length
         return Segment(env, start, length)
 
-    def require_space(self, more: int, kept: int = 0) -> str:
+    def require_space(
+        self, more: int, kept: int = 0, *, checkpoints: int = 0, beside: int = 0
+    ) -> str:
         """Check before a run that the rows it will hold fit on the disk and into memory.
 
         Args:
             more: rows to come.
             kept: rows that checkpoints may hold on to after they were dropped here.
+            checkpoints: how many may stand at once, each with the columns that change in place.
+            beside: bytes that the run's other files will take, less those that they took already.
 
         Returns:
             What will be held, in rows and bytes.
@@ -309,15 +313,17 @@ class ReplayBuffer:
         held, capacity = len(self), self.capacity * len(self.streams)
         rows = min(held + more, capacity)
         dropped = min(held + more - rows, kept)
+        row = sum(np.dtype(c.dtype).itemsize * int(np.prod(c.shape)) for c in self.mutable.values())
         need = max(rows - held, 0) * self.dtype.itemsize + dropped * self.dtype.itemsize
+        in_checkpoints = checkpoints * rows * row + beside
         free = shutil.disk_usage(self.folder).free
-        if need > free:
+        if need + in_checkpoints > free:
+            more_said = f" and {in_checkpoints / 1e9:.1f} GB for checkpoints" if checkpoints else ""
             raise ReplayError(
                 f"replay needs {need / 1e9:.1f} GB in {self.folder} for {rows:,} rows of "
-                f"{self.dtype.itemsize:,} bytes, but {free / 1e9:.1f} GB are free; "
+                f"{self.dtype.itemsize:,} bytes{more_said}, but {free / 1e9:.1f} GB are free; "
                 "set replay_rows lower, or put the run on a larger disk"
             )
-        row = sum(np.dtype(c.dtype).itemsize * int(np.prod(c.shape)) for c in self.mutable.values())
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         if rows * row > memory:
             raise ReplayError(
@@ -587,8 +593,8 @@ class ReplayBuffer:
             episodes = np.array(stream.finished, np.int64).reshape(-1, 2)
             write_durably(to / "episodes.i64", episodes.tobytes())
             for name in self.mutable:
-                column = b"".join(chunk.mutable[name].tobytes() for chunk in stream.chunks)
-                write_durably(to / f"{name}.column", column)
+                parts = (chunk.mutable[name] for chunk in stream.chunks)
+                write_durably(to / f"{name}.column", parts)
         state = {
             "rows": np.lib.format.dtype_to_descr(self.dtype),
             "mutable": {n: [c.dtype, list(c.shape)] for n, c in self.mutable.items()},
@@ -631,18 +637,34 @@ class ReplayBuffer:
             stream.chunks[-1].records[: len(tail)] = tail
         episodes = np.fromfile(folder / "episodes.i64", np.int64).reshape(-1, 2)
         stream.finished.extend((int(start), int(rows)) for start, rows in episodes)
-        for name, spec in self.mutable.items():
-            column = np.fromfile(folder / f"{name}.column", spec.dtype)
-            column = column.reshape(len(stream.chunks), self.chunk_rows, *spec.shape)
-            for chunk, values in zip(stream.chunks, column, strict=True):
-                chunk.mutable[name][:] = values
+        for name in self.mutable:
+            read_column(folder / f"{name}.column", [c.mutable[name] for c in stream.chunks])
         return stream
 
 
-def write_durably(path: Path, content: bytes) -> None:
-    """Write a file so that it is on the disk when this returns."""
+def read_column(path: Path, parts: Sequence[np.ndarray]) -> None:
+    """Read a file of one array after another into arrays that are there, of its whole size.
+
+    Raises:
+        ReplayError: if the file is of another size.
+    """
+    size = path.stat().st_size
+    if size != sum(part.nbytes for part in parts):
+        raise ReplayError(
+            f"{path} holds {size:,} bytes, expected {sum(part.nbytes for part in parts):,}: the "
+            "file is damaged; go on from another checkpoint"
+        )
+    with path.open("rb", buffering=0) as file:
+        for part in parts:
+            flat = part.reshape(-1).view(np.uint8)
+            assert file.readinto(flat.data) == part.nbytes, path
+
+
+def write_durably(path: Path, content: bytes | Iterable[bytes | np.ndarray]) -> None:
+    """Write a file, part by part, so that it is on the disk when this returns."""
     with path.open("wb") as file:
-        file.write(content)
+        for part in [content] if isinstance(content, bytes) else content:
+            file.write(part if isinstance(part, bytes) else np.ascontiguousarray(part).data)
         file.flush()
         os.fsync(file.fileno())
 

@@ -115,7 +115,7 @@ class _Watched(gym.Wrapper[Any, Any, Any, Any]):
     ) -> tuple[Any, dict[str, Any]]:
         """Begin an episode."""
         self._steps = 0
-        return reset_env(self.env, seed, options), {}
+        return reset_env(self.env, seed, options)
 
     def step(self, action: Any) -> FiveTuple:
         """One decision, or none any more where the run is to end."""

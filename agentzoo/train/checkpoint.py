@@ -10,12 +10,14 @@ import json
 import os
 import re
 import shutil
+import struct
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from pathlib import Path
 
+import torch
 from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from agentzoo.runtime.errors import RunError
@@ -23,6 +25,11 @@ from agentzoo.runtime.errors import RunError
 from ..replay.buffer import write_durably
 
 KEPT = 2
+DTYPES = {  # as safetensors spells them
+    torch.bool: "BOOL", torch.uint8: "U8", torch.int8: "I8", torch.int16: "I16",
+    torch.int32: "I32", torch.int64: "I64", torch.float16: "F16", torch.bfloat16: "BF16",
+    torch.float32: "F32", torch.float64: "F64",
+}  # fmt: skip
 NAME = re.compile(r"\d{6}")
 FORMAT = 1
 
@@ -79,8 +86,24 @@ class Counters:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors by name as safetensors, durably."""
-    write_durably(path, save_tensors({k: v.detach().contiguous() for k, v in tensors.items()}))
+    """Write tensors by name as safetensors, durably, one after another.
+
+    `safetensors.torch.save` holds all of them in memory a second time. The wider a number, the
+    earlier its tensor stands, so that each is aligned, as in files of the format's own writer.
+    """
+    ordered = sorted(tensors.items(), key=lambda one: (-one[1].element_size(), one[0]))
+    header: dict[str, object] = {}
+    end = 0
+    for name, tensor in ordered:
+        start, end = end, end + tensor.nbytes
+        entry = {"dtype": DTYPES[tensor.dtype], "shape": list(tensor.shape)}
+        header[name] = entry | {"data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    contents = (
+        tensor.detach().reshape(-1).view(torch.uint8).numpy(force=True) for _, tensor in ordered
+    )
+    write_durably(path, chain([struct.pack("<Q", len(text)), text], contents))
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -119,6 +142,12 @@ def save(root: Path, number: int, write: Callable[[Path], None]) -> Path:
     for old in whole(root)[:-KEPT]:
         shutil.rmtree(old)
     return final
+
+
+def size_of_copies(root: Path) -> int:
+    """Bytes that the checkpoints there hold alone: what no chunk of the replay's is."""
+    files = [path for path in root.rglob("*") if path.suffix in (".column", ".safetensors")]
+    return sum(path.stat().st_size for path in files)
 
 
 def whole(root: Path) -> list[Path]:

@@ -2,14 +2,19 @@
 
 import os
 import shutil
+import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import save as save_tensors
 
 from agentzoo.replay.buffer import EpisodeSampler, ReplayBuffer, Segment, StreamSampler
 from agentzoo.runtime.errors import ReplayError, SpaceError
 from agentzoo.runtime.spec import ActionSpec, ColumnSpec, ObsSpec
+from agentzoo.train.checkpoint import read_tensors, write_tensors
 
 OBS = {"state": ObsSpec(kind="vector", shape=(2,), source=(2,))}
 ACTION = ActionSpec(kind="box", size=1, shape=(1,), dtype="float32", low=(-1.0,), high=(1.0,))
@@ -308,3 +313,67 @@ def test_short_episodes_are_joined_where_ends_are_prioritised_too(tmp_path):
     batch, drawn = draw(replay, 12, EpisodeSampler(prioritize_ends=True))
     assert all(sum(s.length for s in window) == 12 for window in drawn)
     assert batch["is_first"][:, 0].all()
+
+
+def peak_bytes(work: Callable[[], object]) -> int:
+    """The most memory that Python and numpy held at once beyond what they held before."""
+    tracemalloc.start()
+    work()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak
+
+
+def test_columns_are_written_chunk_by_chunk_as_they_always_were(tmp_path):
+    wide = {"latent": ColumnSpec(shape=(64,), dtype="float16", mutable=True)}
+    replay = ReplayBuffer(tmp_path / "live", OBS, ACTION, wide, capacity=80_000)
+    for t in range(40 * 1024):
+        replay.add(0, {
+            "state": np.zeros(2, np.float32), "action": np.zeros(1, np.float32),
+            "reward": np.float32(0), "is_first": t == 0, "is_last": False, "is_terminal": False,
+            "latent": np.full(64, t % 1024, np.float16),
+        })  # fmt: skip
+    whole = 40 * 1024 * 64 * 2
+    peak = peak_bytes(lambda: replay.save(tmp_path / "saved"))
+    assert peak < whole / 10
+    written = (tmp_path / "saved" / "env00" / "latent.column").read_bytes()
+    before = b"".join(chunk.mutable["latent"].tobytes() for chunk in replay.streams[0].chunks)
+    assert written == before  # what earlier versions wrote at once, this one reads, and back
+    other = ReplayBuffer(tmp_path / "other", OBS, ACTION, wide, capacity=80_000)
+    other.restore(tmp_path / "saved")
+    for mine, theirs in zip(other.streams[0].chunks, replay.streams[0].chunks, strict=True):
+        assert (mine.mutable["latent"] == theirs.mutable["latent"]).all()
+    torn = tmp_path / "saved" / "env00" / "latent.column"
+    torn.write_bytes(written[:-2])
+    with pytest.raises(ReplayError, match=r"latent.column holds .* bytes, expected .*damaged"):
+        ReplayBuffer(tmp_path / "third", OBS, ACTION, wide).restore(tmp_path / "saved")
+
+
+def test_tensors_are_written_one_by_one_as_safetensors(tmp_path):
+    tensors = {
+        "b": torch.arange(6, dtype=torch.float32).reshape(2, 3), "a": torch.tensor(3),
+        "flag": torch.tensor([True]), "half": torch.ones(3, dtype=torch.bfloat16),
+        "view": torch.arange(12.0).reshape(3, 4).T, "none": torch.empty(0, 2),
+    }  # fmt: skip
+    write_tensors(tmp_path / "small", tensors)
+    assert (tmp_path / "small").read_bytes() == save_tensors(
+        {name: tensor.contiguous() for name, tensor in tensors.items()}
+    )
+    found = read_tensors(tmp_path / "small")
+    assert found.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert found[name].dtype == tensor.dtype
+        assert torch.equal(found[name], tensor)
+    many = {f"w{i}": torch.zeros(2**18) for i in range(16)}
+    assert peak_bytes(lambda: write_tensors(tmp_path / "large", many)) < 2**18
+
+
+def test_room_for_checkpoints_is_counted(tmp_path):
+    replay = buffer(tmp_path, capacity=800)
+    free = shutil.disk_usage(tmp_path).free
+    replay.require_space(10**6, checkpoints=3)
+    said = r"GB for checkpoints, but .* GB are free; set replay_rows lower"
+    with pytest.raises(ReplayError, match=said):
+        replay.require_space(10**6, checkpoints=free)  # of columns that change in place
+    with pytest.raises(ReplayError, match=said):
+        replay.require_space(10**6, checkpoints=3, beside=2 * free)

@@ -11,6 +11,7 @@ from agentzoo.runtime.envs import (
     Key,
     Repeat,
     Suite,
+    check_downloaded,
     make_env,
     merge,
     resolve,
@@ -68,9 +69,31 @@ def test_resolve_writes_every_key_out(name: str, defaults: dict, expected: str) 
 
 
 @pytest.mark.parametrize(
+    ("commas", "marks"),
+    [
+        ("dmc:walker-walk,obs=state,repeat=2", "dmc:walker-walk?obs=state&repeat=2"),
+        ("dmc:walker-walk,obs=state", "dmc:walker-walk?obs=state"),
+        ("gym:CartPole-v1,max_episode_steps=50", "gym:CartPole-v1?max_episode_steps=50"),
+        ("atari:pong,protocol=dreamerv3", "atari:pong?protocol=dreamerv3"),
+    ],
+)
+def test_commas_do_for_what_shells_take(commas: str, marks: str) -> None:
+    assert resolve(commas) == resolve(marks) == resolve(commas, trusted=False)
+    assert settings_of(commas) == settings_of(marks)
+    assert merge(marks, commas) == merge(commas, marks) == resolve(marks)
+    check_downloaded(commas)
+
+
+@pytest.mark.parametrize(
     ("name", "match"),
     [
         ("walker-walk", "not an environment string, expected suite:task"),
+        ("CartPole-v1", 'not an environment string, .*did you mean "gym:CartPole-v1"'),
+        ("CartPole-v1?repeat=2", 'did you mean "gym:CartPole-v1.repeat=2"'),
+        ("dmc:walker-walk,", 'holds "", expected each key once as key=value'),
+        ("dmc:walker-walk,obs", 'holds "obs", expected each key once'),
+        ("dmc:walker-walk,obs=state,obs=both", 'holds "obs=both", expected each key once'),
+        ("dmc:walker-walk,repet=2", 'sets "repet", which the suite dmc does not know'),
         ("dmc:", "not an environment string"),
         (":walker-walk", "not an environment string"),
         ("dmc:walker-walk?", "not an environment string"),

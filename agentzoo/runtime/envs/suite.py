@@ -1,5 +1,7 @@
 """`suite:task?key=value&...`: reading environment strings, filling them in, comparing them.
 
+`suite:task,key=value,...` is the same, written without what shells take for themselves.
+
 A suite declares its typed keys and makes environments; others add theirs by the entry point group
 "agentzoo.envs", whose entries name a `Suite`. Where papers have agreed on settings, a suite names
 them as protocols: `protocol=NAME` in a string stands for all of a protocol's keys.
@@ -356,8 +358,8 @@ def check_downloaded(name: str) -> None:
             or its value is not the suite's.
     """
     _check_plain(name)
-    _, query = _split(name)
-    _read_settings(suite_of(name), query, name)
+    _, pairs = _split(name)
+    _read_settings(suite_of(name), pairs, name)
 
 
 def settings_of(name: str) -> dict[str, Value]:
@@ -403,7 +405,7 @@ def _contradictions(policy: _Parsed, wanted: _Parsed) -> list[str]:
 
 
 def _check_plain(name: str) -> None:
-    task = name.split("?", 1)[0].partition(":")[2]
+    task = _split(name)[0].partition(":")[2]
     if not SAFE_TASK.fullmatch(task):
         raise EnvironmentStringError(
             f'"{name}" comes from a download and names the task "{task}", expected the plain name '
@@ -411,21 +413,28 @@ def _check_plain(name: str) -> None:
         )
 
 
-def _split(name: str) -> tuple[str, str]:
+def _split(name: str) -> tuple[str, list[str]]:
+    """`suite:task` and the pairs `key=value`, from either way of writing them."""
     head, mark, query = name.partition("?")
+    pairs = query.split("&") if query else []
+    if not mark:  # shells take ? and & for themselves
+        head, *pairs = name.split(",")
     if not re.fullmatch(r"[^:]+:.+", head) or (mark and not query):
+        known = f"suites: {', '.join(suites())}"
+        if head in gym.registry:
+            known = f'did you mean "gym:{name}"?'
         raise EnvironmentStringError(
-            f'"{name}" is not an environment string, expected suite:task?key=value&key=value, such '
-            f"as dmc:walker-walk?obs=state; suites: {', '.join(suites())}"
+            f'"{name}" is not an environment string, expected suite:task?key=value&key=value or '
+            f"suite:task,key=value,key=value, such as dmc:walker-walk,obs=state; {known}"
         )
-    return head, query
+    return head, pairs
 
 
 def _parse(name: str, more: Settings | None = None) -> _Parsed:
-    head, query = _split(name)
+    head, pairs = _split(name)
     suite = suite_of(name)
     task = suite.canonical(head.partition(":")[2])
-    said = _read_settings(suite, query, name)
+    said = _read_settings(suite, pairs, name)
     for key, value in (more or {}).items():
         read = _key(suite, key, name).read(value, name)
         if said.setdefault(key, read) != read:
@@ -433,9 +442,9 @@ def _parse(name: str, more: Settings | None = None) -> _Parsed:
     return _Parsed(suite, task, suite.spelled_out(said))
 
 
-def _read_settings(suite: Suite, query: str, name: str) -> dict[str, Value]:
+def _read_settings(suite: Suite, pairs: Sequence[str], name: str) -> dict[str, Value]:
     settings: dict[str, Value] = {}
-    for pair in query.split("&") if query else ():
+    for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals or not value or key in settings:
             raise EnvironmentStringError(
