@@ -183,8 +183,8 @@ class Report(Callback):
                 self._dream(training, training.agent.algorithm)
         except MissingExtraError as error:
             training.bar.note(f"no video of the model's dreams: {error}")
-        except OSError as error:
-            training.bar.warn(f"no pictures of this step: {error}")
+        except Exception as error:  # a picture is worth no run, whatever went wrong in drawing it
+            training.bar.warn(f"no pictures of this step: {type(error).__name__}: {error}")
 
     def _dream(self, training: "Training", algorithm: Dreaming) -> None:
         agent, seed = training.agent, derive_seed(training.agent.seed, "dream")

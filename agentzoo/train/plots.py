@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 EVALUATION = "eval/mean_reward"
 COLLECTION = "rollout/ep_rew_mean"
 CONTEXT = 5  # frames the model sees before it dreams; Hafner et al. 2020 (arXiv:1912.01603), fig. 4
+DIMENSIONS = 16  # of a vector in one picture: the layout's time grows with the square of them
 HORIZON = 45  # frames it then dreams; the same figure
 
 _SEEN, _DREAMED = (0.15, 0.65, 0.25), (0.85, 0.2, 0.15)  # border: green, then red
@@ -170,6 +171,8 @@ def open_loop_plot(
 ) -> Path:
     """Plot vectors beside the model's dream of them: a row a dimension, a column a sequence.
 
+    Of more than 16 dimensions those are shown that change most, in their own order.
+
     Args:
         truth: (B, T, n) observations.
         model: (B, T, n), reconstructions up to `context`, dreamed after.
@@ -186,10 +189,13 @@ def open_loop_plot(
         MissingExtraError: if matplotlib is not installed.
     """
     _check_pair(truth, model, 3, "(B, T, n)")
-    batch, length, size = truth.shape
+    batch, length, every = truth.shape
+    shown = most_changing(truth)
+    size = len(shown)
     figure, axes = _figure(2.6 * batch + 1.2, 1.1 * size + 1.2, rows=size, columns=batch)
     grid = np.asarray(axes, dtype=object).reshape(size, batch)
-    for (dimension, sequence), panel in np.ndenumerate(grid):
+    for (row, sequence), panel in np.ndenumerate(grid):
+        dimension = shown[row]
         _open_loop_panel(
             panel, truth[sequence, :, dimension], model[sequence, :, dimension], context
         )
@@ -198,8 +204,17 @@ def open_loop_plot(
     for panel in grid[-1]:
         panel.set_xlabel("step")
     figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
-    figure.suptitle(title or f"open loop: {context} steps seen, {length - context} dreamed")
+    told = f"open loop: {context} steps seen, {length - context} dreamed"
+    if size < every:
+        told += f"; {size} of {every:,} dimensions, those that change most"
+    figure.suptitle(title or told)
     return _save(figure, path)
+
+
+def most_changing(values: "Array", most: int = DIMENSIONS) -> list[int]:
+    """The dimensions of (B, T, n) that deviate most from their mean, at most so many, ascending."""
+    spread = values.reshape(-1, values.shape[-1]).astype(np.float64).std(0)
+    return sorted(np.argsort(-spread, kind="stable")[:most].tolist())
 
 
 def _series(runs: Iterable[Sequence[Record]], key: str) -> list[Series]:

@@ -642,6 +642,23 @@ def test_a_run_leaves_a_curve(tmp_path: Path):
     assert (tmp_path / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_picture_that_cannot_be_drawn_costs_no_run(tmp_path: Path, monkeypatch, capsys):
+    def broken(*args: object) -> None:
+        raise ValueError("no such colour")
+
+    monkeypatch.setattr("agentzoo.train.plots.learning_curve", broken)
+    toy().learn(400, run=tmp_path, progress=False)
+    assert "no pictures of this step: ValueError: no such colour" in capsys.readouterr().err
+    assert counters(tmp_path).env_step == 400
+
+
+def test_pictures_can_be_left_out(tmp_path: Path):
+    toy(report_every=0).learn(400, run=tmp_path, progress=False)
+    assert not list(tmp_path.glob("*.png"))
+    toy().learn(600, run=tmp_path, progress=False)  # it is no setting of the run's
+    assert (tmp_path / "learning_curve.png").is_file()
+
+
 class TestRefusals:
     def test_no_environment(self):
         with pytest.raises(RunError, match=r"no environment to learn in; give one"):

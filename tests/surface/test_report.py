@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 pytest.importorskip("matplotlib")
 
-from matplotlib.figure import Figure
 
 from agentzoo.runtime.errors import AgentZooError, RunError
 from agentzoo.runtime.evaluation.rollout import Evaluation
@@ -145,6 +145,21 @@ def test_vectors_are_lines_with_a_mark_where_the_dream_begins(
     assert real.get_ydata().tolist() == truth[1, :, 0].tolist()
     assert model.get_ydata().tolist() == (truth[1, :, 0] + 1).tolist()
     assert mark.get_xdata()[0] == 4.5
+
+
+def test_of_a_wide_vector_the_dimensions_that_change_most_are_drawn(
+    tmp_path: Path, drawn: list[Figure]
+):
+    truth = np.zeros((2, 9, 500))
+    chosen = [3, 17, *range(480, 494)]
+    truth[..., chosen] = np.random.default_rng(0).standard_normal((2, 9, 16))
+    report.open_loop_plot(truth, truth, tmp_path / "dream.png")
+    (figure,) = drawn
+    assert len(figure.axes) == 16 * 2  # bounded, whatever the width: the time grows with its square
+    labels = [axes.get_ylabel() for axes in figure.axes if axes.get_ylabel()]
+    assert labels == [f"[{dimension}]" for dimension in chosen]
+    assert "16 of 500 dimensions, those that change most" in figure.get_suptitle()
+    assert report.most_changing(np.ones((1, 2, 3))) == [0, 1, 2]
 
 
 @pytest.mark.parametrize("draw", [report.open_loop_video, report.open_loop_plot])
