@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 WORKERS ?= 2
 
-.PHONY: help demo test slow check fix soak bench zoo clean
+.PHONY: help demo test slow check fix docs soak bench zoo release clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -33,6 +33,12 @@ fix: $(VENV)/.dev  ## format, and mend what the linter can mend
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+docs: $(VENV)/.docs  ## the documentation's site into site/, its links checked
+	$(BIN)/zensical build --clean --strict
+
+release: $(VENV)/.dev  ## build and check what is uploaded: make release URL=https://...
+	$(BIN)/python .ci/release.py "$(URL)"
+
 soak: $(VENV)/.dev  ## what has to be survived: 200 kills, 100,000 malformed messages, 1,000,000 requests
 	OMP_NUM_THREADS=1 $(BIN)/python soak/kills.py $(ARGS)
 	OMP_NUM_THREADS=1 $(BIN)/python soak/malformed.py --requests $${MALFORMED:-100000}
@@ -47,7 +53,7 @@ zoo: $(VENV)/.all  ## train, score and package the zoo's agents that are missing
 	$(BIN)/python zoo/build.py $(ARGS)
 
 clean:  ## remove the virtual environment and what building left
-	rm -rf $(VENV) build dist .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist site .pytest_cache .ruff_cache
 
 # a stamp per set of extras; newer metadata or constraints install again
 $(VENV)/.%: pyproject.toml constraints.txt | $(BIN)/python

@@ -117,7 +117,7 @@ def locate(where: str | Path, *, serving: bool = False) -> Path:
         serving: whether the weights and the pictures can stay away.
 
     Raises:
-        As `pull`; RepoNotFoundError says that no folder of the name is here either.
+        RepoNotFoundError: if no folder of the name is here either; others as in `pull`.
     """
     path = Path(where)
     if isinstance(where, Path) or path.exists() or not looks_published(where):
@@ -137,7 +137,7 @@ def fetch(
     """The folder of a published bundle with those of the wanted files that it has, checked.
 
     Raises:
-        As `pull`.
+        HubError: as in `pull`.
     """
     digests: Mapping[str, str] = {}
     if address.kind == "file":

@@ -2,12 +2,19 @@
 
 import ast
 import re
+import runpy
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CHANGELOG.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "SECURITY.md",
+    *sorted(path for path in (ROOT / "docs").glob("*.md") if not path.is_symlink()),
+]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -35,4 +42,24 @@ def _syntax_error(snippet: str) -> str:
 
 def test_every_page_is_in_the_index() -> None:
     index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
-    assert [page.name for page in PAGES[2:] if f"({page.name})" not in index] == ["index.md"]
+    pages = [page.name for page in PAGES if page.parent == ROOT / "docs"]
+    assert [name for name in pages if f"({name})" not in index] == ["index.md"]
+
+
+def test_every_page_is_in_the_site() -> None:
+    nav = (ROOT / "zensical.toml").read_text(encoding="utf-8")
+    pages = [path.relative_to(ROOT / "docs") for path in (ROOT / "docs").glob("**/*.md")]
+    made = {Path("results/seeds.md")}  # a table that results.md shows
+    assert [str(page) for page in pages if f'"{page}"' not in nav and page not in made] == []
+
+
+def test_a_release_leads_relative_links_to_the_repository() -> None:
+    release = runpy.run_path(str(ROOT / ".ci" / "release.py"))
+    text = "[a](docs/a.md) ![b](docs/b.png) [c](https://x.org) [d](#d)"
+    assert release["with_absolute_links"](text, "https://host/me/agentzoo") == (
+        "[a](https://host/me/agentzoo/blob/main/docs/a.md) "
+        "![b](https://host/me/agentzoo/raw/main/docs/b.png) [c](https://x.org) [d](#d)"
+    )
+    assert 'Homepage = "https://host"' in release["with_urls"]("[project.scripts]", "https://host")
+    with pytest.raises(SystemExit, match="expected the repository's address"):
+        release["main"]("")
