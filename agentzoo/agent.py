@@ -38,7 +38,7 @@ from agentzoo.runtime.strict_json import read_object
 
 from .algorithm import Algorithm
 from .blocks.seeded_init import SeededInit
-from .config import AgentConfig, configure, parse_setting, setting, to_json
+from .config import AgentConfig, configure, one_of, parse_setting, setting, to_json
 from .replay.buffer import ReplayBuffer, write_durably
 from .train import checkpoint
 from .train.allocator import keep_freed_memory
@@ -64,6 +64,7 @@ RESUMABLE = {  # what may differ where a run is resumed
     "log_every",
     "eval_every",
     "eval_episodes",
+    "final_episodes",
     "report_every",
     "parallel",
     "worker_timeout",
@@ -118,6 +119,7 @@ class Agent:
         self._seed_given = seed is not None
         self.run: Path | None = None
         self.run_dir: Path | None = None  # the run that tells how, not always to be gone on in
+        self.took = ""  # newest|best, of the run it was loaded from
         self.env_steps = 0  # learned for so far, repeat included
         self.env = ""  # resolved string, or "" for an environment object
         self._source: EnvLike | None = None
@@ -254,7 +256,7 @@ class Agent:
         if env is not None:
             self._build(env)
         require_environment(self._source)
-        config = self.config
+        config, self.took = self.config, ""
         budget = config.total_steps if total_steps is None else round(total_steps)
         told = self._callbacks(callbacks)
         with self._adapter() as adapter:
@@ -339,10 +341,11 @@ class Agent:
         """Check that rows and checkpoints fit; what the replay will hold, for people."""
         learned = [module(self.algorithm), *self.algorithm.optimizers().values()]
         size = sum(t.nbytes for one in learned for t in one.state_dict().values())
+        best = 2 * sum(t.nbytes for t in learned[0].state_dict().values())
         checkpoints = checkpoint.KEPT + 1  # one more while it is written
         there = checkpoint.size_of_copies(replay.folder.parent / "checkpoints")
         return replay.require_space(
-            decisions, kept, checkpoints=checkpoints, beside=checkpoints * size - there
+            decisions, kept, checkpoints=checkpoints, beside=checkpoints * size + best - there
         )
 
     def _callbacks(self, given: Callback | Sequence[Callback]) -> list[Callback]:
@@ -352,8 +355,8 @@ class Agent:
             ConfigError: for what is no callback, or one that would wait for ever.
         """
         config, ready = self.config, list[Callback]()
-        if config.eval_every and config.eval_episodes and not isinstance(self._source, OBJECTS):
-            ready.append(Evaluate(config.eval_every, config.eval_episodes))
+        if not isinstance(self._source, OBJECTS):
+            ready.append(Evaluate())
         if config.report_every:
             ready.append(Report(config.report_every))
         return check_callbacks([*ready, *([given] if isinstance(given, Callback) else given)])
@@ -372,12 +375,13 @@ class Agent:
         return folder
 
     @classmethod
-    def load(cls, folder: str | Path, *, device: str = "auto") -> Self:
-        """Read a saved agent, the newest checkpoint of a run's folder, or a published agent.
+    def load(cls, folder: str | Path, *, which: str = "newest", device: str = "auto") -> Self:
+        """Read a saved agent, a run's newest or best policy, or a published agent.
 
         Args:
             folder: a folder; or, where none of this name is, `me/name`, `file:DIR/name` or
                 `zoo:name`, perhaps with `@revision`.
+            which: of a run: "newest", its last checkpoint, or "best", by its evaluations.
             device: as in the constructor.
 
         Raises:
@@ -385,8 +389,7 @@ class Agent:
             HubError: if the published agent cannot be had; see `agentzoo.hub.pull`.
         """
         given, folder = folder, hub.locate(folder)
-        newest = checkpoint.newest(folder / "checkpoints")
-        folder, run = (folder, None) if newest is None else (newest, folder)
+        folder, run = stored(folder, which)
         settings = read_settings(folder)
         if settings["agent"] != cls.__name__:
             raise BundleError(
@@ -399,7 +402,7 @@ class Agent:
         preset = training["preset"]
         agent = cls(device=device, seed=settings["seed"], preset=preset, **overrides)
         agent.env_steps = training["env_steps"]
-        agent.run_dir = run
+        agent.run_dir, agent.took = run, "" if run is None else which
         agent.env = settings["env"]
         agent._source = agent.env or None
         agent.config = configure(cls.config_class, settings["config"], name=cls.__name__)
@@ -416,6 +419,8 @@ class Agent:
         from .export import export
 
         folder = self.save(folder)
+        if self.origin:
+            print(f"exporting {self.origin}")
         return export(self.algorithm, self.spec, folder, golden_steps=golden_steps)
 
     def push_to_hub(
@@ -423,7 +428,7 @@ class Agent:
         repo_id: str,
         *,
         folder: str | Path | None = None,
-        episodes: int = 10,
+        episodes: int = 20,
         private: bool | None = None,
         token: str | None = None,
         license_id: str = "mit",
@@ -620,6 +625,7 @@ class Agent:
             "policy": {"obs": policy["obs"], "action": policy["action"]},
             "packages": packages,
             "training": self._training(),
+            **({"took": self.took} if self.took else {}),
         }
 
     def _load_weights(self, folder: Path) -> None:
@@ -663,6 +669,21 @@ class Agent:
                 f"{'; '.join(differing)}; make a new agent for it, or give the environment it had"
             )
 
+    @property
+    def origin(self) -> str:
+        """Which policy of its run this is; "" for one that was not loaded from a run."""
+        if not self.took or self.run_dir is None:
+            return ""
+        said = f"the {self.took} policy of {self.run_dir}, of step {self.env_steps:,}"
+        newest = checkpoint.newest(self.run_dir / "checkpoints")
+        found = Counters() if newest is None else Counters.read(newest / "training")
+        if found.best_return is None:
+            return f"{said}; none was evaluated"
+        mean = f"(mean {found.best_return:.1f})"
+        if found.best_step == self.env_steps:
+            return f"{said}, the best by evaluation {mean}"
+        return f"{said}; the best by evaluation is that of step {found.best_step:,} {mean}"
+
     def __repr__(self) -> str:
         """The class, its environment, and parameters per block."""
         if not hasattr(self, "algorithm"):
@@ -674,8 +695,8 @@ class Agent:
         return "\n".join([f"{type(self).__name__}({self.env!r})", *lines, total])
 
 
-def load(folder: str | Path, *, device: str = "auto") -> Agent:
-    """Read a saved agent of any class, the newest checkpoint of a run, or a published agent.
+def load(folder: str | Path, *, which: str = "newest", device: str = "auto") -> Agent:
+    """Read a saved agent of any class, a run's newest or best policy, or a published agent.
 
     Args and what is raised are those of `Agent.load`.
 
@@ -683,14 +704,32 @@ def load(folder: str | Path, *, device: str = "auto") -> Agent:
         agent = load("me/dreamer-dmc-walker-walk@main")
     """
     given, folder = folder, hub.locate(folder)
-    name = read_settings(checkpoint.newest(folder / "checkpoints") or folder)["agent"]
+    name = read_settings(stored(folder, which)[0])["agent"]
     if name not in AGENTS:
         raise BundleError(
             f"{given} holds a {name!r}, which this version does not know; "
             f"{nearest(str(name), AGENTS, 'agents')}"
         )
     kind = getattr(import_module(AGENTS[name], __package__), name)
-    return kind.load(folder, device=device)
+    return kind.load(folder, which=which, device=device)
+
+
+def stored(folder: Path, which: str) -> tuple[Path, Path | None]:
+    """Where the policy to load lies, and the run that it is of, if it is of one.
+
+    Raises:
+        ConfigError: if `which` is neither newest nor best.
+        BundleError: if the best one is asked for where there is none.
+    """
+    one_of("which", which, ("newest", "best"))
+    newest, best = (checkpoint.newest(folder / name) for name in ("checkpoints", "best"))
+    if which == "best" and best is None:
+        why = "it is no run's folder" if newest is None else "nothing was evaluated in that run yet"
+        raise BundleError(f'{folder} holds no best policy: {why}; take which="newest"')
+    if which == "best":
+        assert best is not None, folder
+        return best, folder
+    return (folder, None) if newest is None else (newest, folder)
 
 
 def module(algorithm: Algorithm) -> nn.Module:

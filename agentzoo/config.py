@@ -39,8 +39,10 @@ class AgentConfig:
     batch_length: int = 50  # T, rows in a window
     replay_rows: int = 5_000_000  # capacity of the replay buffer in rows
     log_every: int = 1_000  # environment steps between lines of metrics
-    eval_every: int = 10_000  # environment steps between evaluations; 0 is never
-    eval_episodes: int = 1  # episodes in each
+    # environment steps between evaluations; 0 is never, None as often as a tenth of the run allows
+    eval_every: int | None = None
+    eval_episodes: int | None = None  # in each; None is 5 to 20, fewer where a tenth holds fewer
+    final_episodes: int = 20  # that score the final policy; 0 is none
     report_every: int = 100_000  # environment steps between pictures of the run; 0 is never
     checkpoint_every: int = (
         10_000  # steps of each environment between checkpoints; 0: only the last
@@ -70,7 +72,8 @@ class AgentConfig:
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}={getattr(self, name)!r} has to be at least 1")
         for name in ("total_steps", "prefill", "pretrain", "update_every", "eval_every",
-                     "eval_episodes", "train_ratio", "report_every", "checkpoint_every",
+                     "eval_episodes", "final_episodes", "train_ratio", "report_every",
+                     "checkpoint_every",
                      "checkpoint_grace"):  # fmt: skip
             if (getattr(self, name) or 0) < 0:
                 raise ConfigError(f"{name}={getattr(self, name)!r} has to be 0 or more")

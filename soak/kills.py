@@ -84,7 +84,7 @@ def learn(case: str, seed: int, run: Path, killer: Connection) -> None:
     torch.set_num_threads(1)
     agent, env, fields = CASES[case]
     every = CHECKPOINT_EVERY // int(str(fields.get("envs", 1)))
-    fields = {**fields, "checkpoint_every": every, "eval_every": 0}
+    fields = {**fields, "checkpoint_every": every, "eval_every": 0, "final_episodes": 0}
     learner = agent(env, preset="debug", device="cpu", seed=seed, **fields)
     learner.learn(STEPS, run=run, callbacks=[Announce(killer)], progress=False)
 

@@ -524,6 +524,8 @@ _DEBUG: dict[str, object] = {
     "updates": 2,
     "replay_rows": 10_000,
     "eval_every": 1_000,
+    "eval_episodes": 1,
+    "final_episodes": 1,
     "checkpoint_every": 1_000,
 }
 
@@ -545,10 +547,7 @@ class Dreamer(Agent):
     presets: ClassVar[Mapping[str, Mapping[str, object]]] = {
         "dmc_vision": {"mode_samples": 0},
         "dmc_state": {**_STATE, "mode_samples": 0, "replay_rows": 2_000_000},
-        "atari": {
-            **{"protocol": "dreamer", "repeat": 4, "clip_rewards": "tanh"},
-            "eval_every": 1_000_000,  # a game may last 108,000 frames
-        },
+        "atari": {"protocol": "dreamer", "repeat": 4, "clip_rewards": "tanh"},
         "cpu": _CPU,
         "cpu_pixels": {**_CPU, **_PIXELS, "depth": 8, "batch_length": 24},
         "debug": _DEBUG,

@@ -441,7 +441,6 @@ class DreamerV2Config(AgentConfig):
     batch_length: int = 50  # T
     replay_rows: int = 2_000_000
     log_every: int = 10_000
-    eval_every: int = 100_000
 
     def __post_init__(self) -> None:
         """Check what no type says.
@@ -487,7 +486,6 @@ _ATARI_CODE: dict[str, object] = {
     "prefill": 200_000,
     "update_every": 64,
     "log_every": 40_000,
-    "eval_every": 1_000_000,
     "checkpoint_every": 1_000_000,
 }
 _DMC: dict[str, object] = {
@@ -505,7 +503,6 @@ _DMC: dict[str, object] = {
     "prefill": 2_000,
     "pretrain": 100,
     "update_every": 10,
-    "eval_every": 20_000,
 }
 _CPU: dict[str, object] = {
     "total_steps": 100_000,
@@ -535,7 +532,6 @@ _CPU: dict[str, object] = {
     "updates": 10,
     "replay_rows": 200_000,
     "log_every": 1_000,
-    "eval_every": 10_000,
 }
 _DEBUG: dict[str, object] = {
     **_CPU,
@@ -556,6 +552,8 @@ _DEBUG: dict[str, object] = {
     "updates": 2,
     "replay_rows": 10_000,
     "eval_every": 1_000,
+    "eval_episodes": 1,
+    "final_episodes": 1,
     "checkpoint_every": 1_000,
 }
 

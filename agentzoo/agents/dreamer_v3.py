@@ -600,6 +600,8 @@ _DEBUG: dict[str, object] = {
     "warmup": 10,
     "replay_rows": 10_000,
     "eval_every": 1_000,
+    "eval_episodes": 1,
+    "final_episodes": 1,
     "checkpoint_every": 1_000,
 }
 

@@ -151,12 +151,15 @@ def learn(
 def export(
     folder: Annotated[Path, typer.Argument(help="A run's folder, or a saved agent's.")],
     out: Annotated[Path, typer.Argument(help="Folder to write the bundle to.")],
+    which: Annotated[
+        Literal["newest", "best"], typer.Option(help="Of a run: the newest policy, or the best.")
+    ] = "newest",
 ) -> None:
     """Turn a saved agent into a bundle that runs without PyTorch."""
     from .. import load
     from ..publish import draw_curve
 
-    agent = load(folder)
+    agent = load(folder, which=which)
     agent.export(out)
     typer.echo(f"bundle: {out}")
     if agent.run_dir is not None:

@@ -19,6 +19,11 @@ TASK = "reinforcement-learning"
 OWN = "<!-- made by agentzoo; remove this line to keep a text of your own -->"
 FRONT = re.compile(r"\A---\n.*?\n---\n", re.DOTALL)
 PIN = "`@` and a commit behind the name pin the version. "
+TOOK = {
+    "": "",
+    "newest": " It is the run's last policy.",
+    "best": " It is the run's best policy by evaluation, over other episodes than the score's.",
+}
 TEMPLATE = Path(__file__).parent / "templates" / "card.md"
 
 
@@ -192,7 +197,7 @@ def _training(package: Package, training: Training | None) -> str:
     else:
         how = f"```\n{command(package, training)}\n```"
     steps = f"{training.env_steps:,} environment steps, action repeat included"
-    return f"{how}\n\n{steps}; {made}."
+    return f"{how}\n\n{steps}; {made}.{TOOK[package.settings.took]}"
 
 
 def _made(provenance: Mapping[str, str]) -> str:

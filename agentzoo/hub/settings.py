@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from agentzoo.runtime.bundle.manifest import read_json
 from agentzoo.runtime.errors import BundleError
@@ -49,6 +50,7 @@ class Settings:
         seed: of the run.
         policy: what the agent reads and gives.
         training: how it was trained; None in a folder saved by an earlier version.
+        took: which policy of its run it is, newest or best; "" where the folder does not say.
     """
 
     agent: str
@@ -56,6 +58,7 @@ class Settings:
     seed: int
     policy: Spaces
     training: Training | None
+    took: Literal["", "newest", "best"]
 
 
 def read_settings(folder: Path) -> Settings:
@@ -75,4 +78,5 @@ def read_settings(folder: Path) -> Settings:
     read_object(value.get("config"), "config.json.config")
     names = ("agent", "env", "seed", "policy")
     given: dict[str, object] = {name: value[name] for name in names if name in value}
-    return read_fields(Settings, {**given, "training": value.get("training")}, CONFIG)
+    later = {"training": value.get("training"), "took": value.get("took", "")}
+    return read_fields(Settings, {**given, **later}, CONFIG)

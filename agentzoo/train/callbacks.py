@@ -1,6 +1,7 @@
 """Callbacks: hooks into a run, and the ready ones."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -14,6 +15,7 @@ from agentzoo.runtime.evaluation.rollout import MAX_STEPS, evaluate
 from agentzoo.runtime.policy.noise import derive_seed
 
 from ..algorithm import Batch, Metrics, NoiseSource
+from ..config import AgentConfig
 from ..replay.buffer import EpisodeSampler
 from . import plots
 from .collector import Episode
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from .loop import Training
 
 UNLIMITED_STEPS = 10_000  # decisions of an evaluation episode that declares no limit of its own
+UNKNOWN_LENGTH = 10_000  # steps that an episode may have where no time limit is known
+CHOOSING_SEEDS = 2**30  # and above: of episodes that choose the best policy; scores have lower ones
 
 
 class Callback:
@@ -45,54 +49,113 @@ class Callback:
     def on_checkpoint(self, training: "Training", path: Path) -> None:
         """A checkpoint stands whole on the disk."""
 
+    def on_total(self, training: "Training") -> None:
+        """The budget is spent: the policy is final, and the last checkpoint is to come."""
+
     def on_end(self, training: "Training") -> None:
         """The budget is spent or the run was stopped; the last checkpoint stands."""
 
 
-class Evaluate(Callback):
-    """Runs evaluation episodes every so many environment steps, and at the end.
+@dataclass(frozen=True)
+class EvaluationPlan:
+    """When a run is evaluated, and over how many episodes.
 
-    They run in an environment of their own, from the agent's string or function. A user's
-    environment object is one, and inside an episode of its own: with it there are none. An
-    evaluation that the run's end overtakes is left; one that meets no end of an episode is cut.
-
-    Args:
-        every: environment steps between evaluations.
-        episodes: episodes in each.
+    Attributes:
+        steps: environment steps at which an evaluation is due, in order.
+        episodes: in each of them.
+        final: episodes that score the final policy; 0 is none.
     """
 
-    def __init__(self, every: int, episodes: int) -> None:
-        self.every, self.episodes = every, episodes
-        self._due = 0
+    steps: tuple[int, ...]
+    episodes: int
+    final: int
+
+
+def evaluation_plan(config: AgentConfig, total: int, limit: int | None) -> EvaluationPlan:
+    """Evaluations whose episodes take a tenth of the run's steps at most, but for the final one.
+
+    What the configuration names is taken as it is; it leaves open what is None. Evaluations of 5 to
+    20 episodes come in equal distances, 50 at most; where a tenth holds fewer than 5 episodes, one
+    evaluation of these in the middle.
+
+    Args:
+        config: the agent's.
+        total: environment steps of the run.
+        limit: environment steps that no episode exceeds; None counts as 10,000.
+    """
+    fitting = total // (10 * (limit or UNKNOWN_LENGTH))
+    final = config.final_episodes
+    if config.eval_every == 0:
+        return EvaluationPlan((), 0, final)
+    episodes = config.eval_episodes
+    if config.eval_every is not None:
+        times = total // config.eval_every
+        steps = [config.eval_every * (i + 1) for i in range(times)]
+        episodes = min(20, max(1, fitting // max(times, 1))) if episodes is None else episodes
+    else:
+        episodes = min(fitting, max(5, min(20, fitting // 10))) if episodes is None else episodes
+        times = min(50, fitting // episodes) if episodes else 0
+        steps = [total * (i + 1) // (times + 1) for i in range(times)]
+    within = tuple(step for step in steps if step < total or not final)
+    return EvaluationPlan(within if episodes else (), episodes, final)
+
+
+class Evaluate(Callback):
+    """Runs evaluation episodes during a run and at its end, and keeps the best policy.
+
+    They run in an environment of their own, from the agent's string or function. A user's
+    environment object is one, and inside an episode of its own: with it there are none. An episode
+    that meets no end is cut. Seeds that choose the best policy are 2^30 or more, and those of
+    published scores below.
+    """
+
+    _env: gym.Env[Any, Any] | None = None
 
     def on_start(self, training: "Training") -> None:
-        """Open an environment for evaluation; the next multiple of `every` is due."""
-        self._env = _Watched(training.agent.open_environment(), training)
-        self._due = (training.counters.env_step // self.every + 1) * self.every
+        """Plan the evaluations to come."""
+        total, limit = training.bar.total, training.adapter.time_limit
+        self.plan = evaluation_plan(training.agent.config, total, limit)
+        self._due = [step for step in self.plan.steps if step > training.counters.env_step]
+        if self.plan.final or self._due:
+            self._env = _Watched(training.agent.open_environment(), training)
 
     def on_end(self, training: "Training") -> None:
         """Close the environment."""
-        self._env.close()
+        if self._env is not None:
+            self._env.close()
 
     def on_step(self, training: "Training") -> None:
         """Evaluate when due; the weights are those before this step's updates."""
-        if training.counters.env_step >= self._due:
-            self._due = (training.counters.env_step // self.every + 1) * self.every
-            self.run(training)
+        if self._due and training.counters.env_step >= self._due[0]:
+            self._due = [step for step in self._due if step > training.counters.env_step]
+            self.run(training, self.plan.episodes)
 
-    def run(self, training: "Training") -> None:
-        """Evaluate now and log the mean return."""
+    def on_total(self, training: "Training") -> None:
+        """Evaluate the final policy."""
+        if self.plan.final:
+            self.run(training, self.plan.final)
+
+    def run(self, training: "Training", episodes: int) -> None:
+        """Evaluate now, log the mean return, keep the policy if it is the best so far.
+
+        An evaluation that the run's end overtakes is left.
+        """
+        assert self._env is not None, "an evaluation is due that was not planned"
         counters = training.counters
-        seed = derive_seed(training.agent.seed, "evaluate", counters.evaluations) % 2**31
-        counters.evaluations += 1
+        drawn = derive_seed(training.agent.seed, "evaluate", counters.evaluations)
+        seed = CHOOSING_SEEDS + drawn % CHOOSING_SEEDS
         try:
-            result = evaluate(training.agent.policy, self._env, episodes=self.episodes, seed=seed)
+            result = evaluate(training.agent.policy, self._env, episodes=episodes, seed=seed)
         except _RunStoppedError:
             return
-        training.logger.write(
-            counters.env_step,
-            {"eval/mean_reward": result.mean, "eval/std_reward": result.std},
-        )
+        counters.evaluations += 1
+        line = {
+            "eval/mean_reward": result.mean,
+            "eval/std_reward": result.std,
+            "eval/episodes": episodes,
+            "eval/is_best": float(training.keep_best(result.mean)),
+        }
+        training.logger.write(counters.env_step, line)
         for callback in training.callbacks:
             callback.on_evaluation(training, result.mean)
 

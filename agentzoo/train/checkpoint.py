@@ -49,6 +49,8 @@ class Counters:
         waited: decisions that environments at their episode's end let pass, since a checkpoint
             waited for the others.
         evaluations: evaluations done.
+        best_return: the best evaluation's mean return, None before the first.
+        best_step: env_step of that evaluation; `best/` in the run's folder has its weights.
         interrupted: the checkpoint was taken because the user stopped the run.
     """
 
@@ -61,6 +63,8 @@ class Counters:
     checkpoints: int = 0
     waited: int = 0
     evaluations: int = 0
+    best_return: float | None = None
+    best_step: int = 0
     interrupted: bool = False
 
     def write(self, folder: Path) -> None:
@@ -111,13 +115,14 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     return load_tensors(path.read_bytes())
 
 
-def save(root: Path, number: int, write: Callable[[Path], None]) -> Path:
+def save(root: Path, number: int, write: Callable[[Path], None], *, kept: int = KEPT) -> Path:
     """Write a checkpoint under a temporary name, make it durable, rename it, drop old ones.
 
     Args:
         root: the run's `checkpoints` folder.
         number: the checkpoint's number, larger than any before.
         write: fills the empty folder it is given.
+        kept: how many remain, this one included.
 
     Returns:
         The checkpoint's folder.
@@ -134,12 +139,14 @@ def save(root: Path, number: int, write: Callable[[Path], None]) -> Path:
         write(partial)
         for folder, _, _ in os.walk(partial):
             _sync_folder(Path(folder))
+        if final.is_dir():  # a resumed run does again what came after its checkpoint
+            shutil.rmtree(final)
         partial.rename(final)
     except OSError:
         shutil.rmtree(partial, ignore_errors=True)  # makes room for the run to go on
         raise
     _sync_folder(root)
-    for old in whole(root)[:-KEPT]:
+    for old in whole(root)[:-kept]:
         shutil.rmtree(old)
     return final
 

@@ -204,6 +204,8 @@ class Training:
                     self._checkpoint()
                 while self.counters.env_step < total and not self.stop:
                     self._advance(total)
+                if self.counters.env_step >= total:
+                    self._tell("on_total")
             self.counters.interrupted = self.counters.env_step < total
             if self.counters.interrupted:
                 self._cut()
@@ -392,6 +394,23 @@ class Training:
             self._lose_checkpoint(error, checkpoint.newest(root), last)
         else:
             self._tell("on_checkpoint", path)
+
+    def keep_best(self, mean_reward: float) -> bool:
+        """Keep these weights as `best/` if no evaluation before had so high a mean return."""
+        counters = self.counters
+        if counters.best_return is not None and mean_reward < counters.best_return:
+            return False
+        counters.best_return, counters.best_step = mean_reward, counters.env_step
+        self.agent.env_steps = counters.env_step
+
+        def write(folder: Path) -> None:
+            self.agent.save(folder)
+
+        try:
+            checkpoint.save(self.folder / "best", counters.evaluations, write, kept=1)
+        except OSError as error:
+            self.bar.warn(f"the best policy so far cannot be kept: {error}; make room on the disk")
+        return True
 
     def _lose_checkpoint(self, error: OSError, newest: Path | None, last: bool) -> None:
         """Go on without a checkpoint that cannot be written, where an earlier one stands.

@@ -20,12 +20,14 @@ if TYPE_CHECKING:
 
 EVALUATION = "eval/mean_reward"
 COLLECTION = "rollout/ep_rew_mean"
+IS_BEST = "eval/is_best"  # 1 where no evaluation before had so high a mean
 CONTEXT = 5  # frames the model sees before it dreams; Hafner et al. 2020 (arXiv:1912.01603), fig. 4
 DIMENSIONS = 16  # of a vector in one picture: the layout's time grows with the square of them
 HORIZON = 45  # frames it then dreams; the same figure
 
 _SEEN, _DREAMED = (0.15, 0.65, 0.25), (0.85, 0.2, 0.15)  # border: green, then red
 _EVALUATION_COLOR, _COLLECTION_COLOR = "#1f5fa8", "#e08a1e"
+_BEST_COLOR = "#c8102e"
 _BASELINE_STYLES = ("--", ":", "-.")
 
 Series = tuple["Array", "Array"]  # environment steps and returns, (n,) each
@@ -41,8 +43,8 @@ def learning_curve(
     """Plot the returns of one run, or of several seeds of it, against environment steps.
 
     Evaluation (without exploration) and collection (with it) are two curves: an actor whose
-    deviation collapsed scores well in one and badly in the other. Several runs become their mean
-    within a band from the lowest to the highest.
+    deviation collapsed scores well in one and badly in the other. A star marks the policy that is
+    kept as the best. Several runs become their mean within a band from the lowest to the highest.
 
     Args:
         folders: a run's folder, or several.
@@ -68,6 +70,8 @@ def learning_curve(
     figure, axes = _figure(7.0, 4.2)
     _draw(axes, collection, "collection (exploring)", _COLLECTION_COLOR, width=1.0)
     _draw(axes, evaluation, "evaluation", _EVALUATION_COLOR, width=2.2, marker="o")
+    if len(runs) == 1:
+        _mark_best(axes, runs[0])
     _baselines(axes, baselines or {})
     axes.set_xlabel("environment steps")
     axes.set_ylabel("return of an episode")
@@ -245,6 +249,16 @@ def _draw(
     # a single point needs its marker to be seen at all
     shape = marker or ("." if len(steps) < 2 else "")
     axes.plot(steps, returns.mean(0), color=color, lw=width, marker=shape, ms=4, label=label)
+
+
+def _mark_best(axes: "Axes", run: Sequence[Record]) -> None:
+    """A star where the run's best policy was evaluated."""
+    best = [line for line in run if line.get(IS_BEST)][-1:]
+    for line in best:
+        axes.plot(
+            [line["env_step"]], [line[EVALUATION]], "*", color=_BEST_COLOR, ms=13, zorder=3,
+            label="best, kept",
+        )  # fmt: skip
 
 
 def _baselines(axes: "Axes", baselines: Mapping[str, float]) -> None:

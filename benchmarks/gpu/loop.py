@@ -83,7 +83,12 @@ def main() -> None:
         for envs in given.envs:
             for capture in given.capture:
                 fields = {"envs": envs, "precision": given.precision, "capture": capture}
-                fields |= {"prefill": given.prefill, "eval_every": 0, "checkpoint_every": 0}
+                fields |= {
+                    "prefill": given.prefill,
+                    "eval_every": 0,
+                    "final_episodes": 0,
+                    "checkpoint_every": 0,
+                }
                 frames, updates, timed = measure(CASES[name], given, fields)
                 hours = given.frames / frames / 3600
                 print(

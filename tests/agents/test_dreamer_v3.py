@@ -906,7 +906,9 @@ class World(gym.Env[np.ndarray, np.int64]):
 
 
 def debug(env: gym.Env, **fields: object) -> DreamerV3:
-    return DreamerV3(env, preset="debug", device="cpu", seed=3, eval_every=0, **fields)
+    return DreamerV3(
+        env, preset="debug", device="cpu", seed=3, eval_every=0, final_episodes=0, **fields
+    )
 
 
 @pytest.mark.slow

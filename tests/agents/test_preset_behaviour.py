@@ -30,7 +30,13 @@ SIZES: dict[str, dict[str, object]] = {
 }  # fmt: skip
 SMALL: dict[str, object] = {
     **{"batch_size": 4, "batch_length": 9, "horizon": 3, "prefill": 1_000, "pretrain": UPDATES},
-    **{"render": "fast", "parallel": False, "eval_every": 0, "replay_rows": 50_000},
+    **{
+        "render": "fast",
+        "parallel": False,
+        "eval_every": 0,
+        "final_episodes": 0,
+        "replay_rows": 50_000,
+    },
 }
 STATE, PIXELS = "dmc:cartpole-swingup?obs=state", "dmc:cartpole-swingup"
 CARTPOLE, PENDULUM, PONG = "gym:CartPole-v1", "gym:Pendulum-v1", "atari:pong"

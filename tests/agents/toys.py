@@ -58,7 +58,8 @@ class ToyConfig(AgentConfig):
     batch_size: int = 4
     batch_length: int = 8
     replay_rows: int = 4096
-    eval_every: int = 0
+    eval_every: int | None = 0
+    final_episodes: int = 0
     checkpoint_every: int = 400
 
 

@@ -190,7 +190,9 @@ def test_a_decision_is_drawn_once(drawn: list[int]) -> None:
 def test_learning_draws_a_decision_once(drawn: list[int], tmp_path: Path) -> None:
     from agentzoo import Dreamer
 
-    agent = Dreamer(CARTPOLE, preset="debug_pixels", device="cpu", prefill=1_300, eval_every=0)
+    agent = Dreamer(
+        CARTPOLE, preset="debug_pixels", device="cpu", prefill=1_300, eval_every=0, final_episodes=0
+    )
     agent.learn(1_200, run=tmp_path, progress=False)
     assert agent.env_steps == 1_200
     assert len(drawn) == (1 + 250) + (1 + 50)  # each episode begins with a picture

@@ -162,3 +162,18 @@ def test_seeds_are_said_shortly() -> None:
     assert spelled((3, 4, 5)) == "3 to 5"
     assert spelled((3, 5, 4)) == "3, 5, 4"
     assert spelled((7,)) == "7"
+
+
+@pytest.mark.parametrize(
+    ("took", "sentence"),
+    [
+        ("best", "It is the run's best policy by evaluation, over other episodes than the score"),
+        ("newest", "It is the run's last policy."),
+    ],
+    ids=["best", "newest"],
+)
+def test_which_policy_of_its_run_it_is(folder: Path, took: str, sentence: str) -> None:
+    assert sentence not in card(folder)
+    settings = json.loads((folder / "config.json").read_text())
+    replace(folder, "config.json", json.dumps({**settings, "took": took}).encode())
+    assert sentence in card(folder)
