@@ -478,9 +478,6 @@ class DreamerConfig(AgentConfig):
 
 # a few numbers a step hold about one nat of surprise: with three free the prior is never trained
 _STATE: dict[str, object] = {"free_nats": 0.5, "state_std": 0.3, "standardize": "prefill"}
-# a picture has nats to spare, and thousands of pixels outweigh a reward that ten times weighs up
-# against a few numbers; DreamerV2's small preset has the same weight
-_PIXELS: dict[str, object] = {"free_nats": 3.0, "reward_scale": 100.0}
 _CPU: dict[str, object] = {
     **_STATE,
     "total_steps": 100_000,
@@ -549,7 +546,7 @@ class Dreamer(Agent):
         "dmc_state": {**_STATE, "mode_samples": 0, "replay_rows": 2_000_000},
         "atari": {"protocol": "dreamer", "repeat": 4, "clip_rewards": "tanh"},
         "cpu": _CPU,
-        "cpu_pixels": {**_CPU, **_PIXELS, "depth": 8, "batch_length": 24},
+        "cpu_pixels": {**_CPU, "free_nats": 3.0, "depth": 8, "batch_length": 24},
         "debug": _DEBUG,
         "debug_pixels": {**_DEBUG, "depth": 2},
     }
