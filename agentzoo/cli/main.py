@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from agentzoo.runtime.errors import AgentZooError, ConfigError, RunError, nearest
+from agentzoo.runtime.printable import printable
 
 from .. import __version__
 
@@ -239,26 +240,44 @@ def compare(
         list[str], typer.Argument(help="Bundles, Hub ids or URLs; NAME=SOURCE names one.")
     ],
     env: Annotated[
-        str | None, typer.Option(help="Environment of all; the first one's own where left out.")
+        str | None, typer.Option(help="Environment of all; each one's own where left out.")
     ] = None,
     episodes: Annotated[int, typer.Option(min=1, help="Episodes of each.")] = 10,
     seed: Annotated[int, typer.Option(help="Seed of the first episode of each.")] = 0,
     envs: Annotated[int, typer.Option(min=1, help="Environments to run at once.")] = 1,
     plot: Annotated[Path | None, typer.Option(help="PNG to draw the comparison to.")] = None,
     provider: Provider = "auto",
+    override: Annotated[
+        bool, typer.Option("--override", help="Let --env contradict those they learned in.")
+    ] = False,
 ) -> None:
-    """Run several policies on the same episodes and put their scores beside each other."""
+    """Run several policies on the same episodes and put their scores beside each other.
+
+    Without --env each acts in the environment it learned in, with its own action repeat and
+    observations; what else decides a score has to be equal.
+    """
     from agentzoo.runtime import comparison_table
     from agentzoo.runtime import evaluate as score
+    from agentzoo.runtime.evaluation.statistics import scored_in
 
     from .open_policy import named, open_policy
 
     results: dict[str, Evaluation] = {}
+    tasks: dict[str, str] = {}  # of the environments they learned in -> who did
     for name, source in named(sources).items():
         policy = open_policy(source, provider=provider)
-        env = env or policy.spec.env
-        results[name] = score(policy, env or None, episodes=episodes, seed=seed, envs=envs)
-    typer.echo(f"{env}, {episodes} episodes from seed {seed}\n\n{comparison_table(results)}")
+        tasks.setdefault(scored_in(policy.spec.env), name)
+        if env is None and len(tasks) > 1:
+            (first, one), (second, other) = list(tasks.items())[:2]
+            raise ConfigError(
+                f'"{one}" learned in {first or "an object"}, "{other}" in '
+                f"{second or 'an object'}; name one environment for all: --env"
+            )
+        results[name] = score(
+            policy, env, episodes=episodes, seed=seed, envs=envs, override=override
+        )
+    places = ", ".join(dict.fromkeys(printable(one.env) for one in results.values()))
+    typer.echo(f"{places}, {episodes} episodes from seed {seed}\n\n{comparison_table(results)}")
     if plot is not None:
         from ..train.plots import comparison_plot
 
@@ -399,7 +418,8 @@ def search(
         raise typer.Exit(1)
     width = max(len(one.address) for one in found)
     for one in found:
-        typer.echo(f"{one.address:{width}}  {one.score or 'no score':20}  {' '.join(one.tags)}")
+        line = f"{one.address:{width}}  {one.score or 'no score':20}  {' '.join(one.tags)}"
+        typer.echo(printable(line))  # what its publisher says of it
 
 
 @folder_hub.command()
@@ -459,7 +479,7 @@ def summary(result: "Evaluation") -> str:
     low, high = result.interval
     actions = "deterministic" if result.deterministic else "sampled"
     lines = [
-        result.env,
+        printable(result.env),
         f"{len(result.returns)} episodes from seed {result.seed}, {actions} actions: "
         f"mean {result.mean:.1f}, 95 % interval {low:.1f} to {high:.1f}",
         *(f"{name} {value:.3g}" for name, value in result.scores.items()),
@@ -474,7 +494,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         app(list(sys.argv[1:] if arguments is None else arguments))
     except AgentZooError as error:
-        typer.echo(f"agentzoo: {error}", err=True)
+        typer.echo(f"agentzoo: {printable(' '.join(str(error).splitlines()))}", err=True)
         raise SystemExit(2) from None
 
 

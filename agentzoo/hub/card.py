@@ -1,5 +1,6 @@
 """The model card: everything in it is read from the bundle, nothing is typed by hand."""
 
+import html
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -8,8 +9,10 @@ from string import Template
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from agentzoo.runtime.envs import package_of
 from agentzoo.runtime.errors import BundleError
 from agentzoo.runtime.files import open_plain, stands, write_plain
+from agentzoo.runtime.printable import printable
 
 from .naming import Address
 from .package import CARD, CURVE, LIMITS, VIDEO, Package, check_size
@@ -119,9 +122,9 @@ def body(package: Package, address: Address) -> str:
     paper = training.paper if training else ""
     has_env, episodes = bool(results.env), f"episodes={len(results.returns)}"
     return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
-        agent=results.agent,
-        task=results.env.partition("?")[0] or "an environment of its author's own",
-        paper=f" ({paper})" if paper else "",
+        agent=plain(results.agent),
+        task=plain(results.env.partition("?")[0]) or "an environment of its author's own",
+        paper=f" ({plain(paper)})" if paper else "",
         mean=f"{results.mean:.2f}",
         std=f"{results.std:.2f}",
         low=f"{low:.2f}",
@@ -129,13 +132,14 @@ def body(package: Package, address: Address) -> str:
         episodes=len(results.returns),
         seeds=spelled(results.seeds),
         actions="the distribution's mode" if results.deterministic else "sampled",
-        env=results.env or "an object of the author's own",
+        env=code(results.env) or "an object of the author's own",
         repeat=results.repeat,
         scored=scored,
         sha256=results.policy_sha256[:16],
         pictures=_pictures(package.files),
         address=address.plain,
-        suite=_extra(results.env),
+        train=_install("train", results.env),
+        onnx=_install("onnx", results.env),
         pin="" if address.kind == "zoo" else PIN,
         run="\nfrom agentzoo.runtime import evaluate\n" if has_env else "\n",
         scores=_scores(results.scores),
@@ -146,6 +150,17 @@ def body(package: Package, address: Address) -> str:
     )
 
 
+def plain(text: str) -> str:
+    """A text of the publisher's as Markdown shows it: no HTML, no heading, no cell of its own."""
+    escaped = html.escape(printable(text), quote=False)
+    return re.sub(r"([\\`*|\[\]~])", r"\\\1", escaped)
+
+
+def code(text: str) -> str:
+    """A text of the publisher's between backticks, in a table or not."""
+    return printable(text).replace("`", "'").replace("|", "\\|")
+
+
 def command(package: Package, training: Training) -> str:
     """The command that trains the agent again."""
     settings, seed = package.settings, str(package.settings.seed)
@@ -154,7 +169,7 @@ def command(package: Package, training: Training) -> str:
         ["--steps", str(training.env_steps), "--preset", training.preset, "--seed", seed],
         *(["--set", override] for override in training.overrides),
     ]
-    return " \\\n  ".join(shlex.join(line) for line in lines)
+    return " \\\n  ".join(shlex.join(map(printable, line)) for line in lines)
 
 
 def _arxiv(training: Training | None) -> list[str]:
@@ -172,8 +187,8 @@ def _scores(scores: Mapping[str, float]) -> str:
         if not slash:
             rows[name] = [f"{value:.2f}"]
         elif value:
-            rows.setdefault(group, []).append(f"{member} {value:.2f}")
-    return "".join(f"| `{name}` | {', '.join(values)} |\n" for name, values in rows.items())
+            rows.setdefault(group, []).append(f"{plain(member)} {value:.2f}")
+    return "".join(f"| `{code(name)}` | {', '.join(values)} |\n" for name, values in rows.items())
 
 
 def _pictures(files: Sequence[str]) -> str:
@@ -192,7 +207,7 @@ def _training(package: Package, training: Training | None) -> str:
     if not package.settings.env:
         how = (
             f"In an environment object of its author's own, for {training.env_steps:,} steps, with "
-            f"the preset `{training.preset}` and seed {package.settings.seed}."
+            f"the preset `{code(training.preset)}` and seed {package.settings.seed}."
         )
     else:
         how = f"```\n{command(package, training)}\n```"
@@ -201,14 +216,21 @@ def _training(package: Package, training: Training | None) -> str:
 
 
 def _made(provenance: Mapping[str, str]) -> str:
-    packages = ", ".join(f"{name} {one}" for name, one in provenance.items() if name != "date")
-    return f"exported on {provenance.get('date', 'an unknown date')} with {packages}"
+    packages = ", ".join(
+        plain(f"{name} {one}") for name, one in provenance.items() if name != "date"
+    )
+    return f"exported on {plain(provenance.get('date', 'an unknown date'))} with {packages}"
 
 
-def _extra(env: str) -> str:
-    """What else to install for the policy's environment: a suite's extra has its name."""
+def _install(extra: str, env: str) -> str:
+    """The command that installs agentzoo and what brings the policy's environment."""
     suite = env.partition(":")[0]
-    return "" if suite in ("", "gym") else f",{suite}"
+    brings = package_of(suite) if suite else ""
+    also = f",{suite}" if brings == "" and suite not in ("", "gym") else ""
+    line = f'pip install "agentzoo-rl[{extra}{also}]"'
+    if brings is None:
+        return f"{line}, and what brings {suite}:"
+    return f"{line} {brings}" if brings else line
 
 
 def _differs(training: Training | None) -> str:
@@ -220,6 +242,9 @@ def _differs(training: Training | None) -> str:
         return "There is no paper to compare with, or the folder does not name it."
     if not training.differs:
         return f"The settings are the paper's. {page}"
-    rows = [f"| `{name}` | {pair[0]} | {pair[1]} |" for name, pair in training.differs.items()]
+    rows = [
+        f"| `{code(name)}` | {' | '.join(plain(one) for one in pair)} |"
+        for name, pair in training.differs.items()
+    ]
     table = "\n".join(["| setting | paper's preset | here |", "|---|---|---|", *rows])
     return f"{table}\n\n{page}"

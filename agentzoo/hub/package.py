@@ -50,6 +50,7 @@ NAMES = tuple(LIMITS)  # all that ever goes up or comes down
 SERVING = (MANIFEST, CONFIG, GOLDEN, RESULTS, *GRAPHS)  # what a machine that only acts needs
 EPISODES = 10  # the fewest that a score is published over
 PICTURES = (VIDEO, CURVE)  # what a machine that cannot draw may leave out
+MARKS = {VIDEO: (4, b"ftyp"), CURVE: (0, b"\x89PNG\r\n\x1a\n")}  # what stands where in a picture
 HEADER_LIMIT = (
     25_000_000  # bytes of a safetensors header; huggingface_hub constants.py has the same
 )
@@ -179,7 +180,7 @@ def check_content(folder: Path, manifest: Manifest) -> Settings:
 
     Raises:
         BundleError: if a graph reaches outside of itself, weights are no safetensors, or
-            config.json and manifest.json contradict each other.
+            config.json and manifest.json contradict each other, or a picture is none.
         EnvironmentStringError: if the environment string is not that of a registered suite.
     """
     for name in manifest.graphs:
@@ -196,7 +197,19 @@ def check_content(folder: Path, manifest: Manifest) -> Settings:
         )
     if policy.env:
         check_downloaded(policy.env)
+    for name, (at, mark) in MARKS.items():
+        if stands(folder / name):
+            _check_mark(folder / name, at, mark)
     return settings
+
+
+def _check_mark(path: Path, at: int, mark: bytes) -> None:
+    with open_plain(path) as file:
+        found = file.read(at + len(mark))[at:]
+    if found != mark:
+        raise BundleError(
+            f"{path} is not what its name says: it begins otherwise than such files do"
+        )
 
 
 def _check_graph(path: Path, opset: int) -> None:

@@ -15,6 +15,7 @@ from ..files import stands
 from ..policy.onnx_session import Graph, Provider, graph_specs, onnx_step
 from ..policy.planners import replanned
 from ..policy.policy import Policy
+from ..printable import printable
 from ..spec import Arrays, PolicySpec
 from ..strict_json import read_object
 from .golden_trace import BATCHES, EXCUSABLE, TraceComparison, check_trace, read_golden
@@ -57,8 +58,9 @@ class Verification:
     def __str__(self) -> str:
         """One line for the terminal."""
         return (
-            f"{self.agent}: {self.steps} recorded steps agree on {self.provider}; largest "
-            f"difference {self.worst:.1e} of {self.tolerance:.0e} allowed, {self.excused} excused"
+            f"{printable(self.agent)}: {self.steps} recorded steps agree on {self.provider}; "
+            f"largest difference {self.worst:.1e} of {self.tolerance:.0e} allowed, "
+            f"{self.excused} excused"
         )
 
 
@@ -226,8 +228,9 @@ def inspect(folder: str | Path) -> str:
         *((f"made with {name}", found) for name, found in manifest.provenance.items()),
         ("score", _score(folder)),
     ]
-    width = max(len(name) for name, _ in facts)
-    return "\n".join(f"{name:{width}}  {fact}" for name, fact in facts)
+    plain = [(printable(name), printable(fact)) for name, fact in facts]  # it may be a stranger's
+    width = max(len(name) for name, _ in plain)
+    return "\n".join(f"{name:{width}}  {fact}" for name, fact in plain)
 
 
 def _score(folder: Path) -> str:
@@ -235,9 +238,10 @@ def _score(folder: Path) -> str:
     if not stands(path):
         return "not evaluated yet"
     results = read_object(read_json(path), RESULTS)
-    returns = results.get("returns")
-    episodes = len(cast("list[object]", returns)) if isinstance(returns, list) else 0
-    return f"mean {results.get('mean')} over {episodes} episodes"
+    returns, mean = results.get("returns"), results.get("mean")
+    if not isinstance(returns, list) or type(mean) not in (int, float):
+        return f"{RESULTS} is ill-formed; evaluate the policy again"
+    return f"mean {mean} over {len(cast('list[object]', returns))} episodes"
 
 
 def _open_graphs(

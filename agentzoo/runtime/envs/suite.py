@@ -239,6 +239,14 @@ def suite_of(name: str) -> Suite:
     )
 
 
+def package_of(suite: str) -> str | None:
+    """What has to be installed for a suite: "" is an extra of ours, None is not known."""
+    if suite in BUILT_IN:
+        return ""
+    names = (one.dist.name for one in entry_points(group=GROUP, name=suite) if one.dist)
+    return next(names, None)
+
+
 def _plugin(entry: EntryPoint) -> Suite:
     suite = entry.load()
     if isinstance(suite, Suite):

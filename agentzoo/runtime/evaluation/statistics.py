@@ -5,11 +5,13 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ..envs import settings_of
 from ..errors import ConfigError
 from ..spec import Array
 from .rollout import LEVEL, RESAMPLES, Evaluation
 
 TRIM = 0.25  # of the scores, left out at either end
+AGENTS = ("repeat", "obs", "render", "size", "camera")  # keys of how an agent sees and decides
 
 
 def iqm(scores: ArrayLike) -> float:
@@ -99,11 +101,19 @@ def check_comparable(results: Mapping[str, Evaluation]) -> None:
     """Refuse to put numbers beside each other that say nothing of each other.
 
     Raises:
-        ConfigError: if there is none, or they were not played in the same environment.
+        ConfigError: if there is none, or they were not played in the same environment; how an
+            agent sees it and how often it decides may differ.
     """
     envs = {one.env for one in results.values()}
-    if len(envs) != 1:
+    if len({scored_in(env) for env in envs}) != 1:
         raise ConfigError(
             f"these were played in {', '.join(sorted(envs)) or 'nothing'}, expected one "
             "environment for all; name it when evaluating"
         )
+
+
+def scored_in(env: str) -> str:
+    """What of an environment's string decides a score, apart from how an agent sees and decides."""
+    task, _, _ = env.partition("?")
+    settings = settings_of(env) if env else {}
+    return "&".join([task, *(f"{k}={v}" for k, v in sorted(settings.items()) if k not in AGENTS)])
