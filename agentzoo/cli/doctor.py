@@ -1,5 +1,6 @@
 """What this machine has: versions, extras, an OpenGL library, accelerators."""
 
+import json
 import platform
 import subprocess
 import sys
@@ -7,6 +8,8 @@ from collections.abc import Iterator
 from importlib import metadata, util
 
 from agentzoo.runtime.envs.dmc import INSTALL_OPENGL
+from agentzoo.runtime.envs.minedojo import BRIDGE, INSTALL, PYTHON, interpreter
+from agentzoo.runtime.errors import ProviderError
 
 from .. import EXTRAS, __version__
 
@@ -33,6 +36,37 @@ def diagnosis() -> Iterator[tuple[str, str]]:
     yield "OpenGL", opengl() or "rendering works"
     yield "CUDA", cuda()
     yield "ONNX Runtime", providers()
+
+
+def minedojo() -> Iterator[tuple[str, str]]:
+    """Name and finding, one pair a line of `agentzoo doctor minedojo`."""
+    try:
+        python = interpreter()
+    except ProviderError as error:
+        yield PYTHON, str(error)
+        return
+    yield PYTHON, python
+    command = [python, "-I", str(BRIDGE), "--check"]
+    asked = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    if asked.returncode:
+        last = (asked.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        yield "MineDojo", f"that Python ended with exit status {asked.returncode}: {last}"
+        return
+    found = json.loads(asked.stdout)
+    packages = ", ".join(
+        f"{name} {found[name]}" for name in ("minedojo", "gym", "numpy") if name in found
+    )
+    yield "python", found["python"]
+    yield "MineDojo", f"{found['missing']}; run: {INSTALL}" if "missing" in found else packages
+    java = found["java"]
+    is_right = java.startswith("1.8.")
+    yield (
+        "Java",
+        java if is_right else f"{java or 'none'}; Minecraft 1.11.2 needs JDK 8, see JAVA_HOME",
+    )
+    build = "not built; the first reset does it, with gradle and Mojang's client from the net"
+    yield "Minecraft", found["mod"] or build
+    yield "xvfb-run", found["xvfb"] or "not found; run: apt-get install xvfb"
 
 
 def version(module: str) -> str:

@@ -436,11 +436,17 @@ def repair(
 
 
 @app.command()
-def doctor() -> None:
+def doctor(
+    subject: Annotated[
+        str, typer.Argument(help="minedojo, for what it needs; nothing for everything else")
+    ] = "",
+) -> None:
     """Say what this machine has, and the line that installs what is missing."""
-    from .doctor import diagnosis
+    from .doctor import diagnosis, minedojo
 
-    for name, finding in diagnosis():
+    if subject not in ("", "minedojo"):
+        raise ConfigError(f'doctor was asked about "{subject}", expected minedojo or nothing')
+    for name, finding in minedojo() if subject else diagnosis():
         typer.echo(f"{name:16} {finding}")
 
 

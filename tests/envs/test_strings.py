@@ -256,7 +256,7 @@ def test_installed_packages_add_suites(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
     monkeypatch.setattr(registry, "entry_points", lambda group: entries)
     monkeypatch.setattr(EntryPoint, "load", lambda entry: TOY if entry.name == "toy" else 3.14)
-    assert suites() == ("atari", "crafter", "dmc", "gym", "odd", "toy", "vizdoom")
+    assert suites() == ("atari", "crafter", "dmc", "gym", "minedojo", "odd", "toy", "vizdoom")
     assert resolve("toy:Swing") == "toy:swing?gravity=9.81"
     assert resolve("toy:Swing?gravity=1e1&note=hi") == "toy:swing?gravity=10.0&note=hi"
     assert make_env("toy:swing").unwrapped.spec.id == "CartPole-v1"

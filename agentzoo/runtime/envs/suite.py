@@ -27,6 +27,7 @@ BUILT_IN = {
     "crafter": ".crafter",
     "dmc": ".dmc",
     "gym": ".gym",
+    "minedojo": ".minedojo",
     "vizdoom": ".vizdoom",
 }
 SAFE_TASK = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")  # "walker-walk", "ALE/Pong-v5"; no ":", no path
