@@ -14,12 +14,13 @@ if TYPE_CHECKING:
     from .agents.dreamer_v2 import DreamerV2
     from .agents.dreamer_v3 import DreamerV3
     from .agents.planet import PlaNet
-    from .runtime import evaluate, make_env
+    from .runtime import DreamEnv, evaluate, make_env
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Agent",
+    "DreamEnv",
     "Dreamer",
     "DreamerV2",
     "DreamerV3",
@@ -47,6 +48,7 @@ EXTRAS = {
 
 _HOMES = {
     "Agent": ".agent",
+    "DreamEnv": ".runtime",
     "load": ".agent",
     "Dreamer": ".agents.dreamer",
     "DreamerV2": ".agents.dreamer_v2",

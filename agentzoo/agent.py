@@ -35,11 +35,13 @@ from agentzoo.runtime.policy.spaces import (
 )
 from agentzoo.runtime.spec import ActionSpec, Array, ObsSpec, PolicySpec
 from agentzoo.runtime.strict_json import read_object
+from agentzoo.runtime.world.world import World
 
 from .algorithm import Algorithm
 from .blocks.seeded_init import SeededInit
 from .config import AgentConfig, configure, one_of, parse_setting, setting, to_json
 from .replay.buffer import ReplayBuffer, write_durably
+from .starts import starts_of
 from .train import checkpoint
 from .train.allocator import keep_freed_memory
 from .train.callbacks import Callback, Evaluate, Report, check_callbacks
@@ -123,6 +125,7 @@ class Agent:
         self.env_steps = 0  # learned for so far, repeat included
         self.env = ""  # resolved string, or "" for an environment object
         self._source: EnvLike | None = None
+        self._world: World | None = None
         self._preset, self._overrides = preset, overrides
         known = sorted(self.presets)
         if preset is not None and preset not in known:
@@ -410,18 +413,46 @@ class Agent:
         agent._load_weights(folder)
         return agent
 
-    def export(self, folder: str | Path, *, golden_steps: int = 100) -> Path:
+    def export(self, folder: str | Path, *, golden_steps: int = 100, world: bool = False) -> Path:
         """Save, and add what the runtime needs: ONNX graphs, manifest, golden trace.
 
+        Args:
+            folder: the bundle's; made if it is not there.
+            golden_steps: steps of the recorded trace.
+            world: add the world model, for `agentzoo.runtime.load_world` and the server's page. The
+                trace is then recorded in the agent's environment, where it can be opened again.
+
         Raises:
-            BundleError: if ONNX Runtime's actions differ from torch's.
+            BundleError: if ONNX Runtime's actions or dreams differ from torch's.
         """
         from .export import export
 
         folder = self.save(folder)
         if self.origin:
             print(f"exporting {self.origin}")
-        return export(self.algorithm, self.spec, folder, golden_steps=golden_steps)
+        if not world:
+            return export(self.algorithm, self.spec, folder, golden_steps=golden_steps)
+        from .export_world import export_world
+
+        env = self.open_environment() if self.can_open_environment else None
+        try:
+            export(self.algorithm, self.spec, folder, golden_steps=golden_steps, env=env)
+        finally:
+            if env is not None:
+                env.close()
+        return export_world(self.algorithm, self.spec, folder)
+
+    @property
+    def world(self) -> World:
+        """The world model: encode what was seen, imagine, decode and judge; see `World`."""
+        from .torch_world import torch_world
+
+        if self._world is None:
+            self._built()
+            self._world = torch_world(
+                self.algorithm, self.spec, self.device, lambda: starts_of(self)
+            )
+        return self._world
 
     def push_to_hub(
         self,
@@ -562,6 +593,12 @@ class Agent:
         from .export import TorchStep
 
         self.policy = Policy(TorchStep(network, self.device), self.spec)
+        self._world = None
+
+    @property
+    def can_open_environment(self) -> bool:
+        """Whether it learned in what can be made again: a string, or a function."""
+        return self._source is not None and not isinstance(self._source, OBJECTS)
 
     def open_environment(self) -> gym.Env[Any, Any]:
         """An environment to evaluate in, made like those to learn in; not for an object."""

@@ -174,6 +174,30 @@ class PlanningAlgorithm(Algorithm, Protocol):
         ...
 
 
+@runtime_checkable
+class WorldModel(Protocol):
+    """Algorithms whose world model can be called from outside; all of ours.
+
+    A carry of N rows holds the state; `prev_action` is not read. May also have
+    `propose(carry, noise, deterministic) -> (N, A)`, the policy's action in a state (without it
+    the agent plans); `dream_margin(carry, action, noise, deterministic) -> (N,)`, the `margin` of
+    an imagined step; and `judge_spread(carry)`, by how much judgements of the same names change if
+    what they are computed from changes by 1, where that is more than 1.
+    """
+
+    def dream(self, carry: Carry, action: Tensor, noise: Noise) -> Carry:
+        """One step of the prior: the state, without an action, that an action (N, A) leads to."""
+        ...
+
+    def decode(self, carry: Carry) -> dict[str, Tensor]:
+        """Observations by key from the state: (N, h, w, c) in [0, 1], and (N, n)."""
+        ...
+
+    def judge(self, carry: Carry) -> dict[str, Tensor]:
+        """Of `reward` on arriving, `continue` and `value` those that the agent predicts: (N,)."""
+        ...
+
+
 class Stateful(Protocol):
     """Whatever saves itself as flat tensors by name and reads them back strictly."""
 

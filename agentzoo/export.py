@@ -3,14 +3,15 @@
 import copy
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
+import gymnasium as gym
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,7 @@ from agentzoo.runtime.errors import BundleError, ConfigError
 from agentzoo.runtime.files import require_no_link, write_plain
 from agentzoo.runtime.policy.onnx_session import GraphSpec, Port, graph_specs
 from agentzoo.runtime.policy.planners import first_proposals
+from agentzoo.runtime.policy.spaces import encode, env_action
 from agentzoo.runtime.spec import Array, Arrays, ObsSpec, PolicySpec
 
 from . import __version__
@@ -31,6 +33,10 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
 EXAMPLE_BATCH = 3  # a batch of 1 is taken for a constant
+TALKATIVE = (
+    "torch.onnx._internal.exporter._registration",
+    "onnxscript.optimizer._constant_folding",
+)
 RESET_EVERY = 17  # steps of the golden trace between resets
 PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy")  # the provenance, beside ours
 
@@ -99,6 +105,7 @@ def export(
     *,
     golden_steps: int = 100,
     observations: Mapping[str, Array] | None = None,
+    env: gym.Env[Any, Any] | None = None,
 ) -> Path:
     """Write what the runtime needs: the graphs, the golden trace, the manifest.
 
@@ -113,6 +120,8 @@ def export(
         golden_steps: steps in the trace.
         observations: key -> (golden_steps, *shape) as the step takes them; None draws them at
             random.
+        env: plays the trace's actions in this environment instead, so that dreams may begin in
+            what it showed; episodes are begun anew after 17 steps.
 
     Returns:
         The folder.
@@ -124,13 +133,16 @@ def export(
         MissingExtraError: without onnxruntime.
     """
     folder = Path(folder)
-    obs = _observations(spec, golden_steps, observations)
-    with _resting(algorithm) as resting:
+    if env is None:
+        rows = _recorded(_observations(spec, golden_steps, observations))
+    else:
+        rows = _played(spec, env)
+    with resting(algorithm) as still:
         contents = {
-            name: _graph(_module(resting, spec, name), graph)
+            name: onnx_graph(_module(still, spec, name), graph)
             for name, graph in graph_specs(spec).items()
         }
-        golden = _trace(resting, spec, obs)
+        golden = _trace(still, spec, golden_steps, rows)
     _check_parity(contents, spec, golden)
     folder.mkdir(parents=True, exist_ok=True)
     for name in (*contents, GOLDEN, MANIFEST):
@@ -141,12 +153,12 @@ def export(
     recording = BytesIO()
     np.savez_compressed(recording, allow_pickle=False, **golden)
     write_plain(folder / GOLDEN, recording.getvalue())
-    write_manifest(folder, spec, _provenance())
+    write_manifest(folder, spec, provenance())
     return folder
 
 
 @contextmanager
-def _resting(algorithm: Algorithm) -> Iterator[Algorithm]:
+def resting(algorithm: Algorithm) -> Iterator[Algorithm]:
     """The algorithm on the CPU, in evaluation mode while it is looked at."""
     module = cast("nn.Module", algorithm)
     if any(one.device.type != "cpu" for one in module.parameters()):
@@ -168,7 +180,8 @@ def _check_parity(contents: Mapping[str, bytes], spec: PolicySpec, golden: Array
         raise BundleError(f"the exported graph disagrees with torch: {error}") from error
 
 
-def _provenance() -> dict[str, str]:
+def provenance() -> dict[str, str]:
+    """Versions of what made a bundle."""
     found = {"date": datetime.now(UTC).date().isoformat(), "agentzoo": __version__}
     for package in PACKAGES:
         try:
@@ -181,7 +194,7 @@ def _provenance() -> dict[str, str]:
 # -- graphs --------------------------------------------------------------------------------------
 
 
-class _Flat(nn.Module):
+class FlatStep(nn.Module):
     """A step whose inputs and outputs are lists in the graph's order.
 
     The exporter names inputs by position and flattens a dict in the order it happens to have; a
@@ -195,6 +208,7 @@ class _Flat(nn.Module):
         self.outputs = list(graph.outputs.values())
 
     def forward(self, flat: list[Tensor]) -> list[Tensor]:
+        """Outputs in the graph's order from inputs in the graph's order."""
         values: dict[str, dict[str, Tensor]] = {"carry": {}, "obs": {}, "noise": {}}
         for port, value in zip(self.inputs, flat, strict=True):
             values.setdefault(port.role, {})[port.key] = value
@@ -204,34 +218,35 @@ class _Flat(nn.Module):
         return [found[port.role][port.key].to(getattr(torch, port.dtype)) for port in self.outputs]
 
     def run(self, values: dict[str, dict[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
+        """Outputs by role and key from inputs by role and key."""
         carry, action = self.algorithm.step(
             values["carry"], values["obs"], values["noise"], values["deterministic"][""]
         )
         return {"carry": carry, "action": {"": action}}
 
 
-class _Observe(_Flat):
+class _Observe(FlatStep):
     def run(self, values: dict[str, dict[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
         algorithm = cast("PlanningAlgorithm", self.algorithm)
         carry = algorithm.observe(values["carry"], values["obs"], values["noise"])
         return {"carry": {**values["carry"], **carry}}
 
 
-class _Score(_Flat):
+class _Score(FlatStep):
     def run(self, values: dict[str, dict[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
         algorithm = cast("PlanningAlgorithm", self.algorithm)
         carry, reward = algorithm.imagine(values["carry"], values["action"][""], values["noise"])
         return {"carry": {**values["carry"], **carry}, "reward": {"": reward}}
 
 
-MODULES = {"policy.onnx": _Flat, "observe.onnx": _Observe, "score.onnx": _Score}
+MODULES = {"policy.onnx": FlatStep, "observe.onnx": _Observe, "score.onnx": _Score}
 
 
-def _module(algorithm: Algorithm, spec: PolicySpec, name: str) -> _Flat:
+def _module(algorithm: Algorithm, spec: PolicySpec, name: str) -> FlatStep:
     return MODULES[name](algorithm, graph_specs(spec)[name])
 
 
-def _graph(module: _Flat, graph: GraphSpec) -> bytes:
+def onnx_graph(module: FlatStep, graph: GraphSpec) -> bytes:
     """An ONNX file: one batch axis left open, no other file, nothing said of where it was made."""
     example = [_example(port) for port in graph.inputs.values()]
     batch = torch.export.Dim("batch")
@@ -260,15 +275,17 @@ def _graph(module: _Flat, graph: GraphSpec) -> bytes:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep back what the exporter says about itself and about packages we do not use."""
-    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    loggers = [logging.getLogger(name) for name in TALKATIVE]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _example(port: Port) -> Tensor:
@@ -313,21 +330,50 @@ def _random_observation(rng: np.random.Generator, spec: ObsSpec, steps: int) -> 
     return np.concatenate(groups, axis=1)
 
 
-def _trace(algorithm: Algorithm, spec: PolicySpec, obs: Arrays) -> Arrays:
+Rows = Callable[[int, Array], tuple[Arrays, bool]]  # step, action (A,) that led there -> obs, first
+
+
+def _recorded(obs: Arrays) -> Rows:
+    """Observations that are there already; an episode begins every 17 of them."""
+
+    def row(t: int, units: Array) -> tuple[Arrays, bool]:
+        return {key: array[t : t + 1] for key, array in obs.items()}, t % RESET_EVERY == 0
+
+    return row
+
+
+def _played(spec: PolicySpec, env: gym.Env[Any, Any]) -> Rows:
+    """Observations of an environment that the trace's actions are taken in."""
+    is_over = False
+
+    def row(t: int, units: Array) -> tuple[Arrays, bool]:
+        nonlocal is_over
+        first = is_over or t % RESET_EVERY == 0
+        if first:
+            obs, _ = env.reset(seed=t)
+            is_over = False
+        else:
+            obs, _, terminated, truncated, _ = env.step(env_action(spec.action, units))
+            is_over = bool(terminated or truncated)
+        return encode(spec.obs, obs, batched=False), first
+
+    return row
+
+
+def _trace(algorithm: Algorithm, spec: PolicySpec, steps: int, row_at: Rows) -> Arrays:
     """Act by torch on the observations, and write every step down (see `golden_ports`)."""
-    steps = len(next(iter(obs.values())))
     carry = {name: np.zeros((1, *one.shape), one.dtype) for name, one in spec.carry.items()}
     rows: list[Arrays] = []
     for t in range(steps):
-        row = {key: array[t : t + 1] for key, array in obs.items()}
-        record, carry = _record(algorithm, spec, carry, row, t)
+        row, first = row_at(t, carry["prev_action"][0])
+        record, carry = _record(algorithm, spec, carry, row, first, t)
         rows.append(record)
     golden = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
     return golden if spec.plan is None else {**golden, "returns": _returns(algorithm, spec, golden)}
 
 
 def _record(
-    algorithm: Algorithm, spec: PolicySpec, carry: Arrays, obs: Arrays, t: int
+    algorithm: Algorithm, spec: PolicySpec, carry: Arrays, obs: Arrays, first: bool, t: int
 ) -> tuple[Arrays, Arrays]:
     """One step of the trace, and the carry for the next."""
     name, graph = next(iter(graph_specs(spec).items()))
@@ -337,7 +383,7 @@ def _record(
         "carry": carry,
         "obs": obs,
         "noise": noise,
-        "is_first": {"": np.array([t % RESET_EVERY == 0])},
+        "is_first": {"": np.array([first])},
         "deterministic": {"": np.array([t % 2 == 1])},
     }
     inputs = {name: values[port.role][port.key] for name, port in graph.inputs.items()}

@@ -22,6 +22,7 @@ from ..blocks.actors import Actor, OneHotActor, TanhNormalActor
 from ..blocks.cores import GRUCore
 from ..blocks.decoders import ConvDecoder, Decoder
 from ..blocks.distributions import onehot_argmax
+from ..blocks.dreaming import continuation, decoded, dream_step
 from ..blocks.encoders import ConvEncoder, Encoder
 from ..blocks.fast import kernels
 from ..blocks.heads import BernoulliHead, NormalHead, NormalPrediction
@@ -349,6 +350,41 @@ class DreamerAlgorithm(nn.Module):
     def optimizers(self) -> Mapping[str, Adam]:
         """The three Adams by name: model, actor, value."""
         return self._optimizers
+
+    # -- the world model, called from outside ----------------------------------------------------
+
+    def dream(self, carry: Carry, action: Tensor, noise: Noise) -> Carry:
+        """One step of the prior: the state, without an action, that an action (N, A) leads to."""
+        return dream_step(self.rssm, carry, action, noise["latent"])
+
+    def decode(self, carry: Carry) -> dict[str, Tensor]:
+        """Observations by key from the state: (N, h, w, c) in [0, 1], and (N, n)."""
+        return decoded(self.rssm, self.decoder, carry)
+
+    def judge(self, carry: Carry) -> dict[str, Tensor]:
+        """Reward on arriving, value (that reward included) and continuation: (N,) each."""
+        feat = self.rssm.feat(acting.state_of(self.rssm, carry))
+        judged = {
+            "reward": self.reward.prediction(self.reward(feat)).mean,
+            "value": self.value.prediction(self.value(feat)).mean,
+        }
+        if self.cont is not None:
+            goes_on = self.cont.prediction(self.cont(feat))
+            judged["continue"] = continuation(goes_on, self.config.discount)
+        return judged
+
+    def propose(self, carry: Carry, noise: Noise, deterministic: Tensor) -> Tensor:
+        """The policy's action in the state, (N, A) in model units."""
+        stats = self.actor(self.rssm.feat(acting.state_of(self.rssm, carry)))
+        return self.actor.act(stats, noise["action"], deterministic)
+
+    def dream_margin(
+        self, carry: Carry, action: Tensor, noise: Noise, deterministic: Tensor
+    ) -> Tensor:
+        """`margin` of an imagined step and of the policy's action after it: (N,)."""
+        state = self.rssm.img_step(acting.state_of(self.rssm, carry), action, noise["latent"])
+        stats = self.actor(self.rssm.feat(state))
+        return self.actor.margin(stats, noise["action"], deterministic)
 
     # -- looking inside --------------------------------------------------------------------------
 

@@ -37,6 +37,7 @@ from ..blocks.actions import to_env
 from ..blocks.actors import BoundedNormalActor, UnimixActor
 from ..blocks.cores import BlockGRUCore
 from ..blocks.decoders import SymlogDecoder, UpsampleDecoder
+from ..blocks.dreaming import continuation, decoded, dream_step
 from ..blocks.ema import ema_update, target_copy
 from ..blocks.encoders import PoolEncoder, SymlogEncoder
 from ..blocks.fast import kernels, rssm_observe
@@ -428,6 +429,51 @@ class DreamerV3Algorithm(nn.Module):
     def optimizers(self) -> Mapping[str, LaProp]:
         """One optimiser for everything."""
         return {"optimizer": self._optimizer}
+
+    # -- the world model, called from outside ----------------------------------------------------
+
+    def dream(self, carry: Carry, action: Tensor, noise: Noise) -> Carry:
+        """One step of the prior: the state, without an action, that an action (N, A) leads to."""
+        return dream_step(self.rssm, carry, action, noise["latent"])
+
+    def decode(self, carry: Carry) -> dict[str, Tensor]:
+        """Observations by key from the state: (N, h, w, c) in [0, 1], and (N, n)."""
+        return decoded(self.rssm, self.decoder, carry)
+
+    def judge(self, carry: Carry) -> dict[str, Tensor]:
+        """Reward on arriving, value (of what follows) and continuation: (N,) each."""
+        feat = self.rssm.feat(acting.state_of(self.rssm, carry))
+        return {
+            "reward": self.reward.prediction(self.reward(feat).double()).mean.float(),
+            "value": self.value.prediction(self.value(feat).double()).mean.float(),
+            "continue": continuation(self.cont.prediction(self.cont(feat)), self.discount),
+        }
+
+    def judge_spread(self, carry: Carry) -> dict[str, Tensor]:
+        """How much a change of the logits changes a judgement: the mean of the bins' size, (N,).
+
+        A prediction near 0 may be the difference of rare and enormous bins.
+        """
+        feat = self.rssm.feat(acting.state_of(self.rssm, carry))
+        heads = {"reward": self.reward, "value": self.value}
+        return {
+            name: torch.softmax(head(feat), -1).matmul(head.bins.abs())
+            for name, head in heads.items()
+        }
+
+    def propose(self, carry: Carry, noise: Noise, deterministic: Tensor) -> Tensor:
+        """The policy's action in the state, (N, A) in model units."""
+        stats = self.actor(self.rssm.feat(acting.state_of(self.rssm, carry)))
+        return self.actor.act(stats, noise["action"], deterministic)
+
+    def dream_margin(
+        self, carry: Carry, action: Tensor, noise: Noise, deterministic: Tensor
+    ) -> Tensor:
+        """`margin` of an imagined step and of the policy's action after it: (N,)."""
+        state = self.rssm.img_step(acting.state_of(self.rssm, carry), action, noise["latent"])
+        stats = self.actor(self.rssm.feat(state))
+        latent = self.latent.margin(state.stats, noise["latent"])
+        return torch.minimum(latent, self.actor.margin(stats, noise["action"], deterministic))
 
     # -- looking inside --------------------------------------------------------------------------
 

@@ -30,6 +30,7 @@ from ..blocks import acting
 from ..blocks.actions import to_env
 from ..blocks.cores import ResetBeforeGRUCore, StochasticCore
 from ..blocks.decoders import ConvDecoder, Decoder
+from ..blocks.dreaming import decoded, dream_step
 from ..blocks.encoders import ConvEncoder, Encoder, dequantise
 from ..blocks.fast import kernels
 from ..blocks.heads import NormalHead
@@ -232,6 +233,21 @@ class PlaNetAlgorithm(nn.Module):
     def optimizers(self) -> Mapping[str, Adam]:
         """One Adam for all: model."""
         return {"model": self._optimizer}
+
+    # -- the world model, called from outside ----------------------------------------------------
+
+    def dream(self, carry: Carry, action: Tensor, noise: Noise) -> Carry:
+        """One step of the prior: the state, without an action, that an action (N, A) leads to."""
+        return dream_step(self.rssm, carry, action, noise["latent"])
+
+    def decode(self, carry: Carry) -> dict[str, Tensor]:
+        """Observations by key from the state: (N, h, w, c) in [0, 1], and (N, n)."""
+        return decoded(self.rssm, self.decoder, carry)
+
+    def judge(self, carry: Carry) -> dict[str, Tensor]:
+        """The mean of the reward on arriving, (N,)."""
+        feat = self.rssm.feat(acting.state_of(self.rssm, carry))
+        return {"reward": self.reward.prediction(self.reward(feat)).mean}
 
     # -- looking inside --------------------------------------------------------------------------
 

@@ -155,13 +155,16 @@ def export(
     which: Annotated[
         Literal["newest", "best"], typer.Option(help="Of a run: the newest policy, or the best.")
     ] = "newest",
+    world: Annotated[
+        bool, typer.Option("--world", help="Add the world model, to dream and to be watched.")
+    ] = False,
 ) -> None:
     """Turn a saved agent into a bundle that runs without PyTorch."""
     from .. import load
     from ..publish import draw_curve
 
     agent = load(folder, which=which)
-    agent.export(out)
+    agent.export(out, world=world)
     typer.echo(f"bundle: {out}")
     if agent.run_dir is not None:
         try:

@@ -28,12 +28,13 @@ from agentzoo.runtime.evaluation.results import read_results, require_own
 from agentzoo.runtime.evaluation.rollout import Evaluation
 from agentzoo.runtime.files import open_plain, stands
 from agentzoo.runtime.strict_json import read_fields, read_object
+from agentzoo.runtime.world.signature import DECODE, IMAGINE, TRACE
 
 from .settings import CONFIG, Settings, read_settings
 
 WEIGHTS, CARD = "model.safetensors", "README.md"
 VIDEO, CURVE = "replay.mp4", "learning_curve.png"  # the Hub previews a replay.mp4
-GRAPHS = ("policy.onnx", "observe.onnx", "score.onnx")
+GRAPHS = ("policy.onnx", "observe.onnx", "score.onnx", IMAGINE, DECODE)
 MIB, GIB = 1 << 20, 1 << 30
 LIMITS = {  # bytes a file may have; larger ones are not even fetched
     CONFIG: JSON_LIMIT,
@@ -43,11 +44,12 @@ LIMITS = {  # bytes a file may have; larger ones are not even fetched
     CURVE: 16 * MIB,
     VIDEO: 256 * MIB,
     GOLDEN: GIB,
+    TRACE: GIB,
     WEIGHTS: 16 * GIB,
     **dict.fromkeys(GRAPHS, 2 * GIB),  # what a protobuf message can hold
 }
 NAMES = tuple(LIMITS)  # all that ever goes up or comes down
-SERVING = (MANIFEST, CONFIG, GOLDEN, RESULTS, *GRAPHS)  # what a machine that only acts needs
+SERVING = (MANIFEST, CONFIG, GOLDEN, TRACE, RESULTS, *GRAPHS)  # what a machine that only acts needs
 EPISODES = 10  # the fewest that a score is published over
 PICTURES = (VIDEO, CURVE)  # what a machine that cannot draw may leave out
 MARKS = {VIDEO: (4, b"ftyp"), CURVE: (0, b"\x89PNG\r\n\x1a\n")}  # what stands where in a picture
@@ -113,7 +115,9 @@ def read_package(folder: Path, without: Collection[str] = ()) -> Package:
     results = read_results(folder)
     _check_score(results, manifest, folder)
     present = (name for name in NAMES if name != CARD and stands(folder / name))
-    files = tuple(name for name in present if name not in GRAPHS or name in manifest.graphs)
+    # what an earlier export left and the manifest does not list stays here
+    listed = (*GRAPHS, TRACE)
+    files = tuple(name for name in present if name not in listed or name in manifest.files)
     return Package(folder, manifest, settings, results, files)
 
 

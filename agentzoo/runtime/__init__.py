@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .policy.device_batch import DeviceBatch, load_batch
     from .policy.policy import Policy
     from .spec import PolicySpec
+    from .world import DreamEnv, World, load_world
 
 if __name__ != "agentzoo.runtime":  # a checkout's link "runtime" is for people, not for Python
     raise ImportError(f'"{__name__}" is "agentzoo.runtime": write from agentzoo import runtime')
@@ -20,10 +21,12 @@ if __name__ != "agentzoo.runtime":  # a checkout's link "runtime" is for people,
 __all__ = [
     "AgentZooError",
     "DeviceBatch",
+    "DreamEnv",
     "Evaluation",
     "Policy",
     "PolicySpec",
     "RemotePolicy",
+    "World",
     "comparison_table",
     "evaluate",
     "evaluate_random",
@@ -32,6 +35,7 @@ __all__ = [
     "iqm_interval",
     "load_batch",
     "load_policy",
+    "load_world",
     "make_env",
     "verify",
 ]
@@ -39,10 +43,12 @@ __all__ = [
 _HOMES = {
     "AgentZooError": "errors",
     "DeviceBatch": "policy.device_batch",
+    "DreamEnv": "world.env",
     "Evaluation": "evaluation.rollout",
     "Policy": "policy.policy",
     "PolicySpec": "spec",
     "RemotePolicy": "client.remote_policy",
+    "World": "world.world",
     "comparison_table": "evaluation.statistics",
     "evaluate": "evaluation.rollout",
     "evaluate_random": "evaluation.rollout",
@@ -51,6 +57,7 @@ _HOMES = {
     "iqm_interval": "evaluation.statistics",
     "load_policy": "bundle.load",
     "load_batch": "policy.device_batch",
+    "load_world": "world.load",
     "make_env": "envs",
     "verify": "bundle.load",
 }

@@ -53,6 +53,11 @@ def test_act_with_onnx_scores_an_episode_without_torch(bundle: Path) -> None:
     assert 0 <= float(score) <= 1_000
 
 
+def test_best_of_100_acts_by_dreams(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert 0 <= (example("best_of_100")(str(bundle), steps=5) or 0) <= 20
+    assert "by planning over dreams" in capsys.readouterr().out
+
+
 def test_load_pretrained_runs_what_came_along(
     bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -253,7 +253,7 @@ def test_export_refuses_a_graph_that_disagrees(bundles, tmp_path, monkeypatch):
         return golden
 
     monkeypatch.setattr(exporting, "_trace", spoiled)
-    monkeypatch.setattr(exporting, "_graph", lambda *_: (folder / "policy.onnx").read_bytes())
+    monkeypatch.setattr(exporting, "onnx_graph", lambda *_: (folder / "policy.onnx").read_bytes())
     with pytest.raises(BundleError, match="disagrees with torch: 1 of 5"):
         export(toy, spec, tmp_path / "bundle", golden_steps=5)
     assert not (tmp_path / "bundle").exists()

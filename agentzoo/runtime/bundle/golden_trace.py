@@ -96,39 +96,52 @@ def read_golden(content: bytes, spec: PolicySpec) -> Arrays:
         BundleError: if it is no such file, too large, an array is missing or ill-shaped, or a
             margin is none.
     """
-    ports = golden_ports(spec)
+    return read_recording(content, golden_ports(spec), "golden.npz")
+
+
+def read_recording(content: bytes, ports: Mapping[str, Port], file: str) -> Arrays:
+    """Recorded steps, T rows of every port; `margin` is one of them.
+
+    Args:
+        content: an npz file as numpy writes it.
+        ports: what it has to hold.
+        file: its name, for messages.
+
+    Raises:
+        BundleError: as `read_golden`.
+    """
     try:
         with zipfile.ZipFile(BytesIO(content)) as archive:
-            _check_members(archive.infolist(), ports)
-            arrays = _arrays(archive, ports)
+            _check_members(archive.infolist(), ports, file)
+            arrays = _arrays(archive, ports, file)
     except BundleError:
         raise
     except DAMAGED as error:
-        raise BundleError(
-            f"golden.npz cannot be read ({error}); export the policy again"
-        ) from error
+        raise BundleError(f"{file} cannot be read ({error}); export the policy again") from error
     margin = arrays["margin"]
     if not (margin >= 0).all():  # written so that NaN counts too
         raise BundleError(
-            f"golden.npz holds the margin {margin[~(margin >= 0)][0]}, expected numbers of at "
+            f"{file} holds the margin {margin[~(margin >= 0)][0]}, expected numbers of at "
             "least 0, and inf where a step makes no discrete choice; export the policy again"
         )
     return arrays
 
 
-def _check_members(members: Sequence[zipfile.ZipInfo], ports: Mapping[str, Port]) -> None:
+def _check_members(
+    members: Sequence[zipfile.ZipInfo], ports: Mapping[str, Port], file: str
+) -> None:
     found = sorted(one.filename.removesuffix(".npy") for one in members)
     if found != sorted(ports):
         differing = ", ".join(sorted({*found} ^ ports.keys())) or "some arrays twice"
-        raise BundleError(f"golden.npz lacks or adds {differing:.200}; export the policy again")
+        raise BundleError(f"{file} lacks or adds {differing:.200}; export the policy again")
     packed = {one.compress_type for one in members}
     if not packed <= {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
         raise BundleError(
-            "golden.npz is packed otherwise than numpy packs arrays; export the policy again"
+            f"{file} is packed otherwise than numpy packs arrays; export the policy again"
         )
     unpacked = sum(one.file_size for one in members)
     if unpacked > BYTES:
-        raise BundleError(f"golden.npz unpacks to {unpacked:,} bytes, expected at most {BYTES:,}")
+        raise BundleError(f"{file} unpacks to {unpacked:,} bytes, expected at most {BYTES:,}")
 
 
 class _Header(NamedTuple):
@@ -140,43 +153,44 @@ class _Header(NamedTuple):
     start: int
 
 
-def _header(archive: zipfile.ZipFile, name: str) -> _Header:
-    with archive.open(f"{name}.npy") as file:
-        found = HEADER.match(file.read(HEADER_BYTES))
+def _header(archive: zipfile.ZipFile, name: str, file: str) -> _Header:
+    with archive.open(f"{name}.npy") as member:
+        found = HEADER.match(member.read(HEADER_BYTES))
     if found is None:
         raise BundleError(
-            f"golden.npz cannot be read: {name} is not a plain array; export the policy again"
+            f"{file} cannot be read: {name} is not a plain array; export the policy again"
         )
     dtype, order, shape = (text.decode() for text in found.groups())
     sizes = tuple(int(size) for size in shape.replace(" ", "").split(",") if size)
     return _Header(dtype, order == "True", sizes, found.end())
 
 
-def _arrays(archive: zipfile.ZipFile, ports: Mapping[str, Port]) -> Arrays:
-    rows = (*_header(archive, "margin").shape, 0)[0]
+def _arrays(archive: zipfile.ZipFile, ports: Mapping[str, Port], file: str) -> Arrays:
+    rows = (*_header(archive, "margin", file).shape, 0)[0]
     if not 0 < rows <= ROWS:
         raise BundleError(
-            f"golden.npz records {rows:,} steps, expected 1 to {ROWS:,}; export the policy again"
+            f"{file} records {rows:,} steps, expected 1 to {ROWS:,}; export the policy again"
         )
     counts = {"returns": min(rows, SCORED)}
     return {
-        name: _array(archive, name, port, counts.get(name, rows)) for name, port in ports.items()
+        name: _array(archive, name, port, counts.get(name, rows), file)
+        for name, port in ports.items()
     }
 
 
-def _array(archive: zipfile.ZipFile, name: str, port: Port, rows: int) -> Array:
+def _array(archive: zipfile.ZipFile, name: str, port: Port, rows: int, file: str) -> Array:
     """An array of the trace; nothing is unpacked before its header is what it has to be."""
-    header, expected = _header(archive, name), (rows, *port.shape)
+    header, expected = _header(archive, name, file), (rows, *port.shape)
     dtype = np.dtype(port.dtype).newbyteorder("<")
     if (header.shape, header.dtype) != (expected, dtype.str):
         raise BundleError(
-            f"golden.npz holds {name} of shape {header.shape} and type {header.dtype}, expected "
+            f"{file} holds {name} of shape {header.shape} and type {header.dtype}, expected "
             f"{expected} and {dtype.str} ({port.dtype}); export the policy again"
         )
     size = prod(expected) * dtype.itemsize
     if archive.getinfo(f"{name}.npy").file_size != header.start + size:
         raise BundleError(
-            f"golden.npz holds more or less of {name} than it says; export the policy again"
+            f"{file} holds more or less of {name} than it says; export the policy again"
         )
     numbers = archive.read(f"{name}.npy")[header.start :]
     return np.frombuffer(numbers, dtype).reshape(expected, order="F" if header.is_fortran else "C")

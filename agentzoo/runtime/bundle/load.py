@@ -3,8 +3,8 @@
 The format is described in docs/bundle.md.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -18,6 +18,9 @@ from ..policy.policy import Policy
 from ..printable import printable
 from ..spec import Arrays, PolicySpec
 from ..strict_json import read_object
+from ..world.graphs import open_world_graphs
+from ..world.signature import TRACE, world_graph_specs
+from ..world.trace import read_trace, replay_dream
 from .golden_trace import BATCHES, EXCUSABLE, TraceComparison, check_trace, read_golden
 from .manifest import (
     GOLDEN,
@@ -46,6 +49,7 @@ class Verification:
         tolerance: what it may be at most.
         excused: steps in which a discrete choice too close to call fell otherwise; at most a
             tenth.
+        dream: the same of the world model's recorded dream; None where there is none.
     """
 
     agent: str
@@ -54,14 +58,18 @@ class Verification:
     worst: float
     tolerance: float
     excused: int
+    dream: "Verification | None" = None
 
     def __str__(self) -> str:
-        """One line for the terminal."""
-        return (
+        """One line for the terminal, and one for the dream."""
+        line = (
             f"{printable(self.agent)}: {self.steps} recorded steps agree on {self.provider}; "
             f"largest difference {self.worst:.1e} of {self.tolerance:.0e} allowed, "
             f"{self.excused} excused"
         )
+        if self.dream is None:
+            return line
+        return f"{line}\nits dream, {self.dream}"
 
 
 def load_policy(
@@ -112,13 +120,14 @@ def load_verified(
     folder = Path(folder)
     manifest = read_manifest(folder)
     graphs = _open_graphs(folder, manifest, provider, threads)
-    found = judge(graphs, manifest.policy, _golden(folder, manifest))
+    found = judge(graphs, manifest.policy, read_trace_of(folder, manifest))
     spec = manifest.policy
     digest = policy_digest(spec, manifest.files)
     return Policy(onnx_step(spec, graphs), spec, digest=digest), found
 
 
-def _golden(folder: Path, manifest: Manifest) -> Arrays:
+def read_trace_of(folder: Path, manifest: Manifest) -> Arrays:
+    """The golden trace of a bundle whose manifest was read."""
     return read_golden(read_checked(folder, GOLDEN, manifest.files[GOLDEN]), manifest.policy)
 
 
@@ -137,7 +146,44 @@ def verify(folder: str | Path, *, provider: Provider = "auto", threads: int = 1)
     folder = Path(folder)
     manifest = read_manifest(folder)
     graphs = _open_graphs(folder, manifest, provider, threads)
-    return judge(graphs, manifest.policy, _golden(folder, manifest))
+    found = judge(graphs, manifest.policy, read_trace_of(folder, manifest))
+    if manifest.world is None:
+        return found
+    return replace(found, dream=_verify_world(folder, manifest, provider, threads))
+
+
+def _verify_world(
+    folder: Path, manifest: Manifest, provider: Provider, threads: int
+) -> Verification:
+    assert manifest.world is not None, "asked before"
+    names = world_graph_specs(manifest.policy, manifest.world)
+    contents = {name: read_checked(folder, name, manifest.files[name]) for name in names}
+    graphs = open_world_graphs(
+        contents,
+        manifest.policy,
+        manifest.world,
+        opset=manifest.opset,
+        provider=provider,
+        threads=threads,
+    )
+    recorded = read_checked(folder, TRACE, manifest.files[TRACE])
+    trace = read_trace(recorded, manifest.policy, manifest.world)
+    return judge_dream(graphs, manifest.policy, trace)
+
+
+def judge_dream(
+    graphs: Mapping[str, Graph],
+    spec: PolicySpec,
+    trace: Arrays,
+    batches: Sequence[int] = BATCHES,
+) -> Verification:
+    """`judge` for the recorded dream of a world model.
+
+    Raises:
+        BundleError: as `judge`.
+    """
+    provider = next(iter(graphs.values())).provider
+    return _judged(lambda batch: replay_dream(graphs, trace, batch), spec.agent, provider, batches)
 
 
 def judge(
@@ -159,19 +205,30 @@ def judge(
             differ and are excused.
     """
     provider = next(iter(graphs.values())).provider
+    return _judged(
+        lambda batch: check_trace(graphs, spec, golden, batch), spec.agent, provider, batches
+    )
+
+
+def _judged(
+    run: Callable[[int], TraceComparison], agent: str, provider: str, batches: Sequence[int]
+) -> Verification:
+    """Judge a recording that is replayed once with each number of rows."""
     tolerance = TOLERANCE[provider]
-    error = np.zeros(len(golden["margin"]))
+    found: TraceComparison | None = None
     for batch in batches:
-        found = check_trace(graphs, spec, golden, batch)
-        if found.failed(tolerance).any():
-            raise _differs(found, tolerance, provider, batch)
-        error = np.maximum(error, found.error)
-    found = TraceComparison(error, golden["margin"])
+        one = run(batch)
+        if one.failed(tolerance).any():
+            raise _differs(one, tolerance, provider, batch)
+        if found is not None:  # of the same recording, so the margins are the same
+            one = TraceComparison(np.maximum(found.error, one.error), one.margin)
+        found = one
+    assert found is not None, "a recording is replayed at least once"
     excused = found.excused(tolerance)
     if excused.sum() > EXCUSABLE * len(excused):
         raise _undecided(found, tolerance, provider)
     return Verification(
-        agent=spec.agent,
+        agent=agent,
         provider=provider,
         steps=len(excused),
         worst=float(found.error[~excused].max(initial=0.0)),
@@ -247,7 +304,8 @@ def _score(folder: Path) -> str:
 def _open_graphs(
     folder: Path, manifest: Manifest, provider: Provider, threads: int
 ) -> dict[str, Graph]:
-    contents = {name: read_checked(folder, name, manifest.files[name]) for name in manifest.graphs}
+    names = graph_specs(manifest.policy)
+    contents = {name: read_checked(folder, name, manifest.files[name]) for name in names}
     return open_graphs(
         contents, manifest.policy, opset=manifest.opset, provider=provider, threads=threads
     )

@@ -11,6 +11,7 @@ from ..files import open_plain, stands, write_plain
 from ..policy.onnx_session import GraphSpec, graph_specs
 from ..spec import PolicySpec
 from ..strict_json import read_fields, read_object
+from ..world.signature import TRACE, WorldSpec, check_world, world_graph_specs
 from .spec_check import check_spec
 
 FORMAT = 1
@@ -44,6 +45,7 @@ class Manifest:
         files: size and sha256 of the files that existed at export.
         opset: ONNX operator set of the graphs.
         provenance: versions of the packages that made the bundle.
+        world: what the world model's graphs say; None where the bundle holds none.
     """
 
     format: int
@@ -52,6 +54,12 @@ class Manifest:
     files: Mapping[str, FileEntry]
     opset: int
     provenance: Mapping[str, str]
+    world: WorldSpec | None = None
+
+    @property
+    def needed(self) -> list[str]:
+        """Files that have to be there: graphs and recorded steps."""
+        return [*self.graphs, GOLDEN, *([TRACE] if self.world else [])]
 
 
 def read_manifest(folder: Path, digests: Mapping[str, str] | None = None) -> Manifest:
@@ -66,22 +74,34 @@ def read_manifest(folder: Path, digests: Mapping[str, str] | None = None) -> Man
     """
     value = read_object(read_json(folder / MANIFEST), MANIFEST)
     _check_format(value.get("format"), folder)
-    manifest = read_fields(Manifest, value, MANIFEST)
+    # a bundle without a world model does not mention one
+    manifest = read_fields(Manifest, {"world": None, **value}, MANIFEST)
     check_spec(manifest.policy)
-    specs = graph_specs(manifest.policy)
-    if manifest.graphs != specs:
+    if manifest.world is not None:
+        check_world(manifest.world)
+    if manifest.graphs != _graph_specs(manifest.policy, manifest.world):
         raise BundleError(
             f"{folder / MANIFEST} names the graphs' tensors otherwise than its policy implies; "
             "export the policy again"
         )
-    _check_files(folder, manifest.files, [*specs, GOLDEN], digests or {})
+    _check_files(folder, manifest.files, manifest.needed, digests or {})
     return manifest
 
 
-def write_manifest(folder: Path, spec: PolicySpec, provenance: Mapping[str, str]) -> None:
+def _graph_specs(policy: PolicySpec, world: WorldSpec | None) -> dict[str, GraphSpec]:
+    return graph_specs(policy) | ({} if world is None else world_graph_specs(policy, world))
+
+
+def write_manifest(
+    folder: Path,
+    spec: PolicySpec,
+    provenance: Mapping[str, str],
+    world: WorldSpec | None = None,
+) -> None:
     """Write manifest.json for the files that are in the folder now."""
-    specs = graph_specs(spec)
-    names = [name for name in (*specs, GOLDEN, *OWNED) if stands(folder / name)]
+    specs = _graph_specs(spec, world)
+    traces = (GOLDEN,) if world is None else (GOLDEN, TRACE)
+    names = [name for name in (*specs, *traces, *OWNED) if stands(folder / name)]
     manifest = Manifest(
         format=FORMAT,
         policy=spec,
@@ -89,8 +109,12 @@ def write_manifest(folder: Path, spec: PolicySpec, provenance: Mapping[str, str]
         files={name: _entry(folder / name) for name in names},
         opset=OPSET,
         provenance=provenance,
+        world=world,
     )
-    text = json.dumps(asdict(manifest), indent=1, allow_nan=False)
+    entries = asdict(manifest)
+    if world is None:
+        del entries["world"]
+    text = json.dumps(entries, indent=1, allow_nan=False)
     write_plain(folder / MANIFEST, text + "\n")
 
 

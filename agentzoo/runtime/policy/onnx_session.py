@@ -19,7 +19,17 @@ from .planners import PlanStep, Rollouts
 from .policy import Step
 
 Provider = Literal["auto", "cpu", "cuda"]
-Role = Literal["carry", "obs", "noise", "is_first", "deterministic", "action", "reward", "returns"]
+Role = Literal[
+    "carry",
+    "obs",
+    "noise",
+    "is_first",
+    "deterministic",
+    "action",
+    "reward",
+    "returns",
+    "judgement",
+]
 
 PROVIDERS = ("auto", "cpu", "cuda")
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
@@ -82,19 +92,19 @@ def graph_specs(spec: PolicySpec) -> dict[str, GraphSpec]:
     Raises:
         BundleError: if the policy has more than 100 tensors of a kind.
     """
-    state_in = _numbered("state_in", "carry", spec.carry)
-    state_out = _numbered("state_out", "carry", spec.carry)
-    obs = _numbered("obs", "obs", _tensors(spec.obs)) | _single("is_first", (), "bool")
+    state_in = numbered("state_in", "carry", spec.carry)
+    state_out = numbered("state_out", "carry", spec.carry)
+    obs = numbered("obs", "obs", _tensors(spec.obs)) | single("is_first", (), "bool")
     step_noise = _noise(spec, planned=False)
     if spec.plan is None:
-        inputs = state_in | obs | step_noise | _single("deterministic", (), "bool")
+        inputs = state_in | obs | step_noise | single("deterministic", (), "bool")
         dtype = "float32" if spec.action.kind == "box" else "int64"
-        outputs = state_out | _single("action", spec.action.shape, dtype)
+        outputs = state_out | single("action", spec.action.shape, dtype)
         return {"policy.onnx": GraphSpec(inputs=inputs, outputs=outputs)}
     # one imagined step: rows are candidates, so the planner's settings are in no graph's shape
-    action = _single("action", (spec.action.size,), "float32")
+    action = single("action", (spec.action.size,), "float32")
     inputs = _imagined(state_in) | action | _noise(spec, planned=True)
-    outputs = _imagined(state_out) | _single("reward", (), "float32")
+    outputs = _imagined(state_out) | single("reward", (), "float32")
     return {
         "observe.onnx": GraphSpec(inputs=state_in | obs | step_noise, outputs=state_out),
         "score.onnx": GraphSpec(inputs=inputs, outputs=outputs),
@@ -127,9 +137,9 @@ class Shaped(Protocol):
 def _noise(spec: PolicySpec, *, planned: bool) -> Ports:
     """Noise of the filtering step, or of one imagined step."""
     tensors = {key: TensorSpec(shape=noise.shape) for key, noise in spec.noise.items()}
-    numbered = _numbered("noise", "noise", tensors)
+    ports = numbered("noise", "noise", tensors)
     roles = ("score",) if planned else ("latent", "action", "dequantise")
-    return {name: port for name, port in numbered.items() if spec.noise[port.key].role in roles}
+    return {name: port for name, port in ports.items() if spec.noise[port.key].role in roles}
 
 
 def _imagined(state: Ports) -> Ports:
@@ -137,7 +147,8 @@ def _imagined(state: Ports) -> Ports:
     return {name: port for name, port in state.items() if port.key != "prev_action"}
 
 
-def _numbered(prefix: str, role: Role, tensors: Mapping[str, Shaped]) -> Ports:
+def numbered(prefix: str, role: Role, tensors: Mapping[str, Shaped]) -> Ports:
+    """Ports of several tensors, by their place and key."""
     # two digits: Triton Inference Server pairs states by the order of their sorted names
     if len(tensors) > 100:
         raise BundleError(
@@ -152,7 +163,8 @@ def _numbered(prefix: str, role: Role, tensors: Mapping[str, Shaped]) -> Ports:
     }
 
 
-def _single(role: Role, shape: tuple[int, ...], dtype: str) -> Ports:
+def single(role: Role, shape: tuple[int, ...], dtype: str) -> Ports:
+    """The port of a role that has one tensor."""
     return {role: Port(role=role, key="", shape=shape, dtype=dtype)}
 
 

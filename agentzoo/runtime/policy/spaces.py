@@ -7,6 +7,7 @@ environment's own form and model units in `env_action` and `model_action`. All o
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import lru_cache
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -522,3 +523,50 @@ def _onehot_units(spec: ActionSpec, flat: Array) -> Array:
     return _ones_at((index + offset).reshape(-1, counts.size), spec.size).reshape(
         *flat.shape[:-1], spec.size
     )
+
+
+def raw_observation(spec: ObsSpec, array: Array) -> Array:
+    """What an environment gave for what a step takes, (N, *shape) -> (N, *source).
+
+    Of one-hots it is the largest entry of each group, so probabilities do, too.
+    """
+    lead = len(array)
+    if spec.kind != "onehot":
+        return array.reshape(lead, *spec.source)
+    groups = np.split(array, np.cumsum(spec.nvec)[:-1], axis=-1)
+    chosen = np.stack([group.argmax(-1) for group in groups], axis=-1)
+    return (chosen + np.array(spec.start, np.int64)).reshape(lead, *spec.source)
+
+
+# -- back to Gymnasium ---------------------------------------------------------------------------
+
+
+def observation_space(specs: Mapping[str, ObsSpec]) -> gym.Space[Any]:
+    """The space whose `observation_specs` these are; vectors without their bounds."""
+    if list(specs) == [BARE]:
+        return _obs_space(specs[BARE])
+    return spaces.Dict({key: _obs_space(spec) for key, spec in specs.items()})
+
+
+def _obs_space(spec: ObsSpec) -> gym.Space[Any]:
+    if spec.kind == "image":
+        return spaces.Box(0, 255, spec.source, np.uint8)
+    if spec.kind == "vector":
+        return spaces.Box(-np.inf, np.inf, spec.source, np.float32)
+    nvec, start = np.array(spec.nvec, np.int64), np.array(spec.start, np.int64)
+    if not spec.source:
+        return spaces.Discrete(int(nvec[0]), start=int(start[0]))
+    return spaces.MultiDiscrete(nvec.reshape(spec.source), start=start.reshape(spec.source))
+
+
+def action_space(spec: ActionSpec) -> gym.Space[Any]:
+    """The space whose `action_spec` this is."""
+    if spec.kind == "box":
+        low, high, _ = _bounds(spec)
+        dtype = np.dtype(spec.dtype).type
+        shaped = [bound.reshape(spec.shape).astype(dtype) for bound in (low, high)]
+        return spaces.Box(shaped[0], shaped[1], spec.shape, dtype)
+    nvec, start = np.array(spec.nvec, np.int64), np.array(spec.start, np.int64)
+    if spec.kind == "discrete":
+        return spaces.Discrete(int(nvec[0]), start=int(start[0]))
+    return spaces.MultiDiscrete(nvec.reshape(spec.shape), start=start.reshape(spec.shape))

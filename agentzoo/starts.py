@@ -1,0 +1,104 @@
+"""Where an agent's dreams may begin: in episodes of its replay, else of its environment."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import gymnasium as gym
+import numpy as np
+
+from agentzoo.runtime.policy.spaces import encode, env_action, raw_observation
+from agentzoo.runtime.spec import Array, PolicySpec
+from agentzoo.runtime.world.world import Start
+
+from .train import checkpoint
+
+if TYPE_CHECKING:
+    from .agent import Agent
+
+MOST = 64  # episodes of a replay
+PLAYED = 8  # episodes that are begun where there is no replay
+ROWS = 16  # observations of each, at most
+
+
+def starts_of(agent: "Agent") -> Sequence[Start]:
+    """The beginnings of episodes in the agent's run, else some that are played now.
+
+    Empty for an agent that learned on an environment object and has no run.
+    """
+    run = agent.run or agent.run_dir
+    newest = None if run is None else checkpoint.newest(run / "checkpoints")
+    if newest is not None:
+        found = replayed_starts(newest / "training" / "replay", agent.spec)
+        if found:
+            return found
+    if not agent.can_open_environment:
+        return ()
+    env = agent.open_environment()
+    try:
+        return [played_start(agent, env, seed) for seed in range(PLAYED)]
+    finally:
+        env.close()
+
+
+def played_start(agent: "Agent", env: gym.Env[Any, Any], seed: int) -> Start:
+    """The beginning of one episode of the agent's own."""
+    session = agent.session(seed)
+    obs, _ = env.reset(seed=seed)
+    seen, moves = [obs], list[Array]()
+    while len(seen) < ROWS:
+        moves.append(session.act(obs))
+        obs, _, terminated, truncated, _ = env.step(moves[-1])
+        seen.append(obs)
+        if terminated or truncated:
+            break
+    keys = list(agent.spec.obs)
+    rows = [one if isinstance(one, Mapping) else {keys[0]: one} for one in seen]
+    stacked = {key: np.stack([np.asarray(row[key]) for row in rows]) for key in keys}
+    return Start(obs=stacked, actions=np.stack(moves) if moves else None)
+
+
+def replayed_starts(folder: Path, spec: PolicySpec) -> list[Start]:
+    """The beginnings of finished episodes in a saved replay, spread over all it holds."""
+    if not (folder / "replay.json").is_file():
+        return []
+    state = json.loads((folder / "replay.json").read_text())
+    dtype = np.dtype([_field(one) for one in state["rows"]])
+    found: list[Start] = []
+    for env, (first, *_) in enumerate(state["streams"]):
+        stream = folder / f"env{env:02d}"
+        episodes = np.fromfile(stream / "episodes.i64", np.int64).reshape(-1, 2)
+        chosen = episodes[:: max(1, -(-len(episodes) * len(state["streams"]) // MOST))]
+        chunks = sorted(path for path in stream.glob("*.rows") if path.name != "open.rows")
+        files = [*chunks, stream / "open.rows"]
+        for start, length in chosen:
+            count = min(int(length), ROWS)
+            rows = _rows(files, dtype, int(start) - first, count, state["chunk_rows"])
+            found.append(_start(rows, spec))
+    return found
+
+
+def _field(entry: Sequence[Any]) -> tuple[Any, ...]:
+    name, kind, *shape = entry
+    return (name, kind, *(tuple(one) for one in shape))
+
+
+def _rows(
+    files: Sequence[Path], dtype: np.dtype[Any], at: int, count: int, chunk_rows: int
+) -> Array:
+    """Consecutive rows, from as many chunk files as they lie in."""
+    parts: list[Array] = []
+    while count:
+        chunk, inside = divmod(at, chunk_rows)
+        take = min(count, chunk_rows - inside)
+        offset = inside * dtype.itemsize
+        parts.append(np.fromfile(files[chunk], dtype, take, offset=offset))
+        at, count = at + take, count - take
+    return np.concatenate(parts)
+
+
+def _start(rows: Array, spec: PolicySpec) -> Start:
+    obs = {key: raw_observation(one, rows[key]) for key, one in spec.obs.items()}
+    encode(spec.obs, obs, batched=True)  # what replay holds is what the agent reads
+    return Start(obs=obs, actions=env_action(spec.action, rows["action"][:-1]))
