@@ -6,17 +6,24 @@ The format is described in docs/bundle.md.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import cast
+from typing import NamedTuple, Self, cast
 
 import numpy as np
 
 from ..errors import BundleError
 from ..files import stands
-from ..policy.onnx_session import Graph, Provider, graph_specs, onnx_step
-from ..policy.planners import replanned
-from ..policy.policy import Policy
+from ..policy.onnx_session import (
+    Graph,
+    OnnxImagine,
+    OnnxObserve,
+    OnnxStep,
+    Provider,
+    graph_specs,
+)
+from ..policy.planners import PlanStep, Rollouts, replanned
+from ..policy.policy import Policy, Step
 from ..printable import printable
-from ..spec import Arrays, PolicySpec
+from ..spec import Arrays, PlanSpec, PolicySpec
 from ..strict_json import read_object
 from ..world.graphs import open_world_graphs
 from ..world.signature import TRACE, world_graph_specs
@@ -104,9 +111,10 @@ def load_policy(
     graphs = _open_graphs(folder, manifest, provider, threads)
     spec = manifest.policy if plan is None else replanned(manifest.policy, plan)
     digest = policy_digest(spec, manifest.files)
-    return Policy(
-        onnx_step(spec, graphs), spec, seed=seed, deterministic=deterministic, digest=digest
+    step = _step(
+        spec, graphs, _Origin(str(folder.absolute()), digest, provider, threads, spec.plan)
     )
+    return Policy(step, spec, seed=seed, deterministic=deterministic, digest=digest)
 
 
 def load_verified(
@@ -123,7 +131,63 @@ def load_verified(
     found = judge(graphs, manifest.policy, read_trace_of(folder, manifest))
     spec = manifest.policy
     digest = policy_digest(spec, manifest.files)
-    return Policy(onnx_step(spec, graphs), spec, digest=digest), found
+    step = _step(
+        spec, graphs, _Origin(str(folder.absolute()), digest, provider, threads, spec.plan)
+    )
+    return Policy(step, spec, digest=digest), found
+
+
+class _Origin(NamedTuple):
+    """What a pickle holds of open graphs: where they are, and what they have to be there."""
+
+    folder: str
+    digest: str
+    provider: Provider
+    threads: int
+    plan: PlanSpec | None
+
+
+class _Reopening:
+    """A step that is pickled as its folder and digest; a copy shares its open graphs."""
+
+    origin: _Origin
+
+    def __reduce__(self) -> tuple[Callable[[_Origin], Step], tuple[_Origin]]:
+        """Its folder and digest: whoever unpickles it opens the graphs anew."""
+        return _reopened, (self.origin,)
+
+    def __deepcopy__(self, memo: object) -> Self:
+        """The same step: it keeps nothing between calls."""
+        return self
+
+
+class _BundleStep(_Reopening, OnnxStep):
+    pass
+
+
+class _BundlePlanStep(_Reopening, PlanStep):
+    pass
+
+
+def _step(spec: PolicySpec, graphs: Mapping[str, Graph], origin: _Origin) -> Step:
+    if spec.plan is None:
+        step = _BundleStep(graphs["policy.onnx"])
+    else:
+        score = Rollouts(OnnxImagine(graphs["score.onnx"]))
+        step = _BundlePlanStep(OnnxObserve(graphs["observe.onnx"]), score, spec)
+    step.origin = origin
+    return step
+
+
+def _reopened(origin: _Origin) -> Step:
+    plan = None if origin.plan is None else asdict(origin.plan)
+    policy = load_policy(origin.folder, provider=origin.provider, threads=origin.threads, plan=plan)
+    if policy.digest != origin.digest:
+        raise BundleError(
+            f"{origin.folder} holds another policy than the one that was pickled: its sha256 is "
+            f"{policy.digest[:12]}, was {origin.digest[:12]}; load the policy again"
+        )
+    return policy.step
 
 
 def read_trace_of(folder: Path, manifest: Manifest) -> Arrays:

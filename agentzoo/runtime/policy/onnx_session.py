@@ -15,8 +15,6 @@ import numpy as np
 
 from ..errors import BundleError, MissingExtraError, ProviderError
 from ..spec import Array, Arrays, PolicySpec, TensorSpec
-from .planners import PlanStep, Rollouts
-from .policy import Step
 
 Provider = Literal["auto", "cpu", "cuda"]
 Role = Literal[
@@ -469,11 +467,3 @@ class OnnxImagine:
         outputs = self.graph.run({"carry": carry, "action": {"": action}, "noise": noise})
         reward = outputs.pop(("reward", ""))
         return {key: array for (_, key), array in outputs.items()}, reward
-
-
-def onnx_step(spec: PolicySpec, graphs: Mapping[str, Graph]) -> Step:
-    """The acting step of a policy whose graphs are open, planning or not."""
-    if spec.plan is None:
-        return OnnxStep(graphs["policy.onnx"])
-    score = Rollouts(OnnxImagine(graphs["score.onnx"]))
-    return PlanStep(OnnxObserve(graphs["observe.onnx"]), score, spec)
