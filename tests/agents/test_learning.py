@@ -27,8 +27,8 @@ def one_thread() -> Iterator[None]:
 def test_dreamer_steers(tmp_path: Path, actions: str):
     env = Steer(actions=actions)
     agent = Dreamer(env, preset="cpu", device="cpu", seed=0, total_steps=3_000, prefill=800,
-                    cont=False, state_std=0.1, batch_length=16, imagine_starts=128,
-                    updates=40)  # fmt: skip
+                    cont=False, standardize="none", state_std=0.1, batch_length=16,
+                    imagine_starts=128, updates=40)  # fmt: skip
     agent.learn(run=tmp_path, progress=False)
     ours = agent.evaluate(env, episodes=20, seed=100)
     random = evaluate_random(env, episodes=20, seed=100)
