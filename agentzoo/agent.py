@@ -50,6 +50,7 @@ from .train.collector import noise_for_step
 from .train.cuda_graph import require_capture
 from .train.logger import Logger, ProgressBar
 from .train.loop import Training, interruption, require_environment
+from .train.parent import Parent
 from .train.run_folder import locked, new_run_folder
 
 FORMAT = 1
@@ -122,6 +123,9 @@ class Agent:
         self.run: Path | None = None
         self.run_dir: Path | None = None  # the run that tells how, not always to be gone on in
         self.took = ""  # newest|best, of the run it was loaded from
+        self.parent: Parent | None = None  # what its run began with
+        self._loaded: Path | None = None  # where its weights were read, until it learns
+        self._origin_env = ""  # where these had learned
         self.env_steps = 0  # learned for so far, repeat included
         self.env = ""  # resolved string, or "" for an environment object
         self._source: EnvLike | None = None
@@ -257,7 +261,10 @@ class Agent:
         if isinstance(total_steps, (str, *OBJECTS)) or callable(total_steps):
             total_steps, env = None, total_steps
         if env is not None:
+            before = self.env
             self._build(env)
+            if self.run is not None and self.env != before:
+                self._leave_run(before)  # another task is another run
         require_environment(self._source)
         config, self.took = self.config, ""
         budget = config.total_steps if total_steps is None else round(total_steps)
@@ -288,18 +295,43 @@ class Agent:
         self.run_dir = folder
         newest = checkpoint.newest(folder / "checkpoints")
         if newest is None:
+            self._descend()
             folder.mkdir(parents=True, exist_ok=True)
             write_durably(folder / "config.json", json.dumps(self._settings(), indent=1).encode())
             self.run = folder
             return Counters(), None
         self._require_same_settings(newest)
-        self.seed = read_settings(newest)["seed"]
+        self._loaded, settings = None, read_settings(newest)
+        self.seed = settings["seed"]
+        self.parent = Parent(**settings["parent"]) if "parent" in settings else None
         self._wire(self.spec.obs, self.spec.action)
         self._load_weights(newest)
         self.run = folder
         counters = Counters.read(newest / "training")
-        self.env_steps = counters.env_step
+        self.env_steps = self.steps_before + counters.env_step
         return counters, newest
+
+    def _leave_run(self, env: str) -> None:
+        """Take the newest policy of the run in `env` for the parent of the next one."""
+        assert self.run is not None, "there is a run to leave"
+        newest = checkpoint.newest(self.run / "checkpoints")
+        assert newest is not None, f"{self.run} has a checkpoint from its start on"
+        self._origin_env, self._loaded, self.run = env, newest, None
+
+    def _descend(self) -> None:
+        """Name the policy that was loaded for the parent of a new run, which draws other seeds."""
+        if self._loaded is None:
+            return
+        parent = Parent.of(self._loaded, self._origin_env, self.env_steps)
+        # rows of another task have its rewards
+        same = parent.has_optimizer and self.env == parent.env and self.env != ""
+        self.parent = replace(parent, has_replay=same)
+        self.seed = derive_seed(self.seed, "continued", parent.sha256) >> 33
+
+    @property
+    def steps_before(self) -> int:
+        """Environment steps of the policies that this one's run continues from."""
+        return 0 if self.parent is None else self.parent.env_steps
 
     def _train(
         self,
@@ -328,6 +360,10 @@ class Agent:
             if newest is not None:
                 training.restore(newest)
                 bar.note(f"resumed from step {counters.env_step:,} of {folder}")
+            elif self.parent is not None and self._loaded is not None:
+                training.inherit(self._loaded, self.parent)
+                bar.note(f"continues from weights that learned for {self.steps_before:,} steps")
+            self._loaded = None
             decisions = (total - counters.env_step) // adapter.repeat
             kept = 2 * config.checkpoint_every * config.envs // adapter.repeat
             bar.note(f"reads {describe_spaces(self.spec.obs, self.spec.action)}")
@@ -406,6 +442,8 @@ class Agent:
         agent = cls(device=device, seed=settings["seed"], preset=preset, **overrides)
         agent.env_steps = training["env_steps"]
         agent.run_dir, agent.took = run, "" if run is None else which
+        agent._loaded, agent._origin_env = folder, settings["env"]
+        agent.parent = Parent(**settings["parent"]) if "parent" in settings else None
         agent.env = settings["env"]
         agent._source = agent.env or None
         agent.config = configure(cls.config_class, settings["config"], name=cls.__name__)
@@ -532,6 +570,9 @@ class Agent:
             self._require_same_spaces(*specs)
         self.env = source if isinstance(source, str) else self.env
         self._source = source
+        if built:
+            self.spec = replace(self.spec, env=self.env)
+            self.policy = Policy(self.policy.step, self.spec, digest=self.policy.digest)
         if not built:
             self._wire(*specs)
 
@@ -663,6 +704,7 @@ class Agent:
             "packages": packages,
             "training": self._training(),
             **({"took": self.took} if self.took else {}),
+            **({"parent": self.parent.to_json()} if self.parent else {}),
         }
 
     def _load_weights(self, folder: Path) -> None:
@@ -717,9 +759,10 @@ class Agent:
         if found.best_return is None:
             return f"{said}; none was evaluated"
         mean = f"(mean {found.best_return:.1f})"
-        if found.best_step == self.env_steps:
+        if self.steps_before + found.best_step == self.env_steps:
             return f"{said}, the best by evaluation {mean}"
-        return f"{said}; the best by evaluation is that of step {found.best_step:,} {mean}"
+        best = self.steps_before + found.best_step
+        return f"{said}; the best by evaluation is that of step {best:,} {mean}"
 
     def __repr__(self) -> str:
         """The class, its environment, and parameters per block."""

@@ -111,6 +111,7 @@ class Adam(Moments):
     ) -> None:
         super().__init__(params)
         self.lr, self.eps, self.clip, self.betas, self.decay = lr, eps, clip, betas, decay
+        self.warmup = 0  # updates in which the rate rises from 0, for weights that learned before
 
     @torch.no_grad()
     def step(self, grads: Sequence[Tensor]) -> Tensor:
@@ -135,7 +136,8 @@ class Adam(Moments):
         change = torch._foreach_div(mean, scale)
         # expm1: 1 - 0.999 in float32 has four digits
         bias = torch.sqrt(-torch.expm1(step * math.log(b2))) / -torch.expm1(step * math.log(b1))
-        torch._foreach_mul_(change, self.lr * bias)
+        rate = self.lr * (step / self.warmup).clamp(max=1) if self.warmup else self.lr
+        torch._foreach_mul_(change, rate * bias)
         if self.decay:
             torch._foreach_mul_(self.params, 1 - self.decay)
         torch._foreach_sub_(self.params, change)

@@ -127,6 +127,10 @@ def learn(
         typer.Option(parser=steps, help="Steps of each environment between checkpoints."),
     ] = None,
     envs: Annotated[int | None, typer.Option(help="Environments to collect in at once.")] = None,
+    source: Annotated[
+        str | None,
+        typer.Option("--from", help="Continue from this run's, saved or published policy."),
+    ] = None,
     device: Device = "auto",
     seed: Seed = None,
 ) -> None:
@@ -135,9 +139,17 @@ def learn(
     overrides = settings_of(kind, settings or [])
     named = {"checkpoint_every": checkpoint_every, "envs": envs}
     overrides |= {name: value for name, value in named.items() if value is not None}
-    learner = kind(env, preset=preset, device=device, seed=seed, **overrides)
+    if source is None:
+        learner = kind(env, preset=preset, device=device, seed=seed, **overrides)
+    elif preset or overrides or seed is not None:
+        raise ConfigError(
+            f"--from {source} goes on with that policy's own settings and a seed of its own; "
+            "leave out --preset, --set, --seed, --envs and --checkpoint-every"
+        )
+    else:
+        learner = kind.load(source, device=device)
     try:
-        learner.learn(budget, run=run)
+        learner.learn(budget, env if source else None, run=run)
     except (KeyboardInterrupt, SystemExit) as stopped:
         where = f"--run {learner.run}" if learner.run else "the same options"
         typer.echo(f"stopped; to go on: the same command with {where}", err=True)

@@ -164,9 +164,10 @@ def code(text: str) -> str:
 def command(package: Package, training: Training) -> str:
     """The command that trains the agent again."""
     settings, seed = package.settings, str(package.settings.seed)
+    before = 0 if settings.parent is None else settings.parent.env_steps
     lines = [
         ["agentzoo", "learn", settings.agent.lower(), settings.env],
-        ["--steps", str(training.env_steps), "--preset", training.preset, "--seed", seed],
+        ["--steps", str(training.env_steps - before), "--preset", training.preset, "--seed", seed],
         *(["--set", override] for override in training.overrides),
     ]
     return " \\\n  ".join(shlex.join(map(printable, line)) for line in lines)
@@ -212,6 +213,12 @@ def _training(package: Package, training: Training | None) -> str:
     else:
         how = f"```\n{command(package, training)}\n```"
     steps = f"{training.env_steps:,} environment steps, action repeat included"
+    if (parent := package.settings.parent) is not None:
+        where = parent.env or "an environment object"
+        steps += (
+            f", {parent.env_steps:,} of them before this run, in `{where}`, by the policy that it "
+            f"continues from (weights with sha256 `{parent.sha256[:16]}`)"
+        )
     return f"{how}\n\n{steps}; {made}.{TOOK[package.settings.took]}"
 
 

@@ -33,6 +33,25 @@ class Training:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Parent:
+    """The policy whose weights a run began with.
+
+    Attributes:
+        sha256: of its model.safetensors.
+        env: its resolved environment string, or "".
+        env_steps: environment steps that it had learned for, its own parents' included.
+        has_optimizer: whether the optimisers' state came along.
+        has_replay: whether its rows came along.
+    """
+
+    sha256: str
+    env: str
+    env_steps: int
+    has_optimizer: bool
+    has_replay: bool
+
+
+@dataclass(frozen=True, kw_only=True)
 class Spaces:
     """What the agent reads and gives, as in the manifest."""
 
@@ -51,6 +70,7 @@ class Settings:
         policy: what the agent reads and gives.
         training: how it was trained; None in a folder saved by an earlier version.
         took: which policy of its run it is, newest or best; "" where the folder does not say.
+        parent: the policy that its run continued from, if it did.
     """
 
     agent: str
@@ -59,6 +79,7 @@ class Settings:
     policy: Spaces
     training: Training | None
     took: Literal["", "newest", "best"]
+    parent: Parent | None
 
 
 def read_settings(folder: Path) -> Settings:
@@ -78,5 +99,9 @@ def read_settings(folder: Path) -> Settings:
     read_object(value.get("config"), "config.json.config")
     names = ("agent", "env", "seed", "policy")
     given: dict[str, object] = {name: value[name] for name in names if name in value}
-    later = {"training": value.get("training"), "took": value.get("took", "")}
+    later = {
+        "training": value.get("training"),
+        "took": value.get("took", ""),
+        "parent": value.get("parent"),
+    }
     return read_fields(Settings, {**given, **later}, CONFIG)

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -19,6 +19,7 @@ from agentzoo.runtime.errors import RunError
 from agentzoo.runtime.policy.noise import derive_seed
 
 from ..algorithm import Algorithm, Metrics
+from ..blocks.optim import Adam
 from ..config import AgentConfig
 from ..replay.buffer import ReplayBuffer
 from ..replay.prefetch import Batches
@@ -27,6 +28,7 @@ from .checkpoint import Counters
 from .collector import Collector, Episode
 from .cuda_graph import updater
 from .logger import Logger, ProgressBar, duration
+from .parent import WARMUP, Parent
 
 if TYPE_CHECKING:
     from ..agent import Agent
@@ -159,15 +161,24 @@ class Training:
 
     def __post_init__(self) -> None:
         """Wire the collector and the schedule from the agent's configuration."""
-        config = self.agent.config
-        self.schedule = update_schedule(config, self.adapter.repeat)
+        config, parent = self.agent.config, self.agent.parent
+        # a policy that can act needs no random actions; with its replay, no waiting either
+        prefill = config.prefill if parent is None else 0
+        scheduled = config
+        if parent is not None and parent.has_replay:
+            scheduled = replace(config, prefill=0, pretrain=0)
+        self.schedule = update_schedule(scheduled, self.adapter.repeat)
+        if parent is not None and not parent.has_optimizer:
+            for optimizer in self.agent.algorithm.optimizers().values():
+                if isinstance(optimizer, Adam):
+                    optimizer.warmup = WARMUP
         self.collector = Collector(
             self.agent.algorithm,
             self.adapter,
             self.replay,
             self.counters,
             self.agent.seed,
-            config.prefill,
+            prefill,
             self.agent.device,
         )
         self.batches = Batches(
@@ -240,7 +251,7 @@ class Training:
             self._finished.append(episode)
             self.returns.append((self.counters.env_step, episode.total_reward))
             self._tell("on_episode", episode)
-        if self.counters.env_step <= self.agent.config.prefill:
+        if self.counters.env_step <= self.schedule.prefill:
             self.counters.prefill_episodes = self.counters.episodes
         self._show()
 
@@ -401,7 +412,7 @@ class Training:
         if counters.best_return is not None and mean_reward < counters.best_return:
             return False
         counters.best_return, counters.best_step = mean_reward, counters.env_step
-        self.agent.env_steps = counters.env_step
+        self.agent.env_steps = self.agent.steps_before + counters.env_step
 
         def write(folder: Path) -> None:
             self.agent.save(folder)
@@ -433,7 +444,7 @@ class Training:
         )
 
     def _write_checkpoint(self, folder: Path) -> None:
-        self.agent.env_steps = self.counters.env_step
+        self.agent.env_steps = self.agent.steps_before + self.counters.env_step
         self.agent.save(folder)
         training = folder / "training"
         training.mkdir()
@@ -448,6 +459,15 @@ class Training:
         for name, optimizer in self.agent.algorithm.optimizers().items():
             optimizer.load_state_dict(checkpoint.read_tensors(training / f"{name}.safetensors"))
         self.replay.restore(training / "replay")
+
+    def inherit(self, folder: Path, parent: Parent) -> None:
+        """Begin with what a parent's checkpoint holds; the agent took its weights already."""
+        training = folder / "training"
+        if parent.has_optimizer:
+            for name, optimizer in self.agent.algorithm.optimizers().items():
+                optimizer.load_state_dict(checkpoint.read_tensors(training / f"{name}.safetensors"))
+        if parent.has_replay:
+            self.replay.restore(training / "replay")
 
     def _next(self, every: int) -> int:
         """The next multiple of `every` environment steps."""

@@ -177,3 +177,16 @@ def test_which_policy_of_its_run_it_is(folder: Path, took: str, sentence: str) -
     settings = json.loads((folder / "config.json").read_text())
     replace(folder, "config.json", json.dumps({**settings, "took": took}).encode())
     assert sentence in card(folder)
+
+
+def test_a_policy_that_was_continued_counts_its_parents_steps(folder: Path) -> None:
+    settings = json.loads((folder / "config.json").read_text())
+    total = settings["training"]["env_steps"]
+    parent = {"sha256": "ab" * 32, "env": "gym:CartPole-v1?repeat=1", "env_steps": total - 300,
+              "has_optimizer": True, "has_replay": False}  # fmt: skip
+    replace(folder, "config.json", json.dumps({**settings, "parent": parent}).encode())
+    text = card(folder)
+    assert "--steps 300 " in text
+    assert f"{total:,} environment steps" in text
+    assert f"{total - 300:,} of them before this run, in `gym:CartPole-v1?repeat=1`" in text
+    assert "sha256 `abababababababab`" in text

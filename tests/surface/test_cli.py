@@ -110,3 +110,18 @@ def test_learning_without_torch_names_the_extra() -> None:
     assert done.returncode == 2
     assert done.stderr.endswith('run: pip install "agentzoo-rl[train]"\n')
     assert "Traceback" not in done.stderr
+
+
+def test_learning_goes_on_from_a_policy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    steps = ["--steps", "600"]
+    task = ["learn", "dreamer", "gym:Pendulum-v1"]
+    first, second = str(tmp_path / "first"), str(tmp_path / "second")
+    settings = ["--preset", "debug", "--device", "cpu", "--set", "final_episodes=0"]
+    assert said(capsys, *task, *settings, *steps, "--run", first)[0] == 0
+    code, _, err = said(capsys, *task, *steps, "--from", first, "--preset", "cpu")
+    assert code == 2
+    assert "leave out --preset" in err
+    code, _, err = said(capsys, *task, *steps, "--from", first, "--device", "cpu", "--run", second)
+    assert code == 0
+    assert "continues from weights that learned for 600 steps" in err
+    assert '"env_steps": 600' in (tmp_path / "second" / "config.json").read_text()
