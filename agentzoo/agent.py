@@ -1,6 +1,8 @@
 """Agent: what the user holds. learn, act, predict, evaluate, save, load, export."""
 
 import json
+import math
+import operator
 import secrets
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -9,7 +11,7 @@ from dataclasses import asdict, replace
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, cast
 
 import gymnasium as gym
 import numpy as np
@@ -22,7 +24,15 @@ from agentzoo.hub.package import check_safetensors
 from agentzoo.hub.settings import read_settings as check_settings
 from agentzoo.runtime import envs
 from agentzoo.runtime.bundle.manifest import read_json
-from agentzoo.runtime.errors import BundleError, ConfigError, ProviderError, RunError, nearest
+from agentzoo.runtime.envs import require_environment_like
+from agentzoo.runtime.errors import (
+    BundleError,
+    ConfigError,
+    ProviderError,
+    RunError,
+    SpaceError,
+    nearest,
+)
 from agentzoo.runtime.evaluation.rollout import Evaluation, evaluate
 from agentzoo.runtime.files import require_no_link, stands
 from agentzoo.runtime.policy.noise import derive_seed
@@ -118,7 +128,7 @@ class Agent:
         self.device = find_device(device)
         if self.device.type == "cpu":
             keep_freed_memory()  # before the first tensor
-        self.seed = secrets.randbits(31) if seed is None else seed
+        self.seed = secrets.randbits(31) if seed is None else whole_number("seed", seed)
         self._seed_given = seed is not None
         self.run: Path | None = None
         self.run_dir: Path | None = None  # the run that tells how, not always to be gone on in
@@ -258,7 +268,7 @@ class Agent:
             raise ConfigError(
                 f'on_interrupt={on_interrupt!r} is not known; it is "raise" or "return"'
             )
-        if isinstance(total_steps, (str, *OBJECTS)) or callable(total_steps):
+        if total_steps is not None and not isinstance(total_steps, int | float | np.number):
             total_steps, env = None, total_steps
         if env is not None:
             before = self.env
@@ -266,8 +276,9 @@ class Agent:
             if self.run is not None and self.env != before:
                 self._leave_run(before)  # another task is another run
         require_environment(self._source)
+        require_float32()
         config, self.took = self.config, ""
-        budget = config.total_steps if total_steps is None else round(total_steps)
+        budget = config.total_steps if total_steps is None else step_budget(total_steps)
         told = self._callbacks(callbacks)
         with self._adapter() as adapter:
             self._require_same_spaces(adapter.obs, adapter.action)  # before anything is written
@@ -398,13 +409,13 @@ class Agent:
             ready.append(Evaluate())
         if config.report_every:
             ready.append(Report(config.report_every))
-        return check_callbacks([*ready, *([given] if isinstance(given, Callback) else given)])
+        return check_callbacks(ready, given)
 
     # -- saving ---------------------------------------------------------------------------------
 
     def save(self, folder: str | Path) -> Path:
         """Write config.json and model.safetensors; `load` reads them back."""
-        folder = Path(folder)
+        folder = Path(folder).expanduser()
         folder.mkdir(parents=True, exist_ok=True)
         self._built()
         for name in ("config.json", "model.safetensors"):
@@ -427,7 +438,7 @@ class Agent:
             BundleError: if the folder holds no agent, another class of agent, or a newer format.
             HubError: if the published agent cannot be had; see `agentzoo.hub.pull`.
         """
-        given, folder = folder, hub.locate(folder)
+        given, folder = folder, hub.locate(home(folder))
         folder, run = stored(folder, which)
         settings = read_settings(folder)
         if settings["agent"] != cls.__name__:
@@ -554,6 +565,8 @@ class Agent:
 
         An agent that has networks already keeps them and its settings.
         """
+        require_environment_like(env)
+        require_float32()
         built = hasattr(self, "algorithm")
         specs = None if built else spaces_of(env)
         if specs is not None:
@@ -564,6 +577,8 @@ class Agent:
         if isinstance(env, gym.vector.VectorEnv) and "envs" not in self._overrides:
             self.config = replace(self.config, envs=env.num_envs)
         source = self._resolved(env)
+        if not built:
+            self._refuse_without_effect(source)
         if specs is None or (self.config.protocol and isinstance(source, str)):
             specs = spaces_of(source)  # a protocol decides on pictures and actions, too
         if built:
@@ -582,6 +597,28 @@ class Agent:
             return env
         fields = ("repeat", "render", "protocol")
         return envs.resolve(env, {name: getattr(self.config, name) for name in fields})
+
+    def _refuse_without_effect(self, source: EnvLike) -> None:
+        """Overrides of what an environment brings along itself.
+
+        Raises:
+            ConfigError: naming the field, and what to do instead.
+        """
+        for name in ("repeat", "render", "protocol"):
+            value = self._overrides.get(name)
+            if value is None or (name == "repeat" and value == 1):
+                continue
+            if not isinstance(source, str):
+                instead = "agentzoo.runtime.envs.Repeat(env, times)" if name == "repeat" else "it"
+                raise ConfigError(
+                    f"{name}={value!r} has no effect on an environment object or function, which "
+                    f"is used as it is; leave {name} out, and make the environment with {instead}"
+                )
+            if name != "protocol" and envs.settings_of(source).get(name) != value:
+                raise ConfigError(
+                    f'{name}={value!r} has no effect on "{source}", which says otherwise or has '
+                    f"no such key; leave {name} out, or change the string"
+                )
 
     def _configure(
         self,
@@ -618,6 +655,13 @@ class Agent:
         with SeededInit(derive_seed(self.seed, "weights")):
             network = self.algorithm_class(obs, action, self.config).to(self.device)
         assert isinstance(network, Algorithm), f"{self.algorithm_class} lacks a part of Algorithm"
+        taken = [key for key in obs if key in network.columns]
+        if taken:
+            raise SpaceError(
+                f'the observation key "{taken[0]}" is the name of a column that '
+                f"{type(self).__name__} stores itself ({', '.join(network.columns)}); rename it "
+                "with gymnasium.wrappers.TransformObservation"
+            )
         self.algorithm = network
         self.spec = PolicySpec(
             agent=type(self).__name__,
@@ -783,7 +827,7 @@ def load(folder: str | Path, *, which: str = "newest", device: str = "auto") -> 
     Example:
         agent = load("me/dreamer-dmc-walker-walk@main")
     """
-    given, folder = folder, hub.locate(folder)
+    given, folder = folder, hub.locate(home(folder))
     name = read_settings(stored(folder, which)[0])["agent"]
     if name not in AGENTS:
         raise BundleError(
@@ -830,13 +874,14 @@ def spaces_of(env: EnvLike) -> tuple[dict[str, ObsSpec], ActionSpec]:
     if isinstance(env, gym.vector.VectorEnv):
         return observation_specs(env.single_observation_space), action_spec(env.single_action_space)
     probe = env if isinstance(env, gym.Env) else open_environment(env)
+    require_environment_like(probe, made=True)
     specs = observation_specs(probe.observation_space), action_spec(probe.action_space)
     if probe is not env:
         probe.close()
     return specs
 
 
-def find_device(name: str) -> torch.device:
+def find_device(name: object) -> torch.device:
     """The torch device of a name.
 
     Raises:
@@ -844,16 +889,67 @@ def find_device(name: str) -> torch.device:
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    known = 'use "auto", "cpu", "cuda" or "cuda:N"'
     try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ProviderError(f"device={name!r} is no device; use auto, cpu or cuda") from error
+        device = torch.device(cast("str", name))
+    except (RuntimeError, TypeError) as error:
+        raise ProviderError(f"device={name!r} is no device; {known}") from error
+    if device.type not in ("cpu", "cuda"):
+        raise ProviderError(f"device={name!r} is none that agents learn on; {known}")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ProviderError(
             f'device={name!r} was asked for, but torch sees no CUDA device; use device="cpu", or '
             "install a CUDA build of torch on a machine with a GPU"
         )
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        raise ProviderError(f"device={name!r} was asked for, but torch sees {count}; {known}")
     return device
+
+
+def whole_number(name: str, value: object) -> int:
+    """A whole number of Python's or numpy's as an int.
+
+    Raises:
+        ConfigError: if it is none.
+    """
+    try:
+        return operator.index(cast("int", value))
+    except TypeError as error:
+        raise ConfigError(
+            f"{name}={value!r} is a {type(value).__name__}, expected a whole number"
+        ) from error
+
+
+def step_budget(total_steps: Any) -> int:
+    """A number of environment steps that a run can take.
+
+    Raises:
+        ConfigError: if it is not finite, or below 1.
+    """
+    if not (math.isfinite(total_steps) and total_steps >= 1):
+        raise ConfigError(
+            f"learn got {total_steps} environment steps, expected a finite number of at least 1"
+        )
+    return round(total_steps)
+
+
+def require_float32() -> None:
+    """Refuse another default dtype of torch's than the one that networks and updates are made in.
+
+    Raises:
+        ConfigError: saying how to set it back.
+    """
+    if torch.get_default_dtype() != torch.float32:
+        raise ConfigError(
+            f"torch's default dtype is {torch.get_default_dtype()}, and agents learn in float32; "
+            "call torch.set_default_dtype(torch.float32) first"
+        )
+
+
+def home(folder: str | Path) -> str | Path:
+    """A folder with its leading ~ as the home it stands for; other names as they are."""
+    return Path(folder).expanduser() if str(folder).startswith("~") else folder
 
 
 def read_settings(folder: Path) -> dict[str, Any]:

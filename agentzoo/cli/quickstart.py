@@ -8,9 +8,10 @@ import json
 import subprocess
 import sys
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
-from agentzoo.runtime.errors import RunError
+from agentzoo.runtime.errors import MissingExtraError, RunError
 
 from .doctor import opengl
 
@@ -91,6 +92,7 @@ def run(out: Path, *, steps: int | None = None, seed: int = 0, smoke: bool = Fal
         The exit code: 0; 1 where a check of the scores failed; 130 or 143 where Ctrl-C or SIGTERM
         ended the learning.
     """
+    require_packages()
     budget = steps or (SMOKE_STEPS if smoke else STEPS)
     paths, missing = Paths(out), opengl()
     say(announcement(budget, seed, smoke))
@@ -107,6 +109,17 @@ def run(out: Path, *, steps: int | None = None, seed: int = 0, smoke: bool = Fal
     passed = judge(learned, random, smoke)
     say(directions(paths))
     return 0 if passed else 1
+
+
+def require_packages() -> None:
+    """Refuse to begin what cannot end here.
+
+    Raises:
+        MissingExtraError: naming the first package that is missing, and all that is needed.
+    """
+    for package in ("torch", "matplotlib", "onnx", "onnxruntime", "dm_control"):
+        if find_spec(package) is None:
+            raise MissingExtraError(package, "train,onnx,video,dmc")
 
 
 def announcement(budget: int, seed: int, smoke: bool) -> str:

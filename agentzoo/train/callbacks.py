@@ -281,14 +281,20 @@ class StopOnReturn(Callback):
             training.stop = True
 
 
-def check_callbacks(callbacks: Sequence[object]) -> list[Callback]:
-    """The callbacks, each of which can be told and will be.
+def check_callbacks(ready: Sequence[Callback], given: object) -> list[Callback]:
+    """The callbacks that a run brings along, then those given, each of which can be told.
 
     Raises:
         ConfigError: for what is no Callback, or a StopOnReturn in a run without evaluations.
     """
-    checked: list[Callback] = []
-    for one in callbacks:
+    several = [given] if isinstance(given, Callback) else given
+    if not isinstance(several, list | tuple):
+        raise ConfigError(
+            f"callbacks is {given!r}, expected a Callback or several in a list; a function is "
+            "none: derive a class from agentzoo.train.callbacks.Callback and give an object of it"
+        )
+    checked = list(ready)
+    for one in several:
         if not isinstance(one, Callback):
             made = f"the class {one.__name__}; call it" if isinstance(one, type) else f"{one!r}"
             raise ConfigError(

@@ -171,6 +171,8 @@ def newest(root: Path) -> Path | None:
 
 
 def _sync_folder(folder: Path) -> None:
+    if os.name == "nt":
+        return  # Windows opens no folder; its file system keeps names with their files
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

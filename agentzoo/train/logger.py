@@ -94,7 +94,8 @@ class Logger:
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    if sys.stderr is not None:  # pyright: ignore[reportUnnecessaryComparison]
+        print(text, file=sys.stderr, flush=True)
 
 
 def read_metrics(path: str | Path) -> list[Record]:
@@ -140,8 +141,10 @@ class ProgressBar:
     ) -> None:
         self.total, self.env_step, self.updates = total, start, 0
         self.last_return, self.phase = math.nan, ""
-        self._stream, self._clock = stream or sys.stderr, clock
-        self._enabled, self._redraws = enabled, enabled and self._stream.isatty()
+        self._stream: TextIO | None = stream or sys.stderr  # a program without a console has none
+        self._clock = clock
+        self._enabled = enabled and self._stream is not None
+        self._redraws = self._enabled and self._stream is not None and self._stream.isatty()
         self._printed = clock()
         self._marks: deque[tuple[float, int, int]] = deque()
         self._bar = self._drawn(start) if self._redraws else None
@@ -185,7 +188,7 @@ class ProgressBar:
         """Print a line of its own about what may not go unsaid, even where the bar is disabled."""
         if self._enabled:
             self.note(text)
-        else:
+        elif self._stream is not None:
             print(text, file=self._stream, flush=True)
 
     def status(self) -> str:

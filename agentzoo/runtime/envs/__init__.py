@@ -1,6 +1,6 @@
 """Environments: `suite:task` strings, and the adapter that turns their steps into rows."""
 
-from .adapter import Adapter, Transitions, episode_seed
+from .adapter import Adapter, Transitions, episode_seed, require_environment_like
 from .backend import FiveTuple, reset_env, step_env
 from .repeat import Repeat
 from .subprocess_env import ProcessVectorEnv
@@ -42,6 +42,7 @@ __all__ = [
     "merge",
     "package_of",
     "protocol_of",
+    "require_environment_like",
     "reset_env",
     "resolve",
     "scores_of",

@@ -6,6 +6,7 @@ from typing import cast
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.envs.registration import EnvSpec
 from numpy.typing import ArrayLike
 
 from ..errors import ConfigError, EpisodeError, ObservationError
@@ -95,6 +96,7 @@ class Adapter:
             SpaceError: if agents cannot read or fill the spaces.
             WorkerError: if a process cannot make its environment.
         """
+        require_environment_like(env)
         if count is not None and count < 1:
             raise ConfigError(f"{count} environments were asked for; ask for at least one")
         if isinstance(env, gym.vector.VectorEnv):
@@ -305,15 +307,43 @@ def _objects(env: Env | Callable[[], Env], count: int) -> list[Env]:
             f"one environment object cannot be {count} environments; pass a function that makes "
             "one, such as lambda: MyEnv()"
         )
-    made: list[object] = [env() if callable(env) else env for _ in range(count)]
+    made: list[object] = [env() for _ in range(count)]
     for each in made:
-        if not isinstance(each, gym.Env):
-            raise ConfigError(
-                f"a {type(each).__name__} was given as environment, expected a gymnasium.Env, a "
-                "function that makes one, or a string such as dmc:walker-walk; a vector "
-                "environment is passed itself"
-            )
+        require_environment_like(each, made=True)
     return cast("list[Env]", made)
+
+
+def require_environment_like(env: object, *, made: bool = False) -> None:
+    """Refuse what is no environment, by the name of what it is.
+
+    Args:
+        env: what was given as environment.
+        made: whether a function made it, which has to be a single environment then.
+
+    Raises:
+        ConfigError: saying what to pass instead.
+    """
+    if isinstance(env, gym.Env):
+        return
+    if not made and (isinstance(env, str | gym.vector.VectorEnv) or callable(env)):
+        return
+    kind = type(env)
+    given = f"the function made a {kind.__name__}" if made else f"a {kind.__name__} was given"
+    expected = (
+        "a gymnasium.Env, a function that makes one, or a string such as dmc:walker-walk; a vector "
+        "environment is passed itself"
+    )
+    if isinstance(env, EnvSpec):
+        instead = f'pass the string "gym:{env.id}", or lambda: gymnasium.make(spec)'
+    elif hasattr(env, "num_envs") and hasattr(env, "step_async"):
+        instead = "of Stable-Baselines' pass the function that makes one environment, and envs=N"
+    elif any(base.__module__.split(".")[0] == "gym" for base in kind.__mro__):
+        instead = "wrap old gym's in shimmy.GymV21CompatibilityV0(env=env)"
+    elif isinstance(env, list | tuple):
+        instead = "pass one function that makes an environment, and envs=N"
+    else:
+        instead = "pass one of these"
+    raise ConfigError(f"{given} as environment, expected {expected}; {instead}")
 
 
 def _stacked(rows: Sequence[Transitions]) -> Transitions:

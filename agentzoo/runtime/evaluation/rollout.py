@@ -20,6 +20,7 @@ from ..envs import (
     make_env,
     merge,
     protocol_of,
+    require_environment_like,
     reset_env,
     resolve,
     scores_of,
@@ -490,6 +491,12 @@ def _resolved(spec: PolicySpec, env: str | Env | Vector | None, override: bool) 
 
 def _open(name: str, env: str | Env | None, count: int, draws: bool, stack: ExitStack) -> list[Env]:
     if env is not None and not isinstance(env, str):
+        if callable(env):
+            raise ConfigError(
+                "evaluate was given a function as environment; give it the environment that the "
+                "function makes, or a string"
+            )
+        require_environment_like(env)
         if count > 1:
             raise ConfigError(
                 f"one environment object cannot run {count} episodes at once; pass envs=1 or a "

@@ -97,7 +97,7 @@ _scratch = _Scratch()
 def derive_seed(*words: int | str) -> int:
     """A 63-bit seed that depends on all of the words, stable across machines and versions."""
     numbers = [
-        int.from_bytes(w.encode(), "little") if isinstance(w, str) else w & MASK for w in words
+        int.from_bytes(w.encode(), "little") if isinstance(w, str) else int(w) & MASK for w in words
     ]
     state = np.random.SeedSequence(numbers).generate_state(1, np.uint64)
     return int(state[0] >> np.uint64(1))
