@@ -58,6 +58,8 @@ clean:  ## remove the virtual environment and what building left
 # a stamp per set of extras; newer metadata or constraints install again
 $(VENV)/.%: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) -e ".[$*]"
+	@if $(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 13))'; then \
+	  echo '$(PIP) --no-deps dm_control'; $(PIP) --no-deps dm_control; fi  # without labmaze: pyproject.toml
 	@touch $@
 
 $(BIN)/python:

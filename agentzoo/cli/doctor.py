@@ -9,7 +9,7 @@ from importlib import metadata, util
 
 from agentzoo.runtime.envs.dmc import INSTALL_OPENGL
 from agentzoo.runtime.envs.minedojo import BRIDGE, INSTALL, PYTHON, interpreter
-from agentzoo.runtime.errors import ProviderError
+from agentzoo.runtime.errors import ProviderError, pip_line
 
 from .. import EXTRAS, __version__
 
@@ -32,7 +32,10 @@ def diagnosis() -> Iterator[tuple[str, str]]:
     for module in _BASE:
         yield module, version(module)
     for extra, modules in EXTRAS.items():
-        yield f"[{extra}]", ", ".join(f"{module} {version(module)}" for module in modules)
+        found = ", ".join(f"{module} {version(module)}" for module in modules)
+        if extra == "dmc" and "dm_control not installed" in found:
+            found += f"; run: {pip_line('dmc')}"
+        yield f"[{extra}]", found
     yield "OpenGL", opengl() or "rendering works"
     yield "CUDA", cuda()
     yield "ONNX Runtime", providers()
@@ -80,7 +83,7 @@ def version(module: str) -> str:
 def opengl() -> str:
     """Why rendering off screen does not work here, or "" when it does."""
     if util.find_spec("mujoco") is None:
-        return 'not tried, mujoco is not installed; run: pip install "agentzoo-rl[dmc]"'
+        return f"not tried, mujoco is not installed; run: {pip_line('dmc')}"
     command = [sys.executable, "-c", _PROBE]
     if subprocess.run(command, capture_output=True, check=False, timeout=60).returncode == 0:
         return ""

@@ -4,6 +4,7 @@
 expected, what to do.
 """
 
+import sys
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -75,9 +76,17 @@ class MissingExtraError(AgentZooError, ImportError):
     def __init__(self, package: str, extra: str) -> None:
         """Say which package is missing and which extra brings it."""
         super().__init__(
-            f'this needs the package "{package}", which is not installed; '
-            f'run: pip install "agentzoo-rl[{extra}]"'
+            f'this needs the package "{package}", which is not installed; run: {pip_line(extra)}'
         )
+
+
+def pip_line(extras: str) -> str:
+    """The command that installs extras on this Python."""
+    line = f'pip install "agentzoo-rl[{extras}]"'
+    if "dmc" in extras.split(",") and sys.version_info >= (3, 13):
+        # its dependency labmaze has no wheel there, and the suite does not need it
+        line += " && pip install --no-deps dm_control"
+    return line
 
 
 def nearest(given: str, known: Iterable[str], noun: str = "choices") -> str:

@@ -304,6 +304,8 @@ def test_spaces_that_differ_are_told_apart_by_key_and_field() -> None:
 def test_the_advice_to_resize_works_where_it_is_given(
     agent: str, spaces_: gym.Space, advice: str
 ) -> None:
+    pytest.importorskip("torch")
+
     class Shown(gym.Env):
         observation_space, action_space = spaces_, spaces.Discrete(2)
 

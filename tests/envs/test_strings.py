@@ -21,7 +21,7 @@ from agentzoo.runtime.envs import (
 from agentzoo.runtime.envs import (
     suite as registry,
 )
-from agentzoo.runtime.errors import EnvironmentStringError, MissingExtraError
+from agentzoo.runtime.errors import EnvironmentStringError, MissingExtraError, pip_line
 
 WALKER = "dmc:walker-walk?camera=0&obs=pixels&render=default&repeat=2&size=64"
 
@@ -280,3 +280,13 @@ def test_importing_environments_brings_no_simulator_and_no_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_where_labmaze_has_no_wheel_the_line_leaves_it_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "version_info", (3, 12, 9))
+    assert pip_line("train,dmc") == 'pip install "agentzoo-rl[train,dmc]"'
+    monkeypatch.setattr(sys, "version_info", (3, 13, 0))
+    assert pip_line("train") == 'pip install "agentzoo-rl[train]"'
+    rest = " && pip install --no-deps dm_control"
+    assert pip_line("dmc") == f'pip install "agentzoo-rl[dmc]"{rest}'
+    assert str(MissingExtraError("dm_control", "dmc")).endswith(rest)

@@ -58,6 +58,10 @@ def live(tmp_path_factory):
         ("deflate", b"\xff" * 9, "not deflate"),
         ("br", b"{}", 'encoding is "br"; send it as gzip, deflate or plain'),
     ],
+    ids=[  # gzip's bytes hold the time
+        *("no gzip", "torn gzip", "empty gzip", "more than gzip"),
+        *("cut deflate", "torn deflate", "no deflate", "unknown"),
+    ],
 )
 def test_a_body_that_does_not_unpack_is_the_clients_fault(live, caplog, encoding, content, says):
     with Rest(live.http) as client:
