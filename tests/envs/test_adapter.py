@@ -185,7 +185,7 @@ def test_open_makes_environments_from_strings_objects_and_functions() -> None:
     [
         (Countdown, 0, "0 environments were asked for"),
         (Countdown(), 2, "one environment object cannot be 2 environments; pass a function"),
-        (lambda: 3, 1, "a int was given as environment, expected a gymnasium.Env"),
+        (lambda: 3, 1, "the function made a int as environment, expected a gymnasium.Env"),
     ],
 )
 def test_open_refuses(env: Any, count: int, match: str) -> None:
