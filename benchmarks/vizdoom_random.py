@@ -16,7 +16,7 @@ def interval(successes: int, episodes: int, z: float = 1.96) -> tuple[float, flo
     rate, share = successes / episodes, z * z / episodes
     middle = (rate + share / 2) / (1 + share)
     half = z * math.sqrt(rate * (1 - rate) / episodes + share / (4 * episodes)) / (1 + share)
-    return 100 * (middle - half), 100 * (middle + half)
+    return max(100 * (middle - half), 0.0), min(100 * (middle + half), 100.0)
 
 
 def main() -> None:

@@ -96,3 +96,9 @@ def test_every_example_is_run_here() -> None:
     # act_with_openpi.py runs in that client's environment: tests/serving/test_harness_clients.py
     source = Path(__file__).read_text()
     assert [p.stem for p in FOLDER.glob("*.py") if p.stem not in source] == []
+
+
+def test_walk_in_a_field_finds_a_tree(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("vizdoom")
+    assert 5 < example("walk_in_a_field")(seed=0) < 100
+    assert "'map': (64, 64, 1)" in capsys.readouterr().out
