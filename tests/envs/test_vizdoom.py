@@ -445,5 +445,10 @@ def test_an_orphaned_engine_is_ended_by_the_next_start(
 
 
 def test_a_mistake_in_an_actor_ends_a_worker_not_the_learner() -> None:
+    before = shared_memory()
     with pytest.raises(WorkerError, match="while it was being made"):
         WorkerEnv(partial(field_with_a_mistake))
+    assert shared_memory() > before
+    with make_env("vizdoom:basic"):
+        pass
+    assert shared_memory() == before

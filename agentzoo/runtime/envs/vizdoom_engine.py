@@ -21,6 +21,7 @@ from ..errors import ConfigError
 
 SHARED_MEMORY = Path("/dev/shm")
 ENGINE = "engine.json"  # in an engine's folder: its process and the name of its shared memory
+STARTING = "starting.json"  # there as well: what shared memory was there before it started
 LOCK = "lock"
 
 
@@ -57,6 +58,7 @@ class Engine:
             (self.folder / name).write_bytes(content)
         if "scenario.wad" in files:
             game.set_doom_scenario_path(str(self.folder / "scenario.wad"))
+        (self.folder / STARTING).write_text(json.dumps(sorted(_memory())))
         with chdir(self.folder):  # where the engine puts its settings
             game.init()
         found = {"instance": game.get_instance_id(), "process": _process_in(self.folder)}
@@ -93,16 +95,41 @@ def _is_left(folder: Path) -> bool:
 
 def _remove(folder: Path) -> None:
     """End what runs in an engine's folder, then remove its shared memory and the folder."""
-    process, instance = _process_in(folder), ""
+    process = _process_in(folder)
     if process is not None:
         with suppress(ProcessLookupError):
             os.kill(process, signal.SIGKILL)
+    for name in _memory_of(folder):
+        (SHARED_MEMORY / name).unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _memory() -> set[str]:
+    """The names of all engines' shared memory."""
+    return {path.name for path in SHARED_MEMORY.glob("ViZDoom*")}
+
+
+def _memory_of(folder: Path) -> set[str]:
+    """The shared memory of a folder's engine.
+
+    Of an engine that took its owner down while it started, it is what came since and nobody maps.
+    """
     with suppress(FileNotFoundError):
         instance = str(json.loads((folder / ENGINE).read_text())["instance"])
-    if instance:
-        for each in SHARED_MEMORY.glob(f"ViZDoom*{instance}"):
-            each.unlink(missing_ok=True)
-    shutil.rmtree(folder, ignore_errors=True)
+        return {name for name in _memory() if instance and name.endswith(instance)}
+    with suppress(FileNotFoundError):
+        new = _memory() - set(json.loads((folder / STARTING).read_text()))
+        return {name for name in new if not _is_mapped(name)}
+    return set()
+
+
+def _is_mapped(name: str) -> bool:
+    """Whether a process of this user has some shared memory."""
+    for maps in Path("/proc").glob("[0-9]*/maps"):
+        with suppress(OSError):
+            if name in maps.read_text():
+                return True
+    return False
 
 
 def _process_in(folder: Path) -> int | None:
