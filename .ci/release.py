@@ -1,6 +1,6 @@
 """Builds and checks what is uploaded to the index: `make release URL=https://...`.
 
-The URL is the repository's: it becomes the project's homepage in the metadata, and README's relative
+The URL is the repository's: it becomes the homepage in the metadata, and README's relative
 links lead there. Nothing is uploaded, and the checkout stays as it is.
 """
 

@@ -1,69 +1,56 @@
 """Agent: what the user holds. learn, act, predict, evaluate, save, load, export."""
 
-import json
-import math
-import operator
 import secrets
-import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from importlib import import_module
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, cast
+from typing import Any, ClassVar, Literal, Self
 
 import gymnasium as gym
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from torch import nn
 
 from agentzoo import hub
-from agentzoo.hub.package import check_safetensors
-from agentzoo.hub.settings import read_settings as check_settings
 from agentzoo.runtime import envs
-from agentzoo.runtime.bundle.manifest import read_json
 from agentzoo.runtime.envs import require_environment_like
-from agentzoo.runtime.errors import (
-    BundleError,
-    ConfigError,
-    ProviderError,
-    RunError,
-    SpaceError,
-    nearest,
-)
+from agentzoo.runtime.errors import BundleError, ConfigError, RunError, SpaceError, nearest
 from agentzoo.runtime.evaluation.rollout import Evaluation, evaluate
-from agentzoo.runtime.files import require_no_link, stands
 from agentzoo.runtime.policy.noise import derive_seed
 from agentzoo.runtime.policy.policy import Policy
-from agentzoo.runtime.policy.spaces import (
-    action_spec,
-    describe_spaces,
-    observation_specs,
-    space_differences,
-)
+from agentzoo.runtime.policy.spaces import space_differences
 from agentzoo.runtime.spec import ActionSpec, Array, ObsSpec, PolicySpec
-from agentzoo.runtime.strict_json import read_object
 from agentzoo.runtime.world.world import World
 
 from .algorithm import Algorithm
+from .arguments import home, require_float32, step_budget, whole_number
 from .blocks.seeded_init import SeededInit
 from .config import AgentConfig, configure, one_of, parse_setting, setting, to_json
-from .replay.buffer import ReplayBuffer, write_durably
-from .starts import starts_of
+from .device import find_device
+from .environment import (
+    OBJECTS,
+    EnvLike,
+    collecting,
+    open_environment,
+    require_environment,
+    spaces_of,
+)
+from .saved import read_settings, read_spaces, read_weights, same, write_settings, write_weights
+from .torch_step import TorchStep
 from .train import checkpoint
 from .train.allocator import keep_freed_memory
-from .train.callbacks import Callback, Evaluate, Report, check_callbacks
-from .train.checkpoint import Counters, read_tensors, write_tensors
+from .train.callbacks import check_callbacks, ready_callbacks
+from .train.checkpoint import Counters
 from .train.collector import noise_for_step
 from .train.cuda_graph import require_capture
-from .train.logger import Logger, ProgressBar
-from .train.loop import Training, interruption, require_environment
+from .train.events import Callback, Learner
+from .train.loop import interruption, train
 from .train.parent import Parent
 from .train.run_folder import locked, new_run_folder
 
-FORMAT = 1
 AGENTS = {
     "Dreamer": ".agents.dreamer",
     "DreamerV2": ".agents.dreamer_v2",
@@ -83,8 +70,10 @@ RESUMABLE = {  # what may differ where a run is resumed
     "worker_timeout",
     "capture",
 }
-EnvLike = str | gym.Env[Any, Any] | envs.VectorEnv | Callable[[], gym.Env[Any, Any]]
-OBJECTS = (gym.Env, gym.vector.VectorEnv)  # there is one, it is in use, and it is the user's
+
+
+class NoEnvironmentError(RunError, AttributeError):
+    """An agent was asked for what only its environment decides, and has none yet."""
 
 
 class Agent:
@@ -146,9 +135,20 @@ class Agent:
             raise ConfigError(
                 f"{type(self).__name__} has no preset {preset!r}; {nearest(preset, known)}"
             )
-        configure(self.config_class, overrides, name=type(self).__name__)  # errors come early
+        fields = {} if preset is None else self.presets[preset]
+        # errors come early; the environment may change more
+        self.config = configure(self.config_class, fields, overrides, name=type(self).__name__)
         if env is not None:
             self._build(env)
+
+    def __getattr__(self, name: str) -> Any:
+        """A sentence for what an environment brings, where there is none yet."""
+        if name in ("algorithm", "spec", "policy"):
+            raise NoEnvironmentError(
+                f"this {type(self).__name__} has no environment yet, so its sizes are unknown; "
+                f'give one: {type(self).__name__}("dmc:walker-walk")'
+            )
+        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
 
     # -- acting ---------------------------------------------------------------------------------
 
@@ -276,11 +276,12 @@ class Agent:
             if self.run is not None and self.env != before:
                 self._leave_run(before)  # another task is another run
         require_environment(self._source)
+        assert self._source is not None
         require_float32()
         config, self.took = self.config, ""
         budget = config.total_steps if total_steps is None else step_budget(total_steps)
         told = self._callbacks(callbacks)
-        with self._adapter() as adapter:
+        with collecting(self._source, config) as adapter:
             self._require_same_spaces(adapter.obs, adapter.action)  # before anything is written
             folder = self._run_folder(run)
             with locked(folder):
@@ -290,7 +291,8 @@ class Agent:
                 if newest is not None and counters.env_step >= total:
                     print(f"{folder} is finished: {done}")
                     return self
-                signalled = self._train(folder, adapter, counters, newest, total, told, progress)
+                learner, self._loaded = self._learner(), None
+                signalled = train(learner, folder, adapter, counters, newest, total, told, progress)
         if signalled is not None and on_interrupt == "raise":
             raise interruption(signalled)
         return self
@@ -308,7 +310,7 @@ class Agent:
         if newest is None:
             self._descend()
             folder.mkdir(parents=True, exist_ok=True)
-            write_durably(folder / "config.json", json.dumps(self._settings(), indent=1).encode())
+            write_settings(folder, self._settings())
             self.run = folder
             return Counters(), None
         self._require_same_settings(newest)
@@ -344,59 +346,24 @@ class Agent:
         """Environment steps of the policies that this one's run continues from."""
         return 0 if self.parent is None else self.parent.env_steps
 
-    def _train(
-        self,
-        folder: Path,
-        adapter: envs.Adapter,
-        counters: Counters,
-        newest: Path | None,
-        total: int,
-        callbacks: Sequence[Callback],
-        progress: bool,
-    ) -> signal.Signals | None:
-        """Learn until `total`; the signal that stopped it before, if one did."""
-        config = self.config
-        resume = None if newest is None else counters.env_step
-        replay = ReplayBuffer(
-            folder / "replay",
-            self.spec.obs,
-            self.spec.action,
-            self.algorithm.columns,
-            envs=config.envs,
-            capacity=config.replay_rows,
+    def _learner(self) -> Learner:
+        return Learner(
+            algorithm=self.algorithm,
+            config=self.config,
+            policy=self.policy,
+            seed=self.seed,
+            device=self.device,
+            env=self.env,
+            save=self._save_at,
+            open_environment=self.open_environment,
+            parent=self.parent,
+            loaded=self._loaded,
         )
-        bar = ProgressBar(total, start=counters.env_step, enabled=progress)
-        with Logger(folder, resume_step=resume) as logger, bar:
-            training = Training(self, folder, adapter, replay, counters, logger, bar, callbacks)
-            if newest is not None:
-                training.restore(newest)
-                bar.note(f"resumed from step {counters.env_step:,} of {folder}")
-            elif self.parent is not None and self._loaded is not None:
-                training.inherit(self._loaded, self.parent)
-                bar.note(f"continues from weights that learned for {self.steps_before:,} steps")
-            self._loaded = None
-            decisions = (total - counters.env_step) // adapter.repeat
-            kept = 2 * config.checkpoint_every * config.envs // adapter.repeat
-            bar.note(f"reads {describe_spaces(self.spec.obs, self.spec.action)}")
-            bar.note(f"replay: {self._require_space(replay, decisions, kept)}")
-            training.run(total)
-            if counters.interrupted:
-                bar.note(
-                    f"stopped at step {counters.env_step:,}; to go on: "
-                    f'agent.learn({total}, run="{folder}")'
-                )
-        return training.signalled
 
-    def _require_space(self, replay: ReplayBuffer, decisions: int, kept: int) -> str:
-        """Check that rows and checkpoints fit; what the replay will hold, for people."""
-        learned = [module(self.algorithm), *self.algorithm.optimizers().values()]
-        size = sum(t.nbytes for one in learned for t in one.state_dict().values())
-        best = 2 * sum(t.nbytes for t in learned[0].state_dict().values())
-        checkpoints = checkpoint.KEPT + 1  # one more while it is written
-        there = checkpoint.size_of_copies(replay.folder.parent / "checkpoints")
-        return replay.require_space(
-            decisions, kept, checkpoints=checkpoints, beside=checkpoints * size + best - there
-        )
+    def _save_at(self, folder: Path, env_steps: int) -> None:
+        """Save as what has learned for so many environment steps of this run."""
+        self.env_steps = self.steps_before + env_steps
+        self.save(folder)
 
     def _callbacks(self, given: Callback | Sequence[Callback]) -> list[Callback]:
         """The ready callbacks, then those given.
@@ -404,24 +371,30 @@ class Agent:
         Raises:
             ConfigError: for what is no callback, or one that would wait for ever.
         """
-        config, ready = self.config, list[Callback]()
-        if not isinstance(self._source, OBJECTS):
-            ready.append(Evaluate())
-        if config.report_every:
-            ready.append(Report(config.report_every))
+        ready = ready_callbacks(self.config, evaluates=not isinstance(self._source, OBJECTS))
         return check_callbacks(ready, given)
 
     # -- saving ---------------------------------------------------------------------------------
 
     def save(self, folder: str | Path) -> Path:
-        """Write config.json and model.safetensors; `load` reads them back."""
+        """Write config.json and model.safetensors; `load` reads them back.
+
+        A folder that this made is removed again where writing fails.
+
+        Raises:
+            RunError: without an environment.
+        """
         folder = Path(folder).expanduser()
-        folder.mkdir(parents=True, exist_ok=True)
         self._built()
-        for name in ("config.json", "model.safetensors"):
-            require_no_link(folder / name)
-        write_durably(folder / "config.json", json.dumps(self._settings(), indent=1).encode())
-        write_tensors(folder / "model.safetensors", module(self.algorithm).state_dict())
+        new = not folder.exists()
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            write_settings(folder, self._settings())
+            write_weights(folder, module(self.algorithm))
+        except BaseException:
+            if new:
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
         return folder
 
     @classmethod
@@ -494,6 +467,7 @@ class Agent:
     @property
     def world(self) -> World:
         """The world model: encode what was seen, imagine, decode and judge; see `World`."""
+        from .starts import starts_of
         from .torch_world import torch_world
 
         if self._world is None:
@@ -675,8 +649,6 @@ class Agent:
             precision=self.config.precision,
             seed=self.seed,
         )
-        from .export import TorchStep
-
         self.policy = Policy(TorchStep(network, self.device), self.spec)
         self._world = None
 
@@ -692,27 +664,8 @@ class Agent:
         assert not isinstance(source, OBJECTS), "there is one object, and it is in use"
         return open_environment(envs.for_evaluation(source) if isinstance(source, str) else source)
 
-    @contextmanager
-    def _adapter(self) -> Iterator[envs.Adapter]:
-        """The environments to collect in; closed in the end, but for the user's own objects."""
-        assert self._source is not None, "require_environment was called"
-        config = self.config
-        parallel = config.parallel and (config.envs > 1 or config.overlap)
-        adapter = envs.Adapter.open(
-            self._source, config.envs, parallel=parallel, timeout=config.worker_timeout
-        )
-        try:
-            yield adapter
-        finally:
-            if not isinstance(self._source, OBJECTS):
-                adapter.close()
-
     def _built(self) -> Self:
-        if not hasattr(self, "algorithm"):
-            raise RunError(
-                f"this {type(self).__name__} has no environment yet, so its sizes are unknown; "
-                f'give one: {type(self).__name__}("dmc:walker-walk")'
-            )
+        _ = self.algorithm  # says what is missing
         return self
 
     def _training(self) -> dict[str, Any]:
@@ -736,32 +689,21 @@ class Agent:
         }
 
     def _settings(self) -> dict[str, Any]:
-        packages = {name: version(name) for name in ("numpy", "torch", "gymnasium")}
+        """What config.json says, but for what `write_settings` adds."""
         policy = asdict(self.spec)
         return {
-            "format": FORMAT,
             "agent": type(self).__name__,
             "env": self.env,
             "seed": self.seed,
             "config": to_json(self.config),
             "policy": {"obs": policy["obs"], "action": policy["action"]},
-            "packages": packages,
             "training": self._training(),
             **({"took": self.took} if self.took else {}),
             **({"parent": self.parent.to_json()} if self.parent else {}),
         }
 
     def _load_weights(self, folder: Path) -> None:
-        path = folder / "model.safetensors"
-        if not stands(path):
-            raise BundleError(f"{folder} has no model.safetensors; save the agent there again")
-        check_safetensors(path)
-        try:
-            module(self.algorithm).load_state_dict(read_tensors(path), strict=True)
-        except (RuntimeError, SafetensorError) as error:
-            raise BundleError(
-                f"the weights in {path} are not those of this {type(self).__name__}: {error}"
-            ) from error
+        read_weights(folder, module(self.algorithm), type(self).__name__)
 
     def _require_same_settings(self, folder: Path) -> None:
         """A resumed run keeps its settings; what differs is listed."""
@@ -860,136 +802,3 @@ def module(algorithm: Algorithm) -> nn.Module:
     """The algorithm as the nn.Module it is."""
     assert isinstance(algorithm, nn.Module), type(algorithm)
     return algorithm
-
-
-def open_environment(
-    source: str | Callable[[], gym.Env[Any, Any]],
-) -> gym.Env[Any, Any]:
-    """An environment from a string, or from a function that makes one."""
-    return envs.make_env(source) if isinstance(source, str) else source()
-
-
-def spaces_of(env: EnvLike) -> tuple[dict[str, ObsSpec], ActionSpec]:
-    """What an environment shows and takes; one that is opened for it is closed again."""
-    if isinstance(env, gym.vector.VectorEnv):
-        return observation_specs(env.single_observation_space), action_spec(env.single_action_space)
-    probe = env if isinstance(env, gym.Env) else open_environment(env)
-    require_environment_like(probe, made=True)
-    specs = observation_specs(probe.observation_space), action_spec(probe.action_space)
-    if probe is not env:
-        probe.close()
-    return specs
-
-
-def find_device(name: object) -> torch.device:
-    """The torch device of a name.
-
-    Raises:
-        ProviderError: if it names a device that is not there.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    known = 'use "auto", "cpu", "cuda" or "cuda:N"'
-    try:
-        device = torch.device(cast("str", name))
-    except (RuntimeError, TypeError) as error:
-        raise ProviderError(f"device={name!r} is no device; {known}") from error
-    if device.type not in ("cpu", "cuda"):
-        raise ProviderError(f"device={name!r} is none that agents learn on; {known}")
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ProviderError(
-            f'device={name!r} was asked for, but torch sees no CUDA device; use device="cpu", or '
-            "install a CUDA build of torch on a machine with a GPU"
-        )
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        count = torch.cuda.device_count()
-        raise ProviderError(f"device={name!r} was asked for, but torch sees {count}; {known}")
-    return device
-
-
-def whole_number(name: str, value: object) -> int:
-    """A whole number of Python's or numpy's as an int.
-
-    Raises:
-        ConfigError: if it is none.
-    """
-    try:
-        return operator.index(cast("int", value))
-    except TypeError as error:
-        raise ConfigError(
-            f"{name}={value!r} is a {type(value).__name__}, expected a whole number"
-        ) from error
-
-
-def step_budget(total_steps: Any) -> int:
-    """A number of environment steps that a run can take.
-
-    Raises:
-        ConfigError: if it is not finite, or below 1.
-    """
-    if not (math.isfinite(total_steps) and total_steps >= 1):
-        raise ConfigError(
-            f"learn got {total_steps} environment steps, expected a finite number of at least 1"
-        )
-    return round(total_steps)
-
-
-def require_float32() -> None:
-    """Refuse another default dtype of torch's than the one that networks and updates are made in.
-
-    Raises:
-        ConfigError: saying how to set it back.
-    """
-    if torch.get_default_dtype() != torch.float32:
-        raise ConfigError(
-            f"torch's default dtype is {torch.get_default_dtype()}, and agents learn in float32; "
-            "call torch.set_default_dtype(torch.float32) first"
-        )
-
-
-def home(folder: str | Path) -> str | Path:
-    """A folder with its leading ~ as the home it stands for; other names as they are."""
-    return Path(folder).expanduser() if str(folder).startswith("~") else folder
-
-
-def read_settings(folder: Path) -> dict[str, Any]:
-    """config.json of a saved agent.
-
-    Raises:
-        BundleError: if it is missing, is no agent's, or has a newer format.
-    """
-    path = folder / "config.json"
-    if not stands(path):
-        raise BundleError(f"{folder} holds no saved agent (no config.json); give save()'s folder")
-    settings: dict[str, Any] = read_object(read_json(path), str(path))
-    found = settings.get("format")
-    if type(found) is not int or found < 1:
-        raise BundleError(f"{path} is not a saved agent's config.json: its format is {found!r:.40}")
-    if found > FORMAT:
-        raise BundleError(
-            f"{path} has format {found}, this version reads up to {FORMAT}; update agentzoo"
-        )
-    if "training" not in settings:
-        raise BundleError(
-            f"{path} does not say how its agent was trained; it was written before agentzoo's "
-            "first release: learn again, or save it with this version"
-        )
-    check_settings(folder)
-    return settings
-
-
-def read_spaces(settings: Mapping[str, Any]) -> tuple[dict[str, ObsSpec], ActionSpec]:
-    """What a saved agent's environment shows and takes, from its config.json."""
-    policy = settings["policy"]
-    obs = {key: ObsSpec(**tuples(spec)) for key, spec in policy["obs"].items()}
-    return obs, ActionSpec(**tuples(policy["action"]))
-
-
-def tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON's lists as the tuples they were."""
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
-
-
-def same(a: object, b: object) -> bool:
-    """Equal, where JSON turned tuples into lists."""
-    return np.array_equal(np.asarray(a, object), np.asarray(b, object))

@@ -18,7 +18,7 @@ model units, `G` blocks, `J` planner candidates, `h w c` image (lower case: `H` 
 """
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -26,16 +26,14 @@ from torch import Tensor
 
 from agentzoo.runtime.spec import ActionSpec, ColumnSpec, NoiseSpec, PlanSpec, TensorSpec
 
-if TYPE_CHECKING:
-    from .replay.buffer import Sampler
+from .replay.columns import Batch, Transitions
+from .replay.samplers import Sampler
 
 Carry = dict[str, Tensor]  # always holds "prev_action" (B, A) in model units
 Obs = dict[str, Tensor]  # raw observations (B, ...) and "is_first" (B,) bool
 Noise = Mapping[str, Tensor]  # name -> (B, *shape)
-Batch = dict[str, Tensor]  # replay columns (B, T, ...), with "prev_action" shifted in
 Metrics = dict[str, Tensor]  # scalars, left on the device
 WriteBack = dict[str, Tensor]  # mutable replay columns (B, T, ...) of the batch's rows; often empty
-Transitions = dict[str, np.ndarray]  # replay columns (B, ...) of one decision of B environments
 
 
 class DelayedValue(NamedTuple):
@@ -84,7 +82,7 @@ class Algorithm(Protocol):
     noise_spec: Mapping[str, NoiseSpec]  # what step and explore draw, by name
     carry_spec: Mapping[str, TensorSpec]
     columns: Mapping[str, ColumnSpec]  # replay columns beyond the standard ones; often empty
-    sampler: "Sampler"  # which windows of replay a batch is made of
+    sampler: Sampler  # which windows of replay a batch is made of
 
     def initial(self, batch: int) -> Carry:
         """The carry before the first observation; zeros or learned."""

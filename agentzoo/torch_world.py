@@ -12,7 +12,7 @@ from agentzoo.runtime.world.signature import JUDGEMENTS, WorldSpec
 from agentzoo.runtime.world.world import Start, World
 
 from .algorithm import Algorithm, Carry, Noise, PlanningAlgorithm, WorldModel
-from .export import TorchImagine, arrays, tensor, tensors
+from .torch_step import TorchImagine, arrays, tensor, tensors
 
 
 class TorchWorld:

@@ -21,9 +21,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from agentzoo.agents.planet import PlaNet, PlaNetAlgorithm, PlaNetConfig
 from agentzoo.config import configure
-from agentzoo.export import TorchStep, export
+from agentzoo.export import export
 from agentzoo.runtime import Policy, load_policy
 from agentzoo.runtime.spec import PlanSpec, PolicySpec
+from agentzoo.torch_step import TorchStep
 from agentzoo.train.allocator import keep_freed_memory
 from agentzoo.train.collector import noise_for_step
 

@@ -20,10 +20,11 @@ import numpy as np
 import torch
 from models import ACTION_SIZE, PIXELS, box, seconds, setting, untrained
 
-from agentzoo.agent import find_device
 from agentzoo.algorithm import Batch, NoiseSource
-from agentzoo.replay.buffer import EpisodeSampler, ReplayBuffer
+from agentzoo.device import find_device
+from agentzoo.replay.buffer import ReplayBuffer
 from agentzoo.replay.prefetch import Batches
+from agentzoo.replay.samplers import EpisodeSampler
 from agentzoo.runtime.policy.noise import derive_seed
 from agentzoo.train.cuda_graph import updater
 

@@ -36,7 +36,7 @@ from ..blocks.returns import lambda_return
 from ..blocks.rssm import RSSM, State
 from ..blocks.standardize import FORMS
 from ..config import AgentConfig, one_of
-from ..replay.buffer import EpisodeSampler
+from ..replay.samplers import EpisodeSampler
 
 GROUPS = {
     "model": ("encoder", "rssm", "decoder", "reward", "cont"),

@@ -58,7 +58,7 @@ from ..blocks.optim import LaProp
 from ..blocks.returns import lambda_return
 from ..blocks.rssm import RSSM, State
 from ..config import AgentConfig, one_of
-from ..replay.buffer import OnlineSampler
+from ..replay.samplers import OnlineSampler
 
 LAYERS = {"encoder": 3, "decoder": 3, "posterior": 1, "prior": 2,
           "reward": 1, "cont": 1, "value": 3, "actor": 3}  # fmt: skip

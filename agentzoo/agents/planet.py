@@ -44,7 +44,7 @@ from ..blocks.rssm import RSSM, State
 from ..blocks.standardize import FORMS
 from ..config import AgentConfig, one_of
 from ..planning import plan_step
-from ..replay.buffer import EpisodeSampler, Sampler
+from ..replay.samplers import EpisodeSampler, Sampler
 
 DYNAMICS = ("rssm", "stochastic", "deterministic")  # the paper's figure 2: c, b and a
 

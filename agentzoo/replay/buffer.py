@@ -9,211 +9,22 @@ their row was stored live apart, in memory, and are saved whole.
 import json
 import os
 import shutil
-from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from agentzoo.runtime.errors import ReplayError, SpaceError
+from agentzoo.runtime.errors import ReplayError
 from agentzoo.runtime.spec import ActionSpec, ColumnSpec, ObsSpec
 
-from ..algorithm import Batch, Transitions
+from .chunks import CHUNK_ROWS, Chunk, Stream, link, read_column, row_dtype, write_durably
+from .columns import Batch, Transitions
+from .samplers import Sampler, Segment, SequenceIndex
 
-CHUNK_ROWS = 1024
 UNSEALED_BYTES = 2**30  # of full chunks that may wait in memory for room on the disk
-STANDARD = {
-    "action": np.float32,
-    "reward": np.float32,
-    "is_first": np.bool_,
-    "is_last": np.bool_,
-    "is_terminal": np.bool_,
-}
-
-
-class Segment(NamedTuple):
-    """Consecutive rows of one stream: `length` rows from absolute row `start` of `env`."""
-
-    env: int
-    start: int
-    length: int
-
-
-# lengths add up to the batch length; a new segment begins at an is_first
-SequenceIndex = list[Segment]
-
-
-class Sampler(Protocol):
-    """Which rows a batch is made of; an agent's rule (design: one row a paper)."""
-
-    def ready(self, replay: "ReplayBuffer", length: int) -> bool:
-        """Whether a window of `length` rows can be drawn."""
-        ...
-
-    def draw(self, replay: "ReplayBuffer", length: int, rng: np.random.Generator) -> SequenceIndex:
-        """One window whose segments add up to `length` rows."""
-        ...
-
-
-@dataclass(frozen=True)
-class EpisodeSampler:
-    """Uniform finished episode, uniform start in it, last row included.
-
-    An episode shorter than the window is joined with the beginnings of further ones, each from its
-    is_first row (the references drop short episodes, and so never learn from them).
-
-    Args:
-        prioritize_ends: draw starts up to a window's length further and move those that do not fit
-            to the last that does, so that half and more of a short episode's windows end with it.
-
-    Source: google-research/planet tools/numpy_episodes.py includes the last frame, which we follow;
-    danijar/dreamer tools.py:load_episodes never samples it, and so no terminal reward or label.
-    Ends danijar/dreamerv2 common/replay.py:_sample_sequence.
-    """
-
-    prioritize_ends: bool = False
-
-    def ready(self, replay: "ReplayBuffer", length: int) -> bool:
-        """One finished episode suffices, since short ones are joined."""
-        return replay.episodes > 0
-
-    def draw(self, replay: "ReplayBuffer", length: int, rng: np.random.Generator) -> SequenceIndex:
-        """Draw an episode and a start in it, joining further episodes where it is too short."""
-        env, start, rows = replay.episode(int(rng.integers(replay.episodes)))
-        if rows >= length:
-            last = rows - length
-            beyond = length if self.prioritize_ends else 0
-            offset = min(int(rng.integers(last + 1 + beyond)), last)
-            return [Segment(env, start + offset, length)]
-        window = [Segment(env, start, rows)]
-        missing = length - rows
-        while missing:
-            env, start, rows = replay.episode(int(rng.integers(replay.episodes)))
-            window.append(Segment(env, start, min(rows, missing)))
-            missing -= window[-1].length
-        return window
-
-
-@dataclass(frozen=True)
-class StreamSampler:
-    """Uniform start in one stream, across episodes and into the unfinished one.
-
-    The first row is the context: recipes that store latents start from its stored ones.
-    """
-
-    def ready(self, replay: "ReplayBuffer", length: int) -> bool:
-        """Whether some stream holds a whole window."""
-        return any(stream.rows >= length for stream in replay.streams)
-
-    def draw(self, replay: "ReplayBuffer", length: int, rng: np.random.Generator) -> SequenceIndex:
-        """Draw a start uniformly over all streams."""
-        starts = np.array([max(0, stream.rows - length + 1) for stream in replay.streams])
-        k = int(rng.integers(starts.sum()))
-        env = int(np.searchsorted(np.cumsum(starts), k, side="right"))
-        offset = k - int(starts[:env].sum())
-        return [Segment(env, replay.streams[env].first + offset, length)]
-
-
-@dataclass(frozen=True)
-class OnlineSampler:
-    """Transitions that were never handed out first, then as `StreamSampler`.
-
-    Every stream is cut into windows that do not overlap; each is handed out once, the oldest first,
-    as soon as it is whole. So every row is trained on soon after it was collected, whatever the
-    size of the replay. How far a stream was handed out is part of the replay and saved with it.
-
-    Source: Hafner et al. 2025 (arXiv:2301.04104v2), online queue; danijar/dreamerv3
-    embodied/core/replay.py.
-    """
-
-    rest: StreamSampler = StreamSampler()
-
-    def ready(self, replay: "ReplayBuffer", length: int) -> bool:
-        """Whether some stream holds a whole window."""
-        return self.rest.ready(replay, length)
-
-    def draw(self, replay: "ReplayBuffer", length: int, rng: np.random.Generator) -> SequenceIndex:
-        """The oldest window that was never handed out; where there is none, a uniform one."""
-        fresh = replay.take_fresh(length)
-        return self.rest.draw(replay, length, rng) if fresh is None else [fresh]
-
-
-def row_dtype(
-    obs: Mapping[str, ObsSpec], action: ActionSpec, columns: Mapping[str, ColumnSpec]
-) -> np.dtype:
-    """The record of one stored row: observations, the standard columns, immutable extra ones.
-
-    Raises:
-        SpaceError: if an observation or extra column has a standard column's name.
-    """
-    taken = [name for name in (*obs, *columns) if name in STANDARD or name == "prev_action"]
-    if taken:
-        raise SpaceError(
-            f"the observation is named {taken[0]!r}, which replay uses for itself "
-            f"({', '.join([*STANDARD, 'prev_action'])}); rename it in your environment"
-        )
-    fields = [(name, spec.dtype, spec.shape) for name, spec in obs.items()]
-    fields += [
-        (name, dtype, (action.size,) if name == "action" else ())
-        for name, dtype in STANDARD.items()
-    ]
-    fields += [(n, c.dtype, c.shape) for n, c in columns.items() if not c.mutable]
-    return np.dtype(fields)
-
-
-@dataclass
-class Chunk:
-    """Up to CHUNK_ROWS consecutive rows: in memory, or in the file `path` once it is sealed."""
-
-    records: np.ndarray  # empty once sealed
-    mutable: dict[str, np.ndarray]
-    path: Path | None = None
-
-    @property
-    def rows(self) -> np.ndarray:
-        """All records, those of a sealed chunk read from its file."""
-        if self.path is None:
-            return self.records
-        return np.fromfile(self.path, self.records.dtype)
-
-    def read(self, start: int, into: np.ndarray) -> np.ndarray:
-        """As many records from row `start` on as `into` has; a sealed chunk's are put there.
-
-        Raises:
-            ReplayError: if the file is shorter than a chunk.
-        """
-        if self.path is None:
-            return self.records[start : start + len(into)]
-        with self.path.open("rb", buffering=0) as file:
-            file.seek(start * into.itemsize)
-            if file.readinto(into.view(np.uint8).data) != into.nbytes:
-                raise ReplayError(
-                    f"{self.path} ends before row {start + len(into)}: the file is damaged; go on "
-                    "from a checkpoint"
-                )
-        return into
-
-
-@dataclass
-class Stream:
-    """One environment's rows: absolute row numbers `first` .. `count - 1` are held."""
-
-    first: int = 0
-    count: int = 0
-    chunks: deque[Chunk] = field(default_factory=deque)
-    finished: deque[tuple[int, int]] = field(default_factory=deque)  # (start, rows) of episodes
-    open_start: int = 0  # first row of the unfinished episode
-    fresh: int = 0  # first row that the online queue has not handed out
-
-    @property
-    def rows(self) -> int:
-        """How many rows are held."""
-        return self.count - self.first
 
 
 class ReplayBuffer:
@@ -640,41 +451,6 @@ class ReplayBuffer:
         for name in self.mutable:
             read_column(folder / f"{name}.column", [c.mutable[name] for c in stream.chunks])
         return stream
-
-
-def read_column(path: Path, parts: Sequence[np.ndarray]) -> None:
-    """Read a file of one array after another into arrays that are there, of its whole size.
-
-    Raises:
-        ReplayError: if the file is of another size.
-    """
-    size = path.stat().st_size
-    if size != sum(part.nbytes for part in parts):
-        raise ReplayError(
-            f"{path} holds {size:,} bytes, expected {sum(part.nbytes for part in parts):,}: the "
-            "file is damaged; go on from another checkpoint"
-        )
-    with path.open("rb", buffering=0) as file:
-        for part in parts:
-            flat = part.reshape(-1).view(np.uint8)
-            assert file.readinto(flat.data) == part.nbytes, path
-
-
-def write_durably(path: Path, content: bytes | Iterable[bytes | np.ndarray]) -> None:
-    """Write a file, part by part, so that it is on the disk when this returns."""
-    with path.open("wb") as file:
-        for part in [content] if isinstance(content, bytes) else content:
-            file.write(part if isinstance(part, bytes) else np.ascontiguousarray(part).data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def link(source: Path, target: Path) -> None:
-    """Hard-link a file, or copy it where the file system has no hard links."""
-    try:
-        target.hardlink_to(source)
-    except OSError:
-        write_durably(target, source.read_bytes())
 
 
 def _size(count: int) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import gymnasium as gym
 import numpy as np
@@ -14,46 +14,23 @@ from agentzoo.runtime.errors import ConfigError, MissingExtraError
 from agentzoo.runtime.evaluation.rollout import MAX_STEPS, evaluate
 from agentzoo.runtime.policy.noise import derive_seed
 
-from ..algorithm import Batch, Metrics, NoiseSource
+from ..algorithm import Batch, NoiseSource
 from ..config import AgentConfig
-from ..replay.buffer import EpisodeSampler
+from ..replay.samplers import EpisodeSampler
 from . import plots
-from .collector import Episode
-
-if TYPE_CHECKING:
-    from .loop import Training
+from .events import Callback, Run
 
 UNLIMITED_STEPS = 10_000  # decisions of an evaluation episode that declares no limit of its own
 UNKNOWN_LENGTH = 10_000  # steps that an episode may have where no time limit is known
 CHOOSING_SEEDS = 2**30  # and above: of episodes that choose the best policy; scores have lower ones
 
 
-class Callback:
-    """What a run tells; override what you want to hear. Set `training.stop = True` to end it."""
-
-    def on_start(self, training: "Training") -> None:
-        """A sitting begins; nothing has been collected in it yet."""
-
-    def on_step(self, training: "Training") -> None:
-        """Every environment made one decision, which is stored."""
-
-    def on_episode(self, training: "Training", episode: Episode) -> None:
-        """A collection episode ended."""
-
-    def on_update(self, training: "Training", metrics: Metrics) -> None:
-        """A gradient step was taken; metrics are scalars still on the device."""
-
-    def on_evaluation(self, training: "Training", mean_reward: float) -> None:
-        """Evaluation episodes were run with the paper's evaluation protocol."""
-
-    def on_checkpoint(self, training: "Training", path: Path) -> None:
-        """A checkpoint stands whole on the disk."""
-
-    def on_total(self, training: "Training") -> None:
-        """The budget is spent: the policy is final, and the last checkpoint is to come."""
-
-    def on_end(self, training: "Training") -> None:
-        """The budget is spent or the run was stopped; the last checkpoint stands."""
+def ready_callbacks(config: AgentConfig, *, evaluates: bool) -> list[Callback]:
+    """What every run has, by its settings: evaluations where there can be any, and pictures."""
+    ready: list[Callback] = [Evaluate()] if evaluates else []
+    if config.report_every:
+        ready.append(Report(config.report_every))
+    return ready
 
 
 @dataclass(frozen=True)
@@ -111,41 +88,41 @@ class Evaluate(Callback):
 
     _env: gym.Env[Any, Any] | None = None
 
-    def on_start(self, training: "Training") -> None:
+    def on_start(self, training: Run) -> None:
         """Plan the evaluations to come."""
         total, limit = training.bar.total, training.adapter.time_limit
-        self.plan = evaluation_plan(training.agent.config, total, limit)
+        self.plan = evaluation_plan(training.learner.config, total, limit)
         self._due = [step for step in self.plan.steps if step > training.counters.env_step]
         if self.plan.final or self._due:
-            self._env = _Watched(training.agent.open_environment(), training)
+            self._env = _Watched(training.learner.open_environment(), training)
 
-    def on_end(self, training: "Training") -> None:
+    def on_end(self, training: Run) -> None:
         """Close the environment."""
         if self._env is not None:
             self._env.close()
 
-    def on_step(self, training: "Training") -> None:
+    def on_step(self, training: Run) -> None:
         """Evaluate when due; the weights are those before this step's updates."""
         if self._due and training.counters.env_step >= self._due[0]:
             self._due = [step for step in self._due if step > training.counters.env_step]
             self.run(training, self.plan.episodes)
 
-    def on_total(self, training: "Training") -> None:
+    def on_total(self, training: Run) -> None:
         """Evaluate the final policy."""
         if self.plan.final:
             self.run(training, self.plan.final)
 
-    def run(self, training: "Training", episodes: int) -> None:
+    def run(self, training: Run, episodes: int) -> None:
         """Evaluate now, log the mean return, keep the policy if it is the best so far.
 
         An evaluation that the run's end overtakes is left.
         """
         assert self._env is not None, "an evaluation is due that was not planned"
         counters = training.counters
-        drawn = derive_seed(training.agent.seed, "evaluate", counters.evaluations)
+        drawn = derive_seed(training.learner.seed, "evaluate", counters.evaluations)
         seed = CHOOSING_SEEDS + drawn % CHOOSING_SEEDS
         try:
-            result = evaluate(training.agent.policy, self._env, episodes=episodes, seed=seed)
+            result = evaluate(training.learner.policy, self._env, episodes=episodes, seed=seed)
         except _RunStoppedError:
             return
         counters.evaluations += 1
@@ -167,10 +144,10 @@ class _RunStoppedError(Exception):
 class _Watched(gym.Wrapper[Any, Any, Any, Any]):
     """An environment of evaluations in a run: leaves when the run stops, ends endless episodes."""
 
-    def __init__(self, env: gym.Env[Any, Any], training: "Training") -> None:
+    def __init__(self, env: gym.Env[Any, Any], training: Run) -> None:
         super().__init__(env)
         self._training, self._steps, self._told = training, 0, False
-        limited = training.agent.env or (env.spec and env.spec.max_episode_steps)
+        limited = training.learner.env or (env.spec and env.spec.max_episode_steps)
         self._limit = MAX_STEPS if limited else UNLIMITED_STEPS
 
     def reset(
@@ -223,42 +200,42 @@ class Report(Callback):
         self.every, self.sequences, self.length = every, sequences, length
         self._due = 0
 
-    def on_start(self, training: "Training") -> None:
+    def on_start(self, training: Run) -> None:
         """The next multiple of `every` is due."""
         self._due = (training.counters.env_step // self.every + 1) * self.every
 
-    def on_checkpoint(self, training: "Training", path: Path) -> None:
+    def on_checkpoint(self, training: Run, path: Path) -> None:
         """Refresh when due, at a checkpoint, where no environment is inside an episode."""
         if training.counters.env_step >= self._due:
             self._due = (training.counters.env_step // self.every + 1) * self.every
             self.draw(training)
 
-    def on_end(self, training: "Training") -> None:
+    def on_end(self, training: Run) -> None:
         """Refresh once more."""
         self.draw(training)
 
-    def draw(self, training: "Training") -> None:
+    def draw(self, training: Run) -> None:
         """Write the pictures; says so where the video encoder or room on the disk is missing."""
         try:
             if training.counters.episodes:
                 plots.learning_curve(training.folder, training.folder / "learning_curve.png")
-            if isinstance(training.agent.algorithm, Dreaming) and training.replay.episodes:
-                self._dream(training, training.agent.algorithm)
+            if isinstance(training.learner.algorithm, Dreaming) and training.replay.episodes:
+                self._dream(training, training.learner.algorithm)
         except MissingExtraError as error:
             training.bar.note(f"no video of the model's dreams: {error}")
         except Exception as error:  # a picture is worth no run, whatever went wrong in drawing it
             training.bar.warn(f"no pictures of this step: {type(error).__name__}: {error}")
 
-    def _dream(self, training: "Training", algorithm: Dreaming) -> None:
-        agent, seed = training.agent, derive_seed(training.agent.seed, "dream")
+    def _dream(self, training: Run, algorithm: Dreaming) -> None:
+        learner, seed = training.learner, derive_seed(training.learner.seed, "dream")
         batch, _ = training.replay.sample(
             EpisodeSampler(), self.sequences, self.length, np.random.default_rng(seed)
         )
-        batch = {name: column.to(agent.device) for name, column in batch.items()}
-        model = algorithm.open_loop(batch, NoiseSource(seed, agent.device))
+        batch = {name: column.to(learner.device) for name, column in batch.items()}
+        model = algorithm.open_loop(batch, NoiseSource(seed, learner.device))
         for key, dreamed in model.items():
             truth, dream = batch[key].numpy(force=True), dreamed.float().numpy(force=True)
-            if agent.spec.obs[key].kind == "image":
+            if learner.policy.spec.obs[key].kind == "image":
                 frames = truth.astype(np.float32) / 255
                 plots.open_loop_video(frames, dream, training.folder / f"dream_{key}.mp4")
             else:
@@ -275,7 +252,7 @@ class StopOnReturn(Callback):
     def __init__(self, threshold: float) -> None:
         self.threshold = threshold
 
-    def on_evaluation(self, training: "Training", mean_reward: float) -> None:
+    def on_evaluation(self, training: Run, mean_reward: float) -> None:
         """Stop when the threshold is reached."""
         if mean_reward >= self.threshold:
             training.stop = True

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from agentzoo.runtime.errors import RunError
 
-from ..replay.buffer import write_durably
+from ..replay.chunks import write_durably
 
 KEPT = 2
 DTYPES = {  # as safetensors spells them

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,6 +16,7 @@ import torch
 from agentzoo.runtime.envs import Adapter
 from agentzoo.runtime.errors import RunError
 from agentzoo.runtime.policy.noise import derive_seed
+from agentzoo.runtime.policy.spaces import describe_spaces
 
 from ..algorithm import Algorithm, Metrics
 from ..blocks.optim import Adam
@@ -27,12 +27,9 @@ from . import checkpoint
 from .checkpoint import Counters
 from .collector import Collector, Episode
 from .cuda_graph import updater
+from .events import Callback, Learner
 from .logger import Logger, ProgressBar, duration
 from .parent import WARMUP, Parent
-
-if TYPE_CHECKING:
-    from ..agent import Agent
-    from .callbacks import Callback
 
 TIMED_UPDATES = 5  # updates timed before the whole run's duration is told
 SLOW_UPDATE_S = 2.0  # an update slower than this on a CPU is meant for a GPU
@@ -134,7 +131,7 @@ class Training:
     """One sitting of a run; callbacks are given this object.
 
     Attributes:
-        agent: what learns.
+        learner: what learns, and how it is saved.
         folder: the run's folder.
         adapter: the environments.
         replay: the rows so far.
@@ -147,21 +144,21 @@ class Training:
         signalled: the signal that asked for it, SIGINT or SIGTERM; None where none did.
     """
 
-    agent: "Agent"
+    learner: Learner
     folder: Path
     adapter: Adapter
     replay: ReplayBuffer
     counters: Counters
     logger: Logger
     bar: ProgressBar
-    callbacks: Sequence["Callback"]
+    callbacks: Sequence[Callback]
     returns: list[tuple[int, float]] = field(default_factory=list)
     stop: bool = False
     signalled: signal.Signals | None = None
 
     def __post_init__(self) -> None:
         """Wire the collector and the schedule from the agent's configuration."""
-        config, parent = self.agent.config, self.agent.parent
+        config, parent = self.learner.config, self.learner.parent
         # a policy that can act needs no random actions; with its replay, no waiting either
         prefill = config.prefill if parent is None else 0
         scheduled = config
@@ -169,27 +166,27 @@ class Training:
             scheduled = replace(config, prefill=0, pretrain=0)
         self.schedule = update_schedule(scheduled, self.adapter.repeat)
         if parent is not None and not parent.has_optimizer:
-            for optimizer in self.agent.algorithm.optimizers().values():
+            for optimizer in self.learner.algorithm.optimizers().values():
                 if isinstance(optimizer, Adam):
                     optimizer.warmup = WARMUP
         self.collector = Collector(
-            self.agent.algorithm,
+            self.learner.algorithm,
             self.adapter,
             self.replay,
             self.counters,
-            self.agent.seed,
+            self.learner.seed,
             prefill,
-            self.agent.device,
+            self.learner.device,
         )
         self.batches = Batches(
             self.replay,
-            self.agent.algorithm.sampler,
+            self.learner.algorithm.sampler,
             config.batch_size,
             config.batch_length,
-            self.agent.seed,
-            self.agent.device,
+            self.learner.seed,
+            self.learner.device,
         )
-        self._learn = updater(self.agent.algorithm, self.agent.device, config.capture)
+        self._learn = updater(self.learner.algorithm, self.learner.device, config.capture)
         self._metrics: list[Metrics] = []
         self._finished: list[Episode] = []
         self._update_seconds: list[float] = []
@@ -257,9 +254,9 @@ class Training:
 
     def _pay(self) -> None:
         """Do the updates that are due, as soon as the replay has a window."""
-        counters, config = self.counters, self.agent.config
+        counters, config = self.counters, self.learner.config
         due = self.schedule.due(counters.env_step, counters.episodes - counters.prefill_episodes)
-        sampler = self.agent.algorithm.sampler
+        sampler = self.learner.algorithm.sampler
         while counters.updates < due and not self.stop:
             if not sampler.ready(self.replay, config.batch_length):
                 return
@@ -268,10 +265,10 @@ class Training:
 
     def _update(self, *, more: bool) -> None:
         """One update; with `more` another one follows before rows are added."""
-        started, counters, agent = time.monotonic(), self.counters, self.agent
+        started, counters, learner = time.monotonic(), self.counters, self.learner
         batch, drawn = self.batches.take(counters.updates, more=more)
         measured = self._learn.warm
-        metrics, back = self._learn(batch, derive_seed(agent.seed, "update", counters.updates))
+        metrics, back = self._learn(batch, derive_seed(learner.seed, "update", counters.updates))
         if back:
             self.replay.write_back(drawn, {n: t.cpu().numpy() for n, t in back.items()})
         counters.updates += 1
@@ -279,8 +276,8 @@ class Training:
         self._tell("on_update", metrics)
         self._show()
         if measured and len(self._update_seconds) < TIMED_UPDATES:
-            if agent.device.type == "cuda":
-                torch.cuda.synchronize(agent.device)  # these few alone are waited for
+            if learner.device.type == "cuda":
+                torch.cuda.synchronize(learner.device)  # these few alone are waited for
             self._announce(time.monotonic() - started)
 
     def _announce(self, seconds: float) -> None:
@@ -288,13 +285,13 @@ class Training:
         self._update_seconds.append(seconds)
         if len(self._update_seconds) != TIMED_UPDATES:
             return
-        config, median = self.agent.config, float(np.median(self._update_seconds))
+        config, median = self.learner.config, float(np.median(self._update_seconds))
         due = self.schedule.due(self.bar.total, 0) - self.counters.updates
         if config.update_every or config.train_ratio:
             self.bar.note(
                 f"about {duration(due * median)} of updates ahead: {due:,} of {median:.2f} s each"
             )
-        if self.agent.device.type == "cpu" and median > SLOW_UPDATE_S:
+        if self.learner.device.type == "cpu" and median > SLOW_UPDATE_S:
             self.bar.note(
                 f"an update takes {median:.1f} s here: this preset is meant for a GPU; "
                 'preset="cpu" learns small tasks on a CPU in minutes'
@@ -327,7 +324,7 @@ class Training:
             )
         self._metrics, self._finished = [], []
         self._logged = (now, counters.env_step, counters.updates)
-        self._due_log = self._next(self.agent.config.log_every)
+        self._due_log = self._next(self.learner.config.log_every)
 
     def _hold(self, total: int) -> None:
         """When a checkpoint is due, hold environments at their episode's end."""
@@ -345,7 +342,7 @@ class Training:
 
     def _say_grace(self) -> None:
         """Say where an episode may be cut although nobody knows how long it would have been."""
-        config, unknown = self.agent.config, self.adapter.time_limit is None
+        config, unknown = self.learner.config, self.adapter.time_limit is None
         if config.checkpoint_every and config.checkpoint_grace is None and unknown:
             self.bar.note(
                 f"the environment names no time limit: an episode still open {GRACE:,} of its "
@@ -378,7 +375,7 @@ class Training:
         """
         lost = [f"{name} is {m}" for name, m in metrics.items()
                 if name.startswith("loss/") and not math.isfinite(m)]  # fmt: skip
-        lost += [f"{name} holds NaN or infinity" for name in not_finite(self.agent.algorithm)]
+        lost += [f"{name} holds NaN or infinity" for name in not_finite(self.learner.algorithm)]
         if not lost:
             return
         newest = checkpoint.newest(self.folder / "checkpoints")
@@ -412,10 +409,9 @@ class Training:
         if counters.best_return is not None and mean_reward < counters.best_return:
             return False
         counters.best_return, counters.best_step = mean_reward, counters.env_step
-        self.agent.env_steps = self.agent.steps_before + counters.env_step
 
         def write(folder: Path) -> None:
-            self.agent.save(folder)
+            self.learner.save(folder, counters.env_step)
 
         try:
             checkpoint.save(self.folder / "best", counters.evaluations, write, kept=1)
@@ -444,11 +440,10 @@ class Training:
         )
 
     def _write_checkpoint(self, folder: Path) -> None:
-        self.agent.env_steps = self.agent.steps_before + self.counters.env_step
-        self.agent.save(folder)
+        self.learner.save(folder, self.counters.env_step)
         training = folder / "training"
         training.mkdir()
-        for name, optimizer in self.agent.algorithm.optimizers().items():
+        for name, optimizer in self.learner.algorithm.optimizers().items():
             checkpoint.write_tensors(training / f"{name}.safetensors", optimizer.state_dict())
         self.replay.save(training / "replay")
         self.counters.write(training)
@@ -456,7 +451,7 @@ class Training:
     def restore(self, folder: Path) -> None:
         """Take optimisers and replay from a checkpoint; the agent took its weights already."""
         training = folder / "training"
-        for name, optimizer in self.agent.algorithm.optimizers().items():
+        for name, optimizer in self.learner.algorithm.optimizers().items():
             optimizer.load_state_dict(checkpoint.read_tensors(training / f"{name}.safetensors"))
         self.replay.restore(training / "replay")
 
@@ -464,7 +459,7 @@ class Training:
         """Begin with what a parent's checkpoint holds; the agent took its weights already."""
         training = folder / "training"
         if parent.has_optimizer:
-            for name, optimizer in self.agent.algorithm.optimizers().items():
+            for name, optimizer in self.learner.algorithm.optimizers().items():
                 optimizer.load_state_dict(checkpoint.read_tensors(training / f"{name}.safetensors"))
         if parent.has_replay:
             self.replay.restore(training / "replay")
@@ -552,14 +547,75 @@ def interruption(number: signal.Signals) -> BaseException:
     return SystemExit(128 + number)  # what a shell says of a process that SIGTERM ended
 
 
-def require_environment(env: object) -> None:
-    """Refuse to learn without an environment.
+def train(
+    learner: Learner,
+    folder: Path,
+    adapter: Adapter,
+    counters: Counters,
+    newest: Path | None,
+    total: int,
+    callbacks: Sequence[Callback],
+    progress: bool,
+) -> signal.Signals | None:
+    """One sitting: learn until `total` environment steps of the run.
 
-    Raises:
-        RunError: saying how to give one.
+    Args:
+        learner: what learns; its weights are those of `newest` where there is one.
+        folder: the run's.
+        adapter: the environments.
+        counters: where the run stands.
+        newest: the checkpoint to go on from.
+        total: environment steps of the whole run.
+        callbacks: told about every event.
+        progress: show a progress bar.
+
+    Returns:
+        The signal that stopped it before, if one did.
     """
-    if env is None:
-        raise RunError(
-            'there is no environment to learn in; give one: Dreamer("dmc:walker-walk") '
-            'or agent.learn("dmc:walker-walk")'
-        )
+    config, spec = learner.config, learner.policy.spec
+    replay = ReplayBuffer(
+        folder / "replay",
+        spec.obs,
+        spec.action,
+        learner.algorithm.columns,
+        envs=config.envs,
+        capacity=config.replay_rows,
+    )
+    resume = None if newest is None else counters.env_step
+    bar = ProgressBar(total, start=counters.env_step, enabled=progress)
+    with Logger(folder, resume_step=resume) as logger, bar:
+        training = Training(learner, folder, adapter, replay, counters, logger, bar, callbacks)
+        if newest is not None:
+            training.restore(newest)
+            bar.note(f"resumed from step {counters.env_step:,} of {folder}")
+        elif learner.parent is not None and learner.loaded is not None:
+            training.inherit(learner.loaded, learner.parent)
+            before = learner.parent.env_steps
+            bar.note(f"continues from weights that learned for {before:,} steps")
+        decisions = (total - counters.env_step) // adapter.repeat
+        bar.note(f"reads {describe_spaces(spec.obs, spec.action)}")
+        bar.note(f"replay: {require_space(training, decisions)}")
+        training.run(total)
+        if counters.interrupted:
+            bar.note(
+                f"stopped at step {counters.env_step:,}; to go on: "
+                f'agent.learn({total}, run="{folder}")'
+            )
+    return training.signalled
+
+
+def require_space(training: Training, decisions: int) -> str:
+    """Check that transitions and checkpoints fit; what the replay will hold, for people."""
+    config, algorithm = training.learner.config, training.learner.algorithm
+    assert isinstance(algorithm, torch.nn.Module), type(algorithm)
+    learned = [algorithm, *algorithm.optimizers().values()]
+    size = sum(t.nbytes for one in learned for t in one.state_dict().values())
+    best = 2 * sum(t.nbytes for t in algorithm.state_dict().values())
+    checkpoints = checkpoint.KEPT + 1  # one more while it is written
+    there = checkpoint.size_of_copies(training.folder / "checkpoints")
+    return training.replay.require_space(
+        decisions,
+        2 * config.checkpoint_every * config.envs // training.adapter.repeat,
+        checkpoints=checkpoints,
+        beside=checkpoints * size + best - there,
+    )

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from cases import CASES, arguments, setting
 
-from agentzoo.agent import find_device
+from agentzoo.device import find_device
 from agentzoo.train.callbacks import Callback
 from agentzoo.train.logger import read_metrics
 from agentzoo.train.loop import Training

@@ -14,7 +14,7 @@ import tempfile
 
 from cases import CASES, Case, arguments, clock, setting
 
-from agentzoo.agent import find_device
+from agentzoo.device import find_device
 from agentzoo.train.callbacks import Callback
 from agentzoo.train.cuda_graph import WARM_UPS
 from agentzoo.train.loop import Training
@@ -40,7 +40,7 @@ class Meter(Callback):
         """Begin, or end."""
         if training.counters.updates <= WARM_UPS + 1:
             return
-        now = clock(training.agent.device), training.counters.env_step, training.counters.updates
+        now = clock(training.learner.device), training.counters.env_step, training.counters.updates
         self.start = self.start or now
         if now[0] - self.start[0] >= self.seconds:
             training.stop = True

@@ -12,8 +12,9 @@ from statistics import median
 import torch
 from cases import CASES, Case, Pictures, arguments, clock, random_batch, setting
 
-from agentzoo.agent import Agent, find_device
+from agentzoo.agent import Agent
 from agentzoo.algorithm import Batch
+from agentzoo.device import find_device
 from agentzoo.train.cuda_graph import WARM_UPS, Update, updater
 
 WAYS = {"kernel by kernel": "off", "graph": "on"}

@@ -149,7 +149,7 @@ def test_unknown_and_foreign_bundles(tmp_path: Path):
     with pytest.raises(BundleError, match=r"does not say how its agent was trained"):
         agentzoo.load(tmp_path)
     (tmp_path / "config.json").write_text("[]")
-    with pytest.raises(BundleError, match=r"is not a saved agent's config.json"):
+    with pytest.raises(BundleError, match=r"config.json\" is \[\], expected an object"):
         agentzoo.load(tmp_path)
     (tmp_path / "config.json").write_text(config.replace('"deter": 16', '"deter": 24'))
     with pytest.raises(BundleError, match=r"are not those of this Dreamer"):

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from agentzoo.algorithm import Batch
-from agentzoo.replay.buffer import OnlineSampler, ReplayBuffer, SequenceIndex
+from agentzoo.replay.buffer import ReplayBuffer
 from agentzoo.replay.prefetch import Batches
+from agentzoo.replay.samplers import OnlineSampler, SequenceIndex
 from agentzoo.runtime.errors import ReplayError
 from agentzoo.runtime.policy.noise import derive_seed
 from agentzoo.runtime.spec import ActionSpec, ColumnSpec, ObsSpec

@@ -42,9 +42,9 @@ class First(Keep):
     def on_start(self, training) -> None:
         super().on_start(training)
         self.held = len(training.replay)
-        state = training.agent.algorithm.state_dict()
+        state = training.learner.algorithm.state_dict()
         self.weights = {name: tensor.clone() for name, tensor in state.items()}
-        self.optimizer = training.agent.algorithm.optimizer.state_dict()
+        self.optimizer = training.learner.algorithm.optimizer.state_dict()
 
 
 def go_on(agent: Agent, run: Path, steps: int = 600, env: str | None = None) -> First:

@@ -61,11 +61,11 @@ def assert_same_run(a: Keep, b: Keep) -> None:
         assert mine.keys() == theirs.keys()
         for name in mine:
             np.testing.assert_array_equal(mine[name], theirs[name], err_msg=name)
-    weights = [t.training.agent.algorithm.state_dict() for t in (a, b)]
+    weights = [t.training.learner.algorithm.state_dict() for t in (a, b)]
     for name, tensor in weights[0].items():
         assert torch.equal(tensor, weights[1][name]), name
-    for name, optimizer in a.training.agent.algorithm.optimizers().items():
-        other = b.training.agent.algorithm.optimizers()[name].state_dict()
+    for name, optimizer in a.training.learner.algorithm.optimizers().items():
+        other = b.training.learner.algorithm.optimizers()[name].state_dict()
         assert all(torch.equal(t, other[k]) for k, t in optimizer.state_dict().items()), name
     assert a.training.counters == b.training.counters
 

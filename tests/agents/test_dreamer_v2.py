@@ -19,7 +19,7 @@ from agentzoo.blocks.optim import Adam
 from agentzoo.blocks.rssm import State
 from agentzoo.config import configure
 from agentzoo.export import export
-from agentzoo.replay.buffer import EpisodeSampler
+from agentzoo.replay.samplers import EpisodeSampler
 from agentzoo.runtime import verify
 from agentzoo.runtime.errors import ConfigError
 from agentzoo.runtime.spec import ActionSpec, ObsSpec

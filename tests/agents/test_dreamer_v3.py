@@ -30,7 +30,8 @@ from agentzoo.blocks.rssm import State
 from agentzoo.blocks.twohot import symexp_bins, twohot_weights
 from agentzoo.config import configure
 from agentzoo.export import export
-from agentzoo.replay.buffer import OnlineSampler, ReplayBuffer
+from agentzoo.replay.buffer import ReplayBuffer
+from agentzoo.replay.samplers import OnlineSampler
 from agentzoo.runtime import verify
 from agentzoo.runtime.errors import ConfigError, EpisodeError
 from agentzoo.runtime.spec import ActionSpec, ObsSpec
@@ -924,7 +925,7 @@ def test_episodes_of_one_step_are_learned_from(tmp_path: Path) -> None:
     assert keep.training.counters.updates == keep.training.schedule.due(120, 0) == 3
     assert keep.training.replay.streams[0].fresh == 9 * 4 * 3
     assert keep.training.returns[-1][1] == 1.0
-    assert all(torch.isfinite(p).all() for p in keep.training.agent.algorithm.parameters())
+    assert all(torch.isfinite(p).all() for p in keep.training.learner.algorithm.parameters())
 
 
 def test_a_world_with_one_action_is_learned_and_played(tmp_path: Path) -> None:

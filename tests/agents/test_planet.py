@@ -19,7 +19,7 @@ from agentzoo.blocks.kl import free_nats_per_step
 from agentzoo.blocks.latents import GaussianLatent
 from agentzoo.blocks.rssm import State
 from agentzoo.config import configure
-from agentzoo.export import TorchImagine, TorchStep, arrays, export, tensors
+from agentzoo.export import export
 from agentzoo.planning import rollout_returns
 from agentzoo.runtime import load_policy, verify
 from agentzoo.runtime.envs import resolve
@@ -29,6 +29,7 @@ from agentzoo.runtime.policy.noise import draw, with_plan_axes
 from agentzoo.runtime.policy.planners import PlanStep, Rollouts
 from agentzoo.runtime.policy.policy import Policy
 from agentzoo.runtime.spec import ActionSpec, Arrays, ObsSpec, PlanSpec, PolicySpec
+from agentzoo.torch_step import TorchImagine, TorchStep, arrays, tensors
 from agentzoo.train.loop import UpdateSchedule
 from tests.agents.fake_envs import Steer
 

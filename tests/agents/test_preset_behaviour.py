@@ -122,7 +122,7 @@ class Watch(Callback):
 
     def on_start(self, training: Training) -> None:
         self.training = training
-        algorithm: Any = training.agent.algorithm
+        algorithm: Any = training.learner.algorithm
         for optimizer in algorithm.optimizers().values():
             if any(name.startswith("rssm.prior") for name in optimizer.names):
                 optimizer.step = self.watched(optimizer.names, optimizer.step)

@@ -56,7 +56,7 @@ def test_annotate_sees_what_neither_replay_nor_policy_gets(tmp_path: Path, paral
     # a chunk is 1,024 rows: more of them, so that values are late for the first of a chunk too
     steps = 1_100 * (1 + parallel)
     keep = learn(Watched, tmp_path, steps, envs=1 + parallel, parallel=parallel)
-    learner, replay = keep.training.agent, keep.training.replay
+    learner, replay = keep.training.learner, keep.training.replay
     assert list(learner.spec.obs) == ["observation"]
     assert "twice" not in (replay.dtype.names or ())
     for rows in all_rows(replay):

@@ -32,7 +32,7 @@ class Rows(Callback):
 
 def stored(training: Training) -> torch.Tensor:
     """Every observation in replay, in float64."""
-    (stream,), (key,) = training.replay.streams, training.agent.spec.obs
+    (stream,), (key,) = training.replay.streams, training.learner.policy.spec.obs
     rows = [chunk.rows[key] for chunk in stream.chunks]
     return torch.cat([torch.from_numpy(part.copy()) for part in rows])[: stream.rows].double()
 

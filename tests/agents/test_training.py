@@ -232,7 +232,7 @@ def test_a_diverged_run_stops_and_its_last_good_checkpoint_stands(when: str, tmp
 def test_weights_are_looked_at_where_nothing_is_logged(tmp_path: Path):
     class Break(Callback):
         def on_episode(self, training: Training, episode: object) -> None:
-            next(module(training.agent.algorithm).parameters()).data.fill_(float("inf"))
+            next(module(training.learner.algorithm).parameters()).data.fill_(float("inf"))
 
     with pytest.raises(
         RunError, match=r"diverged by step 200: .* holds NaN or infinity.*step 0 st"

@@ -33,7 +33,7 @@ from agentzoo.blocks.actions import to_env
 from agentzoo.blocks.optim import Adam
 from agentzoo.config import AgentConfig
 from agentzoo.planning import plan_step
-from agentzoo.replay.buffer import EpisodeSampler, StreamSampler
+from agentzoo.replay.samplers import EpisodeSampler, StreamSampler
 from agentzoo.runtime.spec import (
     ActionSpec,
     ColumnSpec,

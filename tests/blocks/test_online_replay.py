@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agentzoo.replay.buffer import OnlineSampler, ReplayBuffer, Segment
+from agentzoo.replay.buffer import ReplayBuffer
+from agentzoo.replay.samplers import OnlineSampler, Segment
 from agentzoo.runtime.errors import ReplayError
 from agentzoo.runtime.spec import ActionSpec, ColumnSpec, ObsSpec
 

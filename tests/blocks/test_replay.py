@@ -11,7 +11,8 @@ import pytest
 import torch
 from safetensors.torch import save as save_tensors
 
-from agentzoo.replay.buffer import EpisodeSampler, ReplayBuffer, Segment, StreamSampler
+from agentzoo.replay.buffer import ReplayBuffer
+from agentzoo.replay.samplers import EpisodeSampler, Segment, StreamSampler
 from agentzoo.runtime.errors import ReplayError, SpaceError
 from agentzoo.runtime.spec import ActionSpec, ColumnSpec, ObsSpec
 from agentzoo.train.checkpoint import read_tensors, write_tensors

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from agentzoo.export import TorchStep, arrays, tensor, tensors
 from agentzoo.planning import rollout_returns
 from agentzoo.runtime import load_policy, verify
 from agentzoo.runtime.errors import ConfigError
 from agentzoo.runtime.spec import PlanSpec
+from agentzoo.torch_step import TorchStep, arrays, tensor, tensors
 from tests.serving.toys import PlanningToy, random_inputs, seeded, torch_policy, toy_spec
 
 STEPS = 100

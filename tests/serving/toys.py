@@ -8,12 +8,12 @@ from torch import Tensor, nn
 
 from agentzoo.algorithm import Carry, Noise, Obs
 from agentzoo.blocks.actions import to_env
-from agentzoo.export import TorchStep
 from agentzoo.planning import plan_step
 from agentzoo.runtime.policy.noise import draw, with_plan_axes
 from agentzoo.runtime.policy.policy import Policy
 from agentzoo.runtime.policy.spaces import action_spec, observation_specs
 from agentzoo.runtime.spec import Arrays, NoiseSpec, PlanSpec, PolicySpec, TensorSpec
+from agentzoo.torch_step import TorchStep
 
 CANDIDATES = 16
 DETER, STOCH, IMAGE = 8, 4, (6, 5, 3)

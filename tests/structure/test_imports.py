@@ -181,3 +181,55 @@ def test_the_old_names_stand_nowhere() -> None:
             if OLD_NAMES.search(line) and not re.search(r"from (agentzoo|\.) import", line):
                 found.append(f"{name}: {line.strip()}")
     assert found == []
+
+
+def test_no_module_imports_itself_by_a_circle() -> None:
+    """Imports for the type checker alone count as well."""
+    names = {module_name(path): path for path in sources()}
+    edges: dict[str, set[str]] = {}
+    for name, path in names.items():
+        found = {target for target, _ in imported_at_the_top(path)}
+        homes = {next((t for t in (x, x.rpartition(".")[0]) if t in names), None) for x in found}
+        edges[name] = {home for home in homes if home not in (None, name)}  # type: ignore[misc]
+    done: set[str] = set()
+
+    def walk(name: str, way: tuple[str, ...]) -> None:
+        assert name not in way, " -> ".join((*way[way.index(name) :], name))
+        if name not in done:
+            for target in sorted(edges[name]):
+                walk(target, (*way, name))
+            done.add(name)
+
+    for name in names:
+        if not names[name].name.startswith("__init__"):
+            walk(name, ())
+
+
+def imported_at_the_top(path: Path) -> Iterator[tuple[str, int]]:
+    """What a file imports outside of its functions."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    kept = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    inside = {id(child) for function in kept for child in ast.walk(function)}
+    package = module_name(path).split(".")
+    package = package if path.name == "__init__.py" else package[:-1]
+    for node in ast.walk(tree):
+        if id(node) in inside:
+            continue
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, 0) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            stem = ".".join([*base, *filter(None, [node.module])])
+            yield from ((f"{stem}.{alias.name}", node.level) for alias in node.names)
+
+
+def test_building_an_agent_imports_nothing_of_export() -> None:
+    pytest.importorskip("torch")
+    code = (
+        "import sys\nfrom agentzoo import Dreamer\n"
+        "Dreamer('gym:CartPole-v1', preset='debug', device='cpu')\n"
+        "print(*sys.modules)"
+    )
+    modules = set(fresh(code).split())
+    assert "agentzoo.train.loop" in modules
+    assert not modules & {"agentzoo.export", "onnx", "onnxscript", "onnxruntime"}

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import TYPE_CHECKING, cast
+from typing import Protocol, cast
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -19,9 +19,6 @@ from .models import Locate, Model, Version
 from .sessions import LOST, Session, Sessions
 from .settings import ModelSettings, ServerSettings
 
-if TYPE_CHECKING:
-    from .websocket import Channel
-
 log = logging.getLogger(__name__)
 
 Reply = asyncio.Future[Answer]
@@ -30,6 +27,20 @@ GOING_AWAY = 1001  # RFC 6455, section 7.4.1
 POLL_S = 0.02
 HOPELESS = 3  # deadlines that a single step may outlive
 JOIN_S = 1.0  # for steps that nobody waits for any more
+
+
+class OpenChannel(Protocol):
+    """What the service asks of an open websocket; `websocket.Channel` is one."""
+
+    is_answering: bool
+
+    async def close(self, code: int, reason: str = "") -> None:
+        """Say goodbye."""
+        ...
+
+    def forget_ended(self) -> None:
+        """Let go of sessions that have ended."""
+        ...
 
 
 class Service:
@@ -54,7 +65,7 @@ class Service:
         self._locate = locate
         self.models = {one.name: Model(one, locate, self._settle) for one in models}
         self.sessions = Sessions(settings.max_sessions, settings.session_ttl_s)
-        self.channels: set[Channel] = set()
+        self.channels: set[OpenChannel] = set()
         self.requests = 0
         self.is_draining = self.is_ending = False
         self._loading = asyncio.Lock()

@@ -1,0 +1,33 @@
+"""The device that an agent's networks are on."""
+
+from typing import cast
+
+import torch
+
+from agentzoo.runtime.errors import ProviderError
+
+
+def find_device(name: object) -> torch.device:
+    """The torch device of a name.
+
+    Raises:
+        ProviderError: if it names a device that is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    known = 'use "auto", "cpu", "cuda" or "cuda:N"'
+    try:
+        device = torch.device(cast("str", name))
+    except (RuntimeError, TypeError) as error:
+        raise ProviderError(f"device={name!r} is no device; {known}") from error
+    if device.type not in ("cpu", "cuda"):
+        raise ProviderError(f"device={name!r} is none that agents learn on; {known}")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ProviderError(
+            f'device={name!r} was asked for, but torch sees no CUDA device; use device="cpu", or '
+            "install a CUDA build of torch on a machine with a GPU"
+        )
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        raise ProviderError(f"device={name!r} was asked for, but torch sees {count}; {known}")
+    return device

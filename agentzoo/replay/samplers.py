@@ -1,0 +1,148 @@
+"""Samplers: which transitions a batch is made of; an agent's rule, one a paper."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+
+class Segment(NamedTuple):
+    """Consecutive rows of one stream: `length` rows from absolute row `start` of `env`."""
+
+    env: int
+    start: int
+    length: int
+
+
+# lengths add up to the batch length; a new segment begins at an is_first
+SequenceIndex = list[Segment]
+
+
+class StreamView(Protocol):
+    """What samplers ask of one environment's transitions."""
+
+    first: int
+    count: int
+
+    @property
+    def rows(self) -> int:
+        """How many are held."""
+        ...
+
+
+class Sampled(Protocol):
+    """What samplers ask of a replay buffer."""
+
+    @property
+    def streams(self) -> Sequence[StreamView]:
+        """One for each environment."""
+        ...
+
+    @property
+    def episodes(self) -> int:
+        """Finished episodes held whole, over all streams."""
+        ...
+
+    def episode(self, k: int) -> Segment:
+        """The k-th finished episode, streams one after another."""
+        ...
+
+    def take_fresh(self, length: int) -> Segment | None:
+        """The oldest `length` transitions of a stream that this has not given before, or None."""
+        ...
+
+
+class Sampler(Protocol):
+    """Which rows a batch is made of; an agent's rule (design: one row a paper)."""
+
+    def ready(self, replay: Sampled, length: int) -> bool:
+        """Whether a window of `length` rows can be drawn."""
+        ...
+
+    def draw(self, replay: Sampled, length: int, rng: np.random.Generator) -> SequenceIndex:
+        """One window whose segments add up to `length` rows."""
+        ...
+
+
+@dataclass(frozen=True)
+class EpisodeSampler:
+    """Uniform finished episode, uniform start in it, last row included.
+
+    An episode shorter than the window is joined with the beginnings of further ones, each from its
+    is_first row (the references drop short episodes, and so never learn from them).
+
+    Args:
+        prioritize_ends: draw starts up to a window's length further and move those that do not fit
+            to the last that does, so that half and more of a short episode's windows end with it.
+
+    Source: google-research/planet tools/numpy_episodes.py includes the last frame, which we follow;
+    danijar/dreamer tools.py:load_episodes never samples it, and so no terminal reward or label.
+    Ends danijar/dreamerv2 common/replay.py:_sample_sequence.
+    """
+
+    prioritize_ends: bool = False
+
+    def ready(self, replay: Sampled, length: int) -> bool:
+        """One finished episode suffices, since short ones are joined."""
+        return replay.episodes > 0
+
+    def draw(self, replay: Sampled, length: int, rng: np.random.Generator) -> SequenceIndex:
+        """Draw an episode and a start in it, joining further episodes where it is too short."""
+        env, start, rows = replay.episode(int(rng.integers(replay.episodes)))
+        if rows >= length:
+            last = rows - length
+            beyond = length if self.prioritize_ends else 0
+            offset = min(int(rng.integers(last + 1 + beyond)), last)
+            return [Segment(env, start + offset, length)]
+        window = [Segment(env, start, rows)]
+        missing = length - rows
+        while missing:
+            env, start, rows = replay.episode(int(rng.integers(replay.episodes)))
+            window.append(Segment(env, start, min(rows, missing)))
+            missing -= window[-1].length
+        return window
+
+
+@dataclass(frozen=True)
+class StreamSampler:
+    """Uniform start in one stream, across episodes and into the unfinished one.
+
+    The first row is the context: recipes that store latents start from its stored ones.
+    """
+
+    def ready(self, replay: Sampled, length: int) -> bool:
+        """Whether some stream holds a whole window."""
+        return any(stream.rows >= length for stream in replay.streams)
+
+    def draw(self, replay: Sampled, length: int, rng: np.random.Generator) -> SequenceIndex:
+        """Draw a start uniformly over all streams."""
+        starts = np.array([max(0, stream.rows - length + 1) for stream in replay.streams])
+        k = int(rng.integers(starts.sum()))
+        env = int(np.searchsorted(np.cumsum(starts), k, side="right"))
+        offset = k - int(starts[:env].sum())
+        return [Segment(env, replay.streams[env].first + offset, length)]
+
+
+@dataclass(frozen=True)
+class OnlineSampler:
+    """Transitions that were never handed out first, then as `StreamSampler`.
+
+    Every stream is cut into windows that do not overlap; each is handed out once, the oldest first,
+    as soon as it is whole. So every row is trained on soon after it was collected, whatever the
+    size of the replay. How far a stream was handed out is part of the replay and saved with it.
+
+    Source: Hafner et al. 2025 (arXiv:2301.04104v2), online queue; danijar/dreamerv3
+    embodied/core/replay.py.
+    """
+
+    rest: StreamSampler = StreamSampler()
+
+    def ready(self, replay: Sampled, length: int) -> bool:
+        """Whether some stream holds a whole window."""
+        return self.rest.ready(replay, length)
+
+    def draw(self, replay: Sampled, length: int, rng: np.random.Generator) -> SequenceIndex:
+        """The oldest window that was never handed out; where there is none, a uniform one."""
+        fresh = replay.take_fresh(length)
+        return self.rest.draw(replay, length, rng) if fresh is None else [fresh]
