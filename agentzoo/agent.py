@@ -371,8 +371,9 @@ class Agent:
         Raises:
             ConfigError: for what is no callback, or one that would wait for ever.
         """
-        ready = ready_callbacks(self.config, evaluates=not isinstance(self._source, OBJECTS))
-        return check_callbacks(ready, given)
+        can = not isinstance(self._source, OBJECTS)
+        during = can and self.config.eval_every != 0 and self.config.eval_episodes != 0
+        return check_callbacks(ready_callbacks(self.config, evaluates=can), given, evaluates=during)
 
     # -- saving ---------------------------------------------------------------------------------
 

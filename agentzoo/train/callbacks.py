@@ -258,8 +258,13 @@ class StopOnReturn(Callback):
             training.stop = True
 
 
-def check_callbacks(ready: Sequence[Callback], given: object) -> list[Callback]:
+def check_callbacks(ready: Sequence[Callback], given: object, *, evaluates: bool) -> list[Callback]:
     """The callbacks that a run brings along, then those given, each of which can be told.
+
+    Args:
+        ready: the run's own.
+        given: the user's.
+        evaluates: whether there are evaluations before the final one.
 
     Raises:
         ConfigError: for what is no Callback, or a StopOnReturn in a run without evaluations.
@@ -281,7 +286,7 @@ def check_callbacks(ready: Sequence[Callback], given: object) -> list[Callback]:
             )
         checked.append(one)
     stops = any(isinstance(one, StopOnReturn) for one in checked)
-    if stops and not any(isinstance(one, Evaluate) for one in checked):
+    if stops and not evaluates:
         raise ConfigError(
             "StopOnReturn waits for evaluations, and this run has none: an environment object is "
             "in use by the run itself, and eval_every=0 or eval_episodes=0 ask for none; give a "
