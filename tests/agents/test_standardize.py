@@ -78,3 +78,18 @@ def test_without_it_the_weights_are_those_of_earlier_versions(kind: type[Agent])
     assert set(weights(scaled)) == set(weights(plain)) | more
     for name, tensor in weights(plain).items():
         assert torch.equal(tensor, weights(scaled)[name]), name
+
+
+@pytest.mark.parametrize("form", ["prefill", "running"])
+def test_another_task_goes_on_from_the_statistics(form: str, tmp_path: Path) -> None:
+    learn(Dreamer, tmp_path / "first", form)
+    agent = Dreamer.load(tmp_path / "first", device="cpu")
+    mean, count = (weights(agent)[f"encoder.standardizer.{n}"].clone() for n in ("mean", "count"))
+    slower = "gym:Pendulum-v1?max_episode_steps=100"
+    agent.learn(300, slower, run=tmp_path / "second", progress=False)
+    now = weights(agent)
+    if form == "prefill":
+        assert torch.equal(now["encoder.standardizer.mean"], mean)
+        assert torch.equal(now["encoder.standardizer.count"], count)
+    else:
+        assert now["encoder.standardizer.count"] == count + 303  # three episodes, their first rows
