@@ -18,7 +18,7 @@ from agentzoo import hub
 from agentzoo.runtime import envs
 from agentzoo.runtime.envs import require_environment_like
 from agentzoo.runtime.errors import BundleError, ConfigError, RunError, SpaceError, nearest
-from agentzoo.runtime.evaluation.rollout import Evaluation, evaluate
+from agentzoo.runtime.evaluation.rollout import MAX_STEPS, Evaluation, evaluate
 from agentzoo.runtime.policy.noise import derive_seed
 from agentzoo.runtime.policy.policy import Policy
 from agentzoo.runtime.policy.spaces import space_differences
@@ -183,11 +183,13 @@ class Agent:
         deterministic: bool | None = None,
         video: str | Path | None = None,
         override: bool = False,
+        max_steps: int = MAX_STEPS,
     ) -> Evaluation:
         """Score the agent; the same function that scores an exported policy.
 
         Raises:
             ConfigError: if it is given a vector environment, or learned on an object.
+            EpisodeError: if an episode has no end within `max_steps` decisions.
         """
         with self._built().evaluation_env(env) as where:
             return evaluate(
@@ -198,6 +200,7 @@ class Agent:
                 deterministic=deterministic,
                 video=video,
                 override=override,
+                max_steps=max_steps,
             )
 
     @contextmanager

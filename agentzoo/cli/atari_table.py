@@ -68,7 +68,7 @@ def table(paths: Sequence[Path]) -> str:
 
     Raises:
         ConfigError: if there is no result, or results cannot be compared.
-        BundleError: if a file is not what `agentzoo evaluate` writes.
+        BundleError: if a file is not what `agentzoo evaluate --record` writes.
     """
     found = {path: read(path) for path in files(paths)}
     comparable(found)
@@ -97,7 +97,7 @@ def files(paths: Iterable[Path]) -> list[Path]:
         if not here:
             raise ConfigError(
                 f"{path} holds no {RESULTS}; name such files or folders with some, as "
-                "agentzoo evaluate writes them"
+                "agentzoo evaluate --record writes them"
             )
         found += here
     return found
@@ -107,17 +107,17 @@ def read(path: Path) -> Score:
     """One results.json.
 
     Raises:
-        BundleError: if it is not what `agentzoo evaluate` writes.
+        BundleError: if it is not what `agentzoo evaluate --record` writes.
         ConfigError: if it is not of an Atari game.
         EnvironmentStringError: if its environment is unknown.
     """
     entries = read_object(read_json(path), str(path))
     known = [field.name for field in fields(Score)]
     if missing := [name for name in known if name not in entries]:
-        raise BundleError(f'{path} lacks "{missing[0]}"; write it with agentzoo evaluate')
+        raise BundleError(f'{path} lacks "{missing[0]}"; write it with agentzoo evaluate --record')
     score = read_fields(Score, {name: entries[name] for name in known}, str(path))
     if not score.returns:
-        raise BundleError(f"{path} holds no episodes; write it with agentzoo evaluate")
+        raise BundleError(f"{path} holds no episodes; write it with agentzoo evaluate --record")
     if not score.env.startswith(SUITE):
         raise ConfigError(
             f'{path} is of "{score.env}", expected a game of {SUITE}; leave it out, since human '

@@ -75,6 +75,12 @@ Published = Annotated[
     str, typer.Argument(help="me/name, file:DIR/name or zoo:name, perhaps with @revision.")
 ]
 Seed = Annotated[int | None, typer.Option(help="Seed; another one is another run.")]
+MaxSteps = Annotated[
+    int | None,
+    typer.Option(
+        parser=steps, help="Decisions of an episode, or 100,000; a longer one is an error."
+    ),
+]
 Provider = Annotated[
     Literal["auto", "cpu", "cuda"], typer.Option(help="What ONNX Runtime runs on.")
 ]
@@ -198,6 +204,7 @@ def evaluate(
     ] = 0,
     envs: Annotated[int, typer.Option(min=1, help="Environments to run at once.")] = 1,
     video: Annotated[Path | None, typer.Option(help="MP4 to film the first episode to.")] = None,
+    max_steps: MaxSteps = None,
     provider: Provider = "auto",
     override: Annotated[
         bool, typer.Option("--override", help="Let ENV contradict the one it learned in.")
@@ -215,6 +222,7 @@ def evaluate(
     from agentzoo.runtime import Policy
     from agentzoo.runtime import evaluate as score
     from agentzoo.runtime.evaluation.results import write_results
+    from agentzoo.runtime.evaluation.rollout import MAX_STEPS
 
     from .open_policy import folder_of, open_policy
 
@@ -227,7 +235,14 @@ def evaluate(
             raise ConfigError(f"--check plays a bundle's published episodes; {source} is a server")
         raise typer.Exit(reproduced(policy, folder))
     result = score(
-        policy, env, episodes=episodes, seed=seed, envs=envs, video=video, override=override
+        policy,
+        env,
+        episodes=episodes,
+        seed=seed,
+        envs=envs,
+        video=video,
+        override=override,
+        max_steps=max_steps or MAX_STEPS,
     )
     typer.echo(summary(result))
     if video is not None:
@@ -261,6 +276,7 @@ def compare(
     seed: Annotated[int, typer.Option(help="Seed of the first episode of each.")] = 0,
     envs: Annotated[int, typer.Option(min=1, help="Environments to run at once.")] = 1,
     plot: Annotated[Path | None, typer.Option(help="PNG to draw the comparison to.")] = None,
+    max_steps: MaxSteps = None,
     provider: Provider = "auto",
     override: Annotated[
         bool, typer.Option("--override", help="Let --env contradict those they learned in.")
@@ -273,6 +289,7 @@ def compare(
     """
     from agentzoo.runtime import comparison_table
     from agentzoo.runtime import evaluate as score
+    from agentzoo.runtime.evaluation.rollout import MAX_STEPS
     from agentzoo.runtime.evaluation.statistics import scored_in
 
     from .open_policy import named, open_policy
@@ -289,7 +306,13 @@ def compare(
                 f"{second or 'an object'}; name one environment for all: --env"
             )
         results[name] = score(
-            policy, env, episodes=episodes, seed=seed, envs=envs, override=override
+            policy,
+            env,
+            episodes=episodes,
+            seed=seed,
+            envs=envs,
+            override=override,
+            max_steps=max_steps or MAX_STEPS,
         )
     places = ", ".join(dict.fromkeys(printable(one.env) for one in results.values()))
     typer.echo(f"{places}, {episodes} episodes from seed {seed}\n\n{comparison_table(results)}")

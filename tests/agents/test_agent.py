@@ -12,7 +12,7 @@ import agentzoo
 from agentzoo import Dreamer
 from agentzoo.agent import Agent
 from agentzoo.runtime import evaluate, load_policy, verify
-from agentzoo.runtime.errors import BundleError, ObservationError
+from agentzoo.runtime.errors import BundleError, EpisodeError, ObservationError
 from tests.agents.fake_envs import Steer
 
 WORLDS = {
@@ -154,3 +154,10 @@ def test_unknown_and_foreign_bundles(tmp_path: Path):
     (tmp_path / "config.json").write_text(config.replace('"deter": 16', '"deter": 24'))
     with pytest.raises(BundleError, match=r"are not those of this Dreamer"):
         agentzoo.load(tmp_path)
+
+
+def test_an_agent_is_evaluated_over_episodes_of_max_steps_at_most():
+    agent = Dreamer("gym:Pendulum-v1", preset="debug", device="cpu", seed=3)
+    with pytest.raises(EpisodeError, match="no end after 10 decisions"):
+        agent.evaluate(episodes=1, max_steps=10)
+    assert agent.evaluate(episodes=1, max_steps=201).lengths == (200,)

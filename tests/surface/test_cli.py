@@ -125,3 +125,17 @@ def test_learning_goes_on_from_a_policy(tmp_path: Path, capsys: pytest.CaptureFi
     assert code == 0
     assert "continues from weights that learned for 600 steps" in err
     assert '"env_steps": 600' in (tmp_path / "second" / "config.json").read_text()
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "compare"])
+def test_an_episode_may_be_as_long_as_max_steps_says(
+    capsys: pytest.CaptureFixture[str], verb: str
+) -> None:
+    scored = (verb, "zoo:dreamer-dmc-cartpole-swingup", "--episodes=1")
+    code, _, err = said(capsys, *scored, "--max-steps=3")
+    assert code == 2
+    assert "seed 0 has no end after 3 decisions" in err
+    assert "larger max_steps (--max-steps)" in err
+    code, out, _ = said(capsys, *scored, "--max-steps=1e3")
+    assert code == 0
+    assert "1 episode" in out

@@ -128,7 +128,9 @@ def test_what_is_no_atari_result_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match=r"returns.*expected float"):
         table(given(returns=["many"]))
     path.write_text("{}")
-    with pytest.raises(BundleError, match='lacks "agent"; write it with agentzoo evaluate'):
+    with pytest.raises(
+        BundleError, match='lacks "agent"; write it with agentzoo evaluate --record'
+    ):
         table([path])
 
 

@@ -406,7 +406,7 @@ class _Episode:
             raise EpisodeError(
                 f"the episode with seed {self.seed} has no end after {self.length:,} decisions; "
                 "give the environment a time limit, such as gymnasium.wrappers.TimeLimit(env, "
-                "1000), or evaluate with a larger max_steps"
+                "1000), or evaluate with a larger max_steps (--max-steps)"
             )
         if is_over and isinstance(self.session, Closing):
             self.session.close()
