@@ -1,5 +1,6 @@
 """What goes wrong stays where it went wrong, and is said in one sentence without a traceback."""
 
+import io
 import json
 import logging
 import socket
@@ -8,6 +9,7 @@ import threading
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from agentzoo.runtime import load_policy
 from agentzoo.runtime.client.msgpack_arrays import pack
@@ -431,17 +433,59 @@ def test_a_client_that_does_not_read_is_dropped(start):
 
 def test_messages_are_as_large_as_the_observation_space_asks_for(start):
     live = start()
-    limit = live.service.message_limit(live.service.current())
-    assert 64 << 10 < limit < 128 << 10
+    version = live.service.current()
+    limits = {one: live.service.message_limit(version, one) for one in ("openpi", "vla-eval", "v2")}
+    assert 64 << 10 < limits["vla-eval"] < limits["openpi"] < limits["v2"] < 128 << 10
     with Openpi(live.ws) as client, Vla(live.ws) as vla:
-        client.send(b"\0" * (limit + 1))
+        client.send(b"\0" * (limits["openpi"] + 1))
         assert client.closed() == 1009
-        vla.send(b"\0" * (limit + 1))
+        vla.send(b"\0" * (limits["vla-eval"] + 1))
         assert vla.closed() == 1009
     with Rest(live.http) as rest:
-        body = b" " * (limit + 1)
+        body = b" " * (limits["v2"] + 1)
         status, found, _ = rest.call("POST", "/v2/models/a/infer", body)
         assert (status, found["reason"]) == (413, "too_large")
+
+
+def bomb(side):
+    """A PNG of many zeros in few bytes."""
+    file = io.BytesIO()
+    Image.new("RGB", (side, side)).save(file, "png")
+    entry = {"__image__": True, "format": "png", "shape": [side, side, 3]}
+    return {**entry, "data": file.getvalue()}
+
+
+@pytest.mark.parametrize("kind", ["vector", "box"])
+def test_no_image_is_decoded_that_the_policy_does_not_read(bundles, monkeypatch, kind):
+    opened = []
+    real = Image.open
+    monkeypatch.setattr(Image, "open", lambda *a, **k: opened.append(a) or real(*a, **k))
+    image = bomb(500)
+    with serving(bundles(kind)[0]) as live, Openpi(live.ws) as openpi, Vla(live.ws) as vla:
+        key = next(iter(openpi.metadata["observation_space"]))
+        for message in ({"x": image}, {key: image}, {"image": image}, {"seed": image}):
+            assert openpi.ask(**message).startswith("malformed: ")
+        vla.tell("episode_start", {"camera": image})
+        vla.tell("error", {"x": image})
+        for payload in ({"images": {"front": image}}, {"image": image}, {"x": image}):
+            assert vla.ask("observation", payload)["type"] == "error"
+    assert not opened
+
+
+def test_many_values_are_refused_and_the_connection_stays(live, folder):
+    many = [[]] * 10_000
+    with Openpi(live.ws) as openpi, Vla(live.ws) as vla, Rest(live.http) as rest:
+        for message in ({"observation": many}, {"x": many}, {"carried": many}):
+            assert openpi.ask(**message).startswith("malformed: ")
+        vla.tell("episode_start", {"seed": 3})
+        vla.send(pack({"type": "observation", "payload": {"x": many}, "seq": 9}, "vla-eval"))
+        assert vla.receive()["type"] == "error"
+        for body in ({"inputs": many}, {"inputs": [{**OBS, "data": many}]}):
+            status, found, _ = rest.call("POST", "/v2/models/a/infer", body)
+            assert (status, found["reason"]) == (400, "malformed")
+            assert "too many lists" in found["error"]
+        assert np.array_equal(openpi.act(VECTORS[0]), expected(folder)[0])
+        assert np.array_equal(vla.act(VECTORS[0]), expected(folder)[0])
 
 
 def test_a_frame_that_only_says_it_is_large_is_refused_at_its_header(start):
@@ -478,7 +522,8 @@ def test_too_many_rows_are_refused(start):
 OBS = tensor("observation", VECTORS[:1])
 BODIES = [
     (b"", "not JSON"),
-    (b"[" * 50_000, "not JSON"),
+    (b"[" * 50_000, "too many lists"),
+    (b"[" * 900, "not JSON"),
     (b"\xff\xfe", "not JSON"),
     (b"[1]", "the request is no object"),
     ({"inputs": 3}, "inputs is no list"),
@@ -501,6 +546,9 @@ BODIES = [
     ({"inputs": [OBS], "parameters": {"seed": "x"}}, "seed"),
     ({"inputs": [OBS], "parameters": {"seed": -1}}, "seed"),
     ({"inputs": [OBS], "parameters": {"timeout": 0}}, "timeout"),
+    ({"inputs": [{**OBS, "shape": [2**70, 0], "data": []}]}, "no shape"),
+    ({"inputs": [{**OBS, "shape": [2**62, 0], "data": []}]}, "no shape"),
+    ({"inputs": [{**OBS, "shape": [2**40, 2**40, 0], "data": []}]}, "no shape"),
     ({"inputs": [OBS, tensor("is_first", np.array([1.0]))]}, "is_first"),
     ({"inputs": [OBS, tensor("is_first", np.ones(2, bool))]}, "2 is_first"),
     ({"inputs": [OBS, tensor("noise_address", np.zeros((1, 3), np.int64))]}, "whose it is"),
@@ -601,6 +649,8 @@ KEYS = [
     {"timeout_s": 0},
     {"timeout_s": float("nan")},
     {"carried": 3},
+    {"carried": None, "deterministic": [[True], [True, False]]},
+    {"carried": None, "is_first": [[True], [True, False]]},
     {"carried": {"carry": {}, "address": np.zeros((1, 3), np.int64)}},
     {"carried": {"carry": 4, "address": np.zeros((1, 3), np.int64)}},
     {"carried": {"carry": {}, "address": np.zeros((1, 3), np.float32)}},

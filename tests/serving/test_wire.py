@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from agentzoo.runtime.client.msgpack_arrays import array_of, pack, unpack
+from agentzoo.runtime.client.msgpack_arrays import array_of, image_of, pack, parse, unpack
 from agentzoo.runtime.errors import ServingError
 
 ARRAYS = [
@@ -51,7 +51,8 @@ def test_only_listed_types_are_read(dtype):
     ("data", "shape", "match"),
     [
         (b"\0" * 8, [3], r"shape \(3,\) and type float32 came with 8 bytes"),
-        (b"", [1 << 62, 4], "came with 0 bytes"),
+        (b"", [1 << 62, 4], "list of whole numbers"),
+        (b"", [1 << 62, 0], "list of whole numbers"),
         (b"\0" * 8, [-2], "list of whole numbers"),
         (b"\0" * 8, [2.0], "list of whole numbers"),
         (b"\0" * 4, [True], "list of whole numbers"),
@@ -79,7 +80,6 @@ def test_shape_and_data_have_to_fit(data, shape, match):
         msgpack.packb(msgpack.ExtType(4, b"x"))[:-1],
         msgpack.packb(b"\xff").replace(b"\xc4", b"\xd9"),  # text that is not UTF-8
         msgpack.packb({b"__ndarray__": True}),
-        msgpack.packb({"__image__": True}),
         msgpack.packb({b"__npgeneric__": True, b"data": "x", b"dtype": "<f4"}),
         msgpack.packb({b"__npgeneric__": True, b"data": 300, b"dtype": "|u1"}),
     ],
@@ -100,11 +100,13 @@ def encoded(image, encoding, shape=None):
 @pytest.mark.parametrize("channels", [1, 3, 4])
 def test_png_images_come_back_exactly(channels):
     image = np.random.default_rng(0).integers(0, 256, (5, 7, channels), np.uint8)
-    assert np.array_equal(unpack(encoded(image, "png")), image)
+    found = image_of(parse(encoded(image, "png"), 99), image.shape)
+    assert np.array_equal(found, image)
 
 
 def test_jpeg_images_have_their_shape():
-    found = unpack(encoded(np.full((8, 8, 3), 100, np.uint8), "jpeg"))
+    message = parse(encoded(np.full((8, 8, 3), 100, np.uint8), "jpeg"), 99)
+    found = image_of(message, (8, 8, 3))
     assert (found.shape, found.dtype) == ((8, 8, 3), np.uint8)
     assert abs(found.astype(int) - 100).max() < 4
 
@@ -121,4 +123,61 @@ def png_header(width, height):
 def test_an_image_is_looked_at_before_it_is_decoded(data):
     entry = {"__image__": True, "format": "png", "data": data, "shape": [4, 4, 3]}
     with pytest.raises(ServingError, match="image"):
-        unpack(msgpack.packb(entry))
+        image_of(entry, (4, 4, 3))
+
+
+def test_an_image_of_another_size_is_not_looked_at():
+    entry = {"__image__": True, "format": "png", "data": b"", "shape": [11_000, 11_000, 3]}
+    with pytest.raises(ServingError, match=r"shape \(11000, 11000, 3\), expected \(4, 4, 3\)"):
+        image_of(entry, (4, 4, 3))
+
+
+BOMBS = [
+    b"\xdc\xff\xff" + b"\x90" * 65_535,  # lists
+    b"\xdc\xff\xff" + b"\x80" * 65_535,  # maps
+    b"\xdd\x00\x0f\x00\x00" * 10_000,  # each says that it is long
+    b"\xdf\x00\x0f\x00\x00" * 10_000,
+    b"\x91" * 40_000,
+    b"\xdc\xff\xff" + b"\x00" * 65_535,
+    msgpack.packb({"a": [[0.5] * 100] * 100}),
+]
+
+
+@pytest.mark.parametrize("bomb", BOMBS, ids=range(len(BOMBS)))
+def test_a_message_makes_no_more_values_than_allowed(bomb):
+    assert len(bomb) > 1 << 15
+    with pytest.raises(ServingError) as caught:
+        parse(bomb, 1_000)
+    assert caught.value.reason == "malformed"
+
+
+@pytest.mark.parametrize("length", [0xDD, 0xDF])
+def test_a_short_message_may_not_say_that_it_is_long(length):
+    with pytest.raises(ServingError):
+        parse(bytes([length, 0, 0, 127, 255]) * 1_000, 1_000)
+
+
+def test_large_messages_of_every_format_are_read():
+    value = {
+        "bytes": [b"x" * n for n in (3, 300, 70_000)],
+        "texts": ["x" * n for n in (3, 40, 300, 70_000)],
+        "numbers": [
+            0,
+            -1,
+            200,
+            -100,
+            1 << 15,
+            -(1 << 15),
+            1 << 31,
+            -(1 << 31),
+            1 << 63,
+            -(1 << 62),
+        ],
+        "floats": [0.5, True, False, None],
+        "lists": [[], [0] * 20, [0] * 70_000, {str(i): i for i in range(20)}],
+        "extensions": [msgpack.ExtType(4, b"x" * n) for n in (1, 2, 4, 8, 16, 3, 300, 70_000)],
+        "map": {str(i): i for i in range(70_000)},
+    }
+    content = msgpack.packb(value) + b""
+    assert parse(content, 1_000_000) == value
+    assert parse(msgpack.packb({"x" * 40_000: 0.5}, use_single_float=True), 9)

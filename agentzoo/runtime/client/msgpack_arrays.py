@@ -7,7 +7,9 @@ of them as pointers.
 
 import io
 import math
-from collections.abc import Callable, Mapping
+import struct
+import zlib
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeGuard, cast
 
 import numpy as np
@@ -32,6 +34,33 @@ NATIVE = {dtype: dtype.newbyteorder("=") for dtype in DTYPES.values()}
 DIMENSIONS = 8  # of an array; no observation has more
 IMAGE_FORMATS = ("PNG", "JPEG")
 IMAGE_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+IMAGE_ERRORS = (  # what damaged files bring about
+    UnidentifiedImageError,
+    Image.DecompressionBombError,
+    Image.DecompressionBombWarning,
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    struct.error,
+    zlib.error,
+)
+NUMBERS = 1 << 40  # in an array; more cannot be sent
+SMALL = 1 << 15  # bytes of a message that are read at once, whatever is in them
+WIDTHS = {  # msgpack's first byte -> bytes of the size, further bytes, entries for each of size
+    **{0xC4 + i: (1 << i, 0, 0) for i in range(3)},  # bytes
+    **{0xC7 + i: (1 << i, 1, 0) for i in range(3)},  # extensions, with their type
+    0xCA: (0, 4, 0),
+    0xCB: (0, 8, 0),
+    **{0xCC + i: (0, 1 << i, 0) for i in range(4)},
+    **{0xD0 + i: (0, 1 << i, 0) for i in range(4)},
+    **{0xD4 + i: (0, (1 << i) + 1, 0) for i in range(5)},
+    **{0xD9 + i: (1 << i, 0, 0) for i in range(3)},  # texts
+    0xDC: (2, 0, 1),
+    0xDD: (4, 0, 1),
+    0xDE: (2, 0, 2),
+    0xDF: (4, 0, 2),
+}
 
 
 def is_array(value: object) -> TypeGuard[Array]:
@@ -48,16 +77,57 @@ def pack(value: object, flavour: Flavour) -> bytes:
 def unpack(content: bytes) -> object:
     """A message of either flavour; arrays own their memory, in native byte order.
 
+    Images are left as they came.
+
     Raises:
         ServingError: "malformed", if it is not msgpack, or an array in it is not what it says.
     """
     hook = cast("Callable[[Mapping[object, object]], object]", _decoded)
+    return _unpacked(content, object_hook=hook)
+
+
+def parse(content: bytes, items: int) -> object:
+    """A message from somebody who is not trusted; arrays and images are left as they came.
+
+    A byte may stand for a list, which takes sixty: so no more than `items` values are made.
+
+    Raises:
+        ServingError: "malformed", if it is not msgpack, or holds more than that.
+    """
+    if len(content) > SMALL:
+        _check_items(content, items)
+    return _unpacked(content, max_array_len=items, max_map_len=items)
+
+
+def _unpacked(content: bytes, **options: object) -> object:
     try:
-        return cast(Any, msgpack).unpackb(content, object_hook=hook, raw=False)
+        return cast(Any, msgpack).unpackb(content, raw=False, **options)
     except ServingError:
         raise
     except (ValueError, TypeError, msgpack.UnpackException) as error:
         raise malformed(f"the message is not msgpack that this server reads ({error})") from error
+
+
+def _check_items(content: bytes, items: int) -> None:
+    """Walk over a message without making anything of it.
+
+    Source: msgpack spec.md, "Formats".
+    """
+    at, left, end = 0, 1, len(content)
+    while left > 0 and at < end:
+        first = content[at]
+        at, left, items = at + 1, left - 1, items - 1
+        if 0x80 <= first <= 0x9F:  # a small map or list
+            left += (first & 15) * (2 if first < 0x90 else 1)
+        elif 0xA0 <= first <= 0xBF:  # a short text
+            at += first & 31
+        elif first in WIDTHS:
+            width, fixed, entries = WIDTHS[first]
+            size = int.from_bytes(content[at : at + width], "big")
+            at += width + fixed + (0 if entries else size)
+            left += entries * size
+        if left > items:
+            raise malformed("the message holds too many lists and numbers; send arrays")
 
 
 def malformed(message: str) -> ServingError:
@@ -95,9 +165,44 @@ def _decoded(entries: Mapping[object, object]) -> object:
         return array_of(get("data"), get("dtype"), get("shape"))
     if b"__npgeneric__" in entries:
         return _number(get(b"data"), get(b"dtype"))
-    if "__image__" in entries:
-        return _image(get("data"), get("format"), get("shape"), get("dtype"))
     return entries
+
+
+def decoded(value: object, depth: int = DIMENSIONS) -> object:
+    """A value that `parse` gave, with its arrays, also those in lists.
+
+    Raises:
+        ServingError: "malformed", if an array is not what it says.
+    """
+    if isinstance(value, dict):
+        return _decoded(cast("Mapping[object, object]", value))
+    if not isinstance(value, list):
+        return value
+    if depth == 0:
+        raise malformed(f"a value is a list of lists, {DIMENSIONS} deep; send an array")
+    return [decoded(one, depth - 1) for one in cast("list[object]", value)]
+
+
+def is_image(value: object) -> bool:
+    """Whether a value that `parse` gave is an image, still encoded."""
+    return isinstance(value, dict) and "__image__" in value
+
+
+def image_of(value: object, shape: tuple[int, ...]) -> Array:
+    """An image that `parse` gave, if it is of the shape that is read.
+
+    Args:
+        value: what `is_image`.
+        shape: (height, width, channels); nothing else is decoded.
+
+    Raises:
+        ServingError: "malformed", if it is of another shape or not an image.
+    """
+    entries = cast("Mapping[object, object]", value)
+    given = _shape(entries.get("shape"))
+    if given != shape:
+        raise malformed(f"an image has the shape {given}, expected {shape}; send it so")
+    return _image(entries.get("data"), entries.get("format"), given, entries.get("dtype"))
 
 
 def array_of(data: object, dtype: object, shape: object) -> Array:
@@ -127,10 +232,17 @@ def _dtype(given: object) -> "np.dtype[Any]":
 
 def _shape(given: object) -> tuple[int, ...]:
     sizes = cast("list[object]", given) if isinstance(given, list | tuple) else [None]
-    if len(sizes) > DIMENSIONS or not all([type(n) is int and n >= 0 for n in sizes]):
+    if not is_shape(sizes):
         shown = str(cast(object, given))[:40]
         raise malformed(f"an array has the shape {shown}; send a list of whole numbers")
     return tuple(cast("list[int]", sizes))
+
+
+def is_shape(sizes: Sequence[object]) -> bool:
+    """Whether sizes are those of an array that could be; zeros hide no overflow."""
+    if len(sizes) > DIMENSIONS or not all([type(n) is int and n >= 0 for n in sizes]):
+        return False
+    return math.prod(max(n, 1) for n in cast("Sequence[int]", sizes)) <= NUMBERS
 
 
 def _number(data: object, dtype: object) -> Array:
@@ -142,12 +254,11 @@ def _number(data: object, dtype: object) -> Array:
         raise malformed(f"a numpy number does not fit its type ({error})") from error
 
 
-def _image(data: object, encoding: object, shape: object, dtype: object) -> Array:
+def _image(data: object, encoding: object, sizes: tuple[int, ...], dtype: object) -> Array:
     if encoding == "raw":
-        return array_of(data, dtype, shape)
+        return array_of(data, dtype, list(sizes))
     if encoding not in ("png", "jpeg") or not isinstance(data, bytes):
         raise malformed(f"an image is encoded as {str(encoding)[:40]!r}; send png, jpeg or raw")
-    sizes = _shape(shape)
     if len(sizes) != 3 or sizes[2] not in IMAGE_MODES:
         raise malformed(f"an image has the shape {sizes}; send (height, width, channels)")
     try:
@@ -156,5 +267,7 @@ def _image(data: object, encoding: object, shape: object, dtype: object) -> Arra
             if (*image.size, image.mode) != (sizes[1], sizes[0], IMAGE_MODES[sizes[2]]):
                 raise malformed(f"an image of shape {sizes} came as {image.size} {image.mode}")
             return np.array(image).reshape(sizes)
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError) as error:
+    except ServingError:
+        raise
+    except IMAGE_ERRORS as error:
         raise malformed(f"an image cannot be decoded ({error})") from error

@@ -1,5 +1,6 @@
 """One port: which path speaks which protocol, and who may ask."""
 
+import asyncio
 import hashlib
 import hmac
 import secrets
@@ -10,6 +11,7 @@ from importlib.metadata import version as version_of
 
 from aiohttp import web
 
+from ..client.msgpack_arrays import SMALL
 from ..errors import ServingError
 from . import open_inference as v2
 from . import openpi, vla_eval
@@ -159,9 +161,14 @@ async def _infer(request: web.Request) -> web.Response:
 
 async def _inferred(request: web.Request) -> web.Response:
     service, name = request.app[SERVICE], request.match_info["model"]
-    limit = service.message_limit(service.current(name))
+    current = service.current(name)
+    limit = service.message_limit(current, v2.PROTOCOL)
     body = await read_body(request, limit, service.settings.deadline_s)
-    asked = v2.read_request(body, request.headers.get(v2.HEADER_LENGTH))
+    given = body, request.headers.get(v2.HEADER_LENGTH), service.list_limit(current)
+    is_small = len(body) <= SMALL
+    asked = (
+        v2.read_request(*given) if is_small else await asyncio.to_thread(v2.read_request, *given)
+    )
     wanted = request.match_info.get("version", "")
     content, length, version = await v2.infer(service, name, wanted, asked)
     service.metrics.request(v2.PROTOCOL, version)

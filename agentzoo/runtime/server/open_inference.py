@@ -16,7 +16,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from ..client.msgpack_arrays import malformed
+from ..client.msgpack_arrays import is_shape, malformed
 from ..errors import ServingError
 from ..policy.onnx_session import Port, graph_specs
 from ..policy.policy import State
@@ -38,10 +38,10 @@ DATATYPES = {
     "FP64": "float64",
 }
 DATATYPE_OF = {dtype: datatype for datatype, dtype in DATATYPES.items()}
-DIMENSIONS = 8
 DIGEST = 32  # bytes of a sha256
 ID = 128  # letters of a request's or a sequence's id
 MICROSECONDS = 1e6
+LONGEST = 1 << 62  # microseconds; a float holds no number of 400 digits
 
 Json = dict[str, object]
 
@@ -121,18 +121,22 @@ class Request:
     is_binary: bool
 
 
-def read_request(body: bytes, header_length: str | None) -> Request:
+def read_request(body: bytes, header_length: str | None, lists: int) -> Request:
     """An inference request from its body.
 
     Args:
         body: JSON, or JSON followed by raw tensors.
         header_length: bytes of JSON, where raw tensors follow.
+        lists: how many lists and objects it may hold.
 
     Raises:
         ServingError: "malformed".
     """
     size = _size(header_length, len(body))
-    value = _json(body[:size])
+    head = body[:size]
+    if head.count(b"[") + head.count(b"{") > lists:
+        raise malformed("the request holds too many lists; send each input's data as one")
+    value = _json(head)
     known = {"id", "parameters", "inputs", "outputs"}
     if value.keys() - known:
         raise malformed(f"the request has the field {min(value.keys() - known)[:40]!r}")
@@ -225,7 +229,7 @@ def _inputs(value: object, raw: bytes) -> Arrays:
 
 def _shape(name: str, value: object) -> tuple[int, ...]:
     sizes = cast("list[object]", value) if isinstance(value, list) else [None]
-    if len(sizes) > DIMENSIONS or not all(type(n) is int and n >= 0 for n in sizes):
+    if not is_shape(sizes):
         raise malformed(f"the input {name} has no shape that is a list of whole numbers")
     return tuple(cast("list[int]", sizes))
 
@@ -425,7 +429,7 @@ def _timeout(parameters: Json) -> float | None:
         return None
     if type(value) is not int or value <= 0:
         raise malformed("the parameter timeout is not a number of microseconds")
-    return value / MICROSECONDS
+    return min(value, LONGEST) / MICROSECONDS
 
 
 def _respond(version: Version, request: Request, outputs: Arrays) -> tuple[bytes, int | None]:

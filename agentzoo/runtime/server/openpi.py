@@ -13,19 +13,21 @@ from typing import cast
 import numpy as np
 from aiohttp import web
 
-from ..client.msgpack_arrays import is_array, malformed, pack, unpack
+from ..client.msgpack_arrays import decoded, is_array, malformed, pack
 from ..errors import ServingError
 from ..policy.policy import State
 from ..spec import Array
+from . import decoding
 from .client_state import check_policy, read_state
 from .error_codes import refusal_of
 from .models import Version
-from .reserved_keys import IGNORED
+from .reserved_keys import IGNORED, OPENPI
 from .service import Service
 from .sessions import Session
 from .websocket import Channel
 
 PROTOCOL = "openpi"
+CONTROLS = frozenset(OPENPI) - {"carried"}
 SESSION_ID = 128  # letters of one
 
 
@@ -72,7 +74,7 @@ class _Connection:
 
     def __init__(self, service: Service, version: Version) -> None:
         self.service, self.version = service, version
-        self.channel = Channel(service, PROTOCOL, service.message_limit(version))
+        self.channel = Channel(service, PROTOCOL, service.message_limit(version, PROTOCOL))
         self.has_begun = False
 
     async def answer(self) -> bool:
@@ -82,7 +84,7 @@ class _Connection:
             content = await self.channel.receive()
             if content is None:
                 return False
-            message = _message(unpack(content))
+            message = _message(await decoding.message(content, self.service.item_limit(version)))
             seq = _whole(message, "seq")
             reply = await self._reply(message)
         except Exception as error:
@@ -111,7 +113,7 @@ class _Connection:
             raise malformed('a seed begins an episode: send "is_first" with it')
         action = await self.service.act(
             session,
-            cast("dict[str, Array]", message),
+            cast("dict[str, Array]", await self._observations(session.version, message)),
             is_first=is_first,
             deterministic=mode,
             seed=seed,
@@ -122,6 +124,9 @@ class _Connection:
             self.service.sessions.end(key)
             self.channel.keys.discard(key)
         return {"actions": action[None], **_whose(session.version)}
+
+    async def _observations(self, version: Version, message: dict[str, object]) -> object:
+        return await decoding.observations(version.policy.spec.obs, message)
 
     def _session(self, key: tuple[object, str], is_first: bool) -> Session:
         """The session a message belongs to."""
@@ -145,7 +150,7 @@ class _Connection:
         given, first = message.pop("carried"), message.pop("is_first", None)
         actions, state = await self.service.predict(
             version,
-            cast("dict[str, Array]", message),
+            cast("dict[str, Array]", await self._observations(version, message)),
             state=None if given is None else _carried(version, given),
             is_first=_flags("is_first", first),
             deterministic=_flags("deterministic", mode),
@@ -174,7 +179,11 @@ def _message(value: object) -> dict[str, object]:
         isinstance(key, str) for key in cast("Mapping[object, object]", value)
     ):
         raise malformed("a message is a map from names to values; send the observation's keys")
-    return {k: v for k, v in cast("dict[str, object]", value).items() if k not in IGNORED}
+    return {
+        name: decoded(one) if name in CONTROLS else one
+        for name, one in cast("dict[str, object]", value).items()
+        if name not in IGNORED
+    }
 
 
 def _flag(message: dict[str, object], name: str) -> bool:
@@ -189,7 +198,10 @@ def _flag(message: dict[str, object], name: str) -> bool:
 def _flags(name: str, value: object) -> Array | None:
     if value is None:
         return None
-    array = np.asarray(value)
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise malformed(f"{name} is not one truth value for each row") from error
     if array.dtype != np.bool_ or array.ndim > 1:
         raise malformed(f"{name} is not one truth value for each row")
     return array
@@ -224,4 +236,5 @@ def _carried(version: Version, given: object) -> State:
         raise malformed("the state is not what the reply before gave; send it back as it was")
     check_policy(entries["policy"], version.policy.digest)
     carry = cast("dict[str, object]", entries["carry"])
-    return read_state(version.policy.spec, carry, entries["address"])
+    parts = {name: decoded(one) for name, one in carry.items()}
+    return read_state(version.policy.spec, parts, decoded(entries["address"]))

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Protocol, cast
@@ -23,6 +24,10 @@ log = logging.getLogger(__name__)
 
 Reply = asyncio.Future[Answer]
 GiB = 1 << 30
+BYTES = {False: 9, True: 4}  # of a number in a message: in a list, and of an image
+JSON_BYTES = {False: 26, True: 6}
+SLACK = 64 << 10  # bytes of a message for all else
+ITEMS = 1024  # values for all else
 GOING_AWAY = 1001  # RFC 6455, section 7.4.1
 POLL_S = 0.02
 HOPELESS = 3  # deadlines that a single step may outlive
@@ -252,16 +257,32 @@ class Service:
         answers = await asyncio.gather(*(_computed(version, row) for row in rows))
         return np.stack([one.action for one in answers]), State.joined([a.state for a in answers])
 
-    def message_limit(self, version: Version) -> int:
-        """Bytes a message or body may have: twice what the largest request needs, and slack.
+    def message_limit(self, version: Version, protocol: str) -> int:
+        """Bytes that a message or body may have, by what the largest request needs, and slack.
 
-        The largest has `max_rows` rows of observations as float64 and of the carry, in JSON.
+        vla-eval sends one row of observations; openpi up to `max_rows` of them and of the carry;
+        REST the same in JSON. An image may be sent as float32, to be told what it should be.
         """
         spec = version.policy.spec
-        shapes = [one.source for one in spec.obs.values()]
-        shapes += [one.shape for one in spec.carry.values()]
-        numbers = sum(int(np.prod(shape)) for shape in shapes)
-        return min(2 * 12 * numbers * self.settings.max_rows + (64 << 10), GiB)
+        kinds = JSON_BYTES if protocol == "v2" else BYTES
+        row = sum(math.prod(one.source) * kinds[one.kind == "image"] for one in spec.obs.values())
+        carry = sum(math.prod(one.shape) * kinds[False] for one in spec.carry.values())
+        rows = 1 if protocol == "vla-eval" else self.settings.max_rows
+        return min(rows * (row + (carry if rows > 1 else 0)) + SLACK, GiB)
+
+    def item_limit(self, version: Version) -> int:
+        """Values that a message may hold beside its arrays: all numbers of vectors, as lists."""
+        spec = version.policy.spec
+        numbers = sum(math.prod(one.source) for one in spec.obs.values() if one.kind != "image")
+        numbers += sum(math.prod(one.shape) for one in spec.carry.values())
+        return 2 * self.settings.max_rows * numbers + ITEMS
+
+    def list_limit(self, version: Version) -> int:
+        """Lists and objects that a request in JSON may hold: one for each row of each axis."""
+        shapes = [one.source for one in version.policy.spec.obs.values()]
+        shapes += [one.shape for one in version.policy.spec.carry.values()]
+        lists = sum(math.prod(shape[:i]) for shape in shapes for i in range(len(shape)))
+        return self.settings.max_rows * lists + ITEMS
 
     def expire(self) -> None:
         """Free what was idle for too long; called every now and then."""

@@ -16,10 +16,11 @@ from typing import cast
 
 from aiohttp import web
 
-from ..client.msgpack_arrays import malformed, pack, unpack
+from ..client.msgpack_arrays import malformed, pack
 from ..errors import ServingError
 from ..policy.policy import SEEDS
 from ..spec import Array, PolicySpec
+from . import decoding
 from .error_codes import REFUSALS, refusal_of
 from .service import Service
 from .websocket import Channel
@@ -55,7 +56,7 @@ class _Connection:
         self.service = service
         self.version = service.current(model)
         self.model = self.version.model
-        self.channel = Channel(service, PROTOCOL, service.message_limit(self.version))
+        self.channel = Channel(service, PROTOCOL, service.message_limit(self.version, PROTOCOL))
         self.channel.keys.add(self)
         self.episodes, self.last_seq = 0, -1
         self.refused: ServingError | None = None  # why there is no episode
@@ -67,7 +68,8 @@ class _Connection:
             content = await self.channel.receive()
             if content is None:
                 return False
-            message = _message(unpack(content))
+            limit = self.service.item_limit(self.version)
+            message = _message(await decoding.message(content, limit))
             kind, seq = _head(message)
             reply = await self._reply(kind, seq, _payload(message))
         except Exception as error:
@@ -137,7 +139,8 @@ class _Connection:
         if self.refused is not None:
             raise ServingError(f"the episode did not start: {self.refused}", self.refused.reason)
         session = self.service.sessions.find(self)
-        obs = observation(session.version.policy.spec, payload)
+        spec = session.version.policy.spec
+        obs = await decoding.observations(spec.obs, observation(spec, payload))
         action = await self.service.act(session, cast("dict[str, Array]", obs))
         return {"actions": action.astype("float32"), "policy_version": session.version.label}
 
