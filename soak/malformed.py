@@ -205,7 +205,7 @@ def plain(value: object) -> object:
 def transport_bytes(rng: Rng) -> bytes:
     """Bytes for a bare connection: broken HTTP, or a handshake and broken frames after it."""
     handshake = (
-        b"GET /%s HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"GET /%s HTTP/1.1\r\nHost: [::1]\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
         b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
     ) % [b"", b"vla"][int(rng.integers(2))]
     frames = [
@@ -220,12 +220,13 @@ def transport_bytes(rng: Rng) -> bytes:
     ]
     requests = [
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc" + rng.bytes(80),  # a TLS hello
-        b"POST /v2/models/a/infer HTTP/1.1\r\nHost: x\r\nContent-Length: -5\r\n\r\n",
-        b"POST /v2/models/a/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999\r\n\r\n",
-        b"POST /v2/models/a/infer HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"POST /v2/models/a/infer HTTP/1.1\r\nHost: [::1]\r\nContent-Length: -5\r\n\r\n",
+        b"POST /v2/models/a/infer HTTP/1.1\r\nHost: [::1]\r\nContent-Length: 99999999999\r\n\r\n",
+        b"POST /v2/models/a/infer HTTP/1.1\r\nHost: [::1]\r\n"
+        b"Transfer-Encoding: chunked\r\n\r\nzz\r\n",
         b"GET / HTTP/9.9\r\n\r\n",
-        b"GET /\0 HTTP/1.1\r\nHost: x\r\n\r\n",
-        b"GET / HTTP/1.1\r\nHost: x\r\n" + b"A: " + b"x" * 20_000 + b"\r\n\r\n",
+        b"GET /\0 HTTP/1.1\r\nHost: [::1]\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: [::1]\r\n" + b"A: " + b"x" * 20_000 + b"\r\n\r\n",
         rng.bytes(100),
         mutated(rng, handshake),
     ]

@@ -348,6 +348,16 @@ def serve(
     max_sessions: Annotated[int, typer.Option(min=1, help="Sessions open at once.")] = 1024,
     session_ttl: Annotated[float, typer.Option(help="Seconds one may be idle.")] = 600.0,
     deadline: Annotated[float, typer.Option(help="Seconds a request may take.")] = 10.0,
+    max_connections: Annotated[
+        int, typer.Option(min=0, help="Open at once; 0 is 1,024 more than sessions.")
+    ] = 0,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(help="A name of this server that clients may ask for without a key."),
+    ] = None,
+    allow_origin: Annotated[
+        list[str] | None, typer.Option(help="An Origin that is let in, such as http://host:port.")
+    ] = None,
     drain: Annotated[float, typer.Option(help="Seconds sessions may go on at the end.")] = 5.0,
     threads: Annotated[int, typer.Option(min=1, help="Of ONNX Runtime, for one step.")] = 1,
     max_batch: Annotated[int, typer.Option(min=1, help="Sessions in one step.")] = 64,
@@ -360,10 +370,13 @@ def serve(
 
     from agentzoo.runtime.server import ServerSettings, model_settings, read_models
     from agentzoo.runtime.server import serve as run
+    from agentzoo.runtime.server.log_lines import OneLine
 
     from .open_policy import locate
 
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    lines = logging.StreamHandler(sys.stderr)
+    lines.setFormatter(OneLine())
+    logging.basicConfig(level=logging.INFO, handlers=[lines])
     if (config is None) == (not sources):
         raise AgentZooError("name the policies to serve, or a --config models.toml; one of the two")
     limits = {
@@ -376,6 +389,8 @@ def serve(
     settings = ServerSettings(
         host=host, port=port, api_key=api_key, insecure=insecure, model_control=model_control,
         max_sessions=max_sessions, session_ttl_s=session_ttl, deadline_s=deadline, drain_s=drain,
+        max_connections=max_connections, allow_hosts=tuple(allow_host or ()),
+        allow_origins=tuple(allow_origin or ()),
     )  # fmt: skip
     run(models, settings, locate=locate, config=config)
 

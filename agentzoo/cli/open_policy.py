@@ -69,7 +69,8 @@ def named(sources: Sequence[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for given in sources:
         name, mark, source = given.partition("=")
-        named_so = mark and not URL.match(given)
+        is_path = "/" in name or Path(given).is_dir()  # a = may stand in a folder's name
+        named_so = mark and not is_path and not URL.match(given)
         key = name if named_so else given
         if key in found:
             raise AgentZooError(f'two policies are called "{key}"; name one: NAME=SOURCE')

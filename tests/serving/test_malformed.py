@@ -87,7 +87,7 @@ def test_a_body_is_unpacked_whichever_way_it_was_packed(live, bits):
 def test_a_client_that_leaves_in_its_handshake_leaves_no_trace(live, caplog, path):
     with socket.create_connection(("127.0.0.1", live.server.port)) as raw:
         raw.sendall(
-            f"GET {path} HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            f"GET {path} HTTP/1.1\r\nHost: [::1]\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
             "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
             .encode()
         )  # fmt: skip

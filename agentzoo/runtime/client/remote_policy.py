@@ -86,7 +86,10 @@ class RemotePolicy:
             ServingError: if the server cannot be reached, or is none of ours.
         """
         self.url, self.timeout_s = _websocket_url(url), timeout_s
-        self._key = os.environ.get(KEY_VARIABLE, "") if api_key is None else api_key
+        key = os.environ.get(KEY_VARIABLE, "") if api_key is None else api_key
+        self._key = key.strip()  # files end with a newline
+        if not (self._key.isascii() and self._key.isprintable()):
+            raise ConfigError("the key holds letters that a header cannot; look where it is from")
         self._start()
         self._begin(self._open(), seed, deterministic)
 
@@ -202,8 +205,15 @@ class RemotePolicy:
             message["is_first"] = np.array(episode_start, bool).reshape(-1)
         if deterministic is not None:
             message["deterministic"] = bool(deterministic)
-        self._ask(message)
-        reply = self._answer()
+        had_connection = self._connection is not None
+        try:
+            self._ask(message)
+            reply = self._answer()
+        except ServingError as error:
+            if error.reason != "session_lost" or not had_connection:
+                raise
+            self._ask(message)  # the server closed an idle connection; this needs no session
+            reply = self._answer()
         state = self._state(reply.get("carried"), len(next(iter(rows.values()))))
         actions = self._actions(reply, len(state))
         self._answered = self._asked

@@ -7,7 +7,7 @@ environment's own form and model units in `env_action` and `model_action`. All o
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import gymnasium as gym
 import numpy as np
@@ -321,12 +321,23 @@ def encode(specs: Mapping[str, ObsSpec], observation: Observation, *, batched: b
 
 def is_batched(specs: Mapping[str, ObsSpec], observation: Observation) -> bool:
     """Whether an observation has a batch axis in front, by the number of axes of its first part."""
+    _refuse_reset(observation)
     key, spec = next(iter(specs.items()))
     value = observation.get(key, 0) if isinstance(observation, Mapping) else observation
     return np.ndim(value) == len(spec.source) + 1
 
 
+def _refuse_reset(observation: object) -> None:
+    pair = cast("tuple[object, ...]", observation) if isinstance(observation, tuple) else ()
+    if len(pair) == 2 and isinstance(pair[1], Mapping):
+        raise ObservationError(
+            "the observation is a tuple (observation, info), as an environment's reset gives it; "
+            "pass its first part: obs, info = env.reset()"
+        )
+
+
 def _by_key(specs: Mapping[str, ObsSpec], observation: Observation) -> Mapping[str, ArrayLike]:
+    _refuse_reset(observation)
     if not isinstance(observation, Mapping):
         if len(specs) == 1:
             return {next(iter(specs)): observation}

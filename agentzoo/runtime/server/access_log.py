@@ -24,3 +24,10 @@ def record(request: web.Request, **facts: str | float | None) -> None:
         **{name: round(v, 6) if isinstance(v, float) else v for name, v in facts.items()},
     }
     access.info("%s", json.dumps(line))
+
+
+def record_connection(peer: str, reason: str, seconds: float) -> None:
+    """Write a line about a connection that was closed without a request under way."""
+    now = datetime.now(UTC).isoformat(timespec="milliseconds")
+    line = {"time": now, "peer": peer, "closed": reason, "seconds": round(seconds, 6)}
+    access.info("%s", json.dumps(line))

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import hmac
+import ipaddress
 import secrets
 import time
 from collections.abc import Awaitable, Callable
@@ -32,35 +33,132 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Let in who may come in, say no in JSON, and write a line about it."""
     request[REQUEST_ID] = secrets.token_hex(8)
-    started = time.monotonic()
+    started, service = time.monotonic(), request.app[SERVICE]
+    connection = service.connections.of(request) if service.connections else None
+    is_extra = connection is not None and connection.is_extra
+    reason = ""
     response: web.StreamResponse
+    if connection is not None:
+        connection.begin()
     try:
-        _check_caller(request)
-        response = await handler(request)
+        if is_extra and request.path not in OPEN_PATHS:
+            raise ServingError("all connections are in use; come back later", "overloaded")
+        origin = _check_caller(request)
+        response = _preflight() if _is_preflight(request, origin) else await handler(request)
+        if origin and not response.prepared:
+            response.headers.update({"Access-Control-Allow-Origin": origin, "Vary": "Origin"})
     except web.HTTPException as error:
-        response = _refused(ServingError(error.reason, "unknown"), error.status)
+        reason = "unknown"
+        response = _refused(ServingError(error.reason, reason), error.status)
     except Exception as error:
         refusal = refusal_of(error)
-        request.app[SERVICE].metrics.request(v2.PROTOCOL, None, "refused", refusal.reason)
+        reason = refusal.reason
         response = _refused(refusal)
+    finally:
+        if connection is not None:
+            connection.end()
     if not response.prepared:  # a websocket has been, and writes its own line
+        protocol, model = _meant(request)
+        version = service.models[model].current if model else None
+        if reason:
+            service.metrics.request(protocol, version, "refused", reason)
+        if is_extra:
+            response.force_close()
         response.headers["X-Request-Id"] = request[REQUEST_ID]
-        record(request, status=response.status, seconds=time.monotonic() - started)
+        seconds = time.monotonic() - started
+        record(request, status=response.status, model=model, reason=reason, seconds=seconds)
     return response
 
 
-def _check_caller(request: web.Request) -> None:
-    """Refuse browsers, which send requests of other people's pages, and callers without the key."""
-    if "Origin" in request.headers:
-        raise ServingError("this server does not speak to web pages", "forbidden")
-    key = request.app[SERVICE].settings.api_key
-    if not key or request.path in OPEN_PATHS:
-        return
+def _meant(request: web.Request) -> tuple[str, str]:
+    """Protocol and model of a path; the model is one that is served, or ""."""
+    resource = request.match_info.route.resource
+    first = (resource.canonical if resource else "/-").split("/")[1]
+    protocol = {"": "openpi", "openpi": "openpi", "models": "openpi", "vla": "vla-eval",
+                "v2": v2.PROTOCOL}.get(first, "http")  # fmt: skip
+    models = request.app[SERVICE].models
+    named = request.match_info.get("model", "")
+    if not named and protocol in ("openpi", "vla-eval"):
+        named = next(iter(models))
+    return protocol, named if named in models else ""
+
+
+def _check_caller(request: web.Request) -> str:
+    """Refuse browsers, which send requests of other people's pages, and callers without the key.
+
+    Returns:
+        The Origin, if there is one and it is allowed.
+    """
+    settings = request.app[SERVICE].settings
+    origin = request.headers.get("Origin", "")
+    if "Origin" in request.headers and origin not in settings.allow_origins:
+        raise ServingError(
+            "this server does not speak to web pages; its operator can name those that may ask "
+            "(--allow-origin)",
+            "forbidden",
+        )
+    if request.path in OPEN_PATHS or _is_preflight(request, origin):
+        return origin
+    if not settings.api_key:
+        _check_host(request)
+        return origin
     scheme, _, given = request.headers.get("Authorization", "").partition(" ")
-    if scheme.lower() not in ("bearer", "api-key") or not _same(given.strip(), key):
+    if scheme.lower() not in ("bearer", "api-key") or not _same(given.strip(), settings.api_key):
         raise ServingError(
             'a key is needed: send the header "Authorization: Bearer KEY"', "unauthorized"
         )
+    return origin
+
+
+def _check_host(request: web.Request) -> None:
+    """Refuse names that anybody could point at this machine: a page would then share its origin."""
+    settings = request.app[SERVICE].settings
+    known = {"localhost", settings.host, *settings.allow_hosts}
+    for given in request.headers.getall("Host", []):
+        name = _host_name(given)
+        if name not in known and not _is_address(name):
+            raise ServingError(
+                "this server does not know itself by that name; ask for it by its address, or let "
+                "its operator allow the name (--allow-host)",
+                "forbidden",
+            )
+
+
+def _host_name(given: str) -> str:
+    """What stands before the port, without the brackets of IPv6."""
+    if given.startswith("["):
+        return given[1:].partition("]")[0]
+    return given.partition(":")[0].lower()
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_preflight(request: web.Request, origin: str) -> bool:
+    asks = "Access-Control-Request-Method" in request.headers
+    return bool(origin) and request.method == "OPTIONS" and asks
+
+
+def _preflight() -> web.Response:
+    """What a browser asks before it lets an allowed page ask."""
+    allowed = f"Authorization, Content-Type, Content-Encoding, {v2.HEADER_LENGTH}"
+    headers = {
+        "Access-Control-Allow-Methods": "GET, POST",
+        "Access-Control-Allow-Headers": allowed,
+    }
+    return web.Response(status=204, headers=headers)
+
+
+def _caller(request: web.Request) -> bytes:
+    """Whose sequences are meant: those of all who show the same key."""
+    return hashlib.sha256(
+        request.headers.get("Authorization", "").encode(errors="replace")
+    ).digest()
 
 
 def _same(given: str, key: str) -> bool:
@@ -170,7 +268,7 @@ async def _inferred(request: web.Request) -> web.Response:
         v2.read_request(*given) if is_small else await asyncio.to_thread(v2.read_request, *given)
     )
     wanted = request.match_info.get("version", "")
-    content, length, version = await v2.infer(service, name, wanted, asked)
+    content, length, version = await v2.infer(service, name, wanted, asked, _caller(request))
     service.metrics.request(v2.PROTOCOL, version)
     service.metrics.traffic(v2.PROTOCOL, "received", len(body))
     service.metrics.traffic(v2.PROTOCOL, "sent", len(content))

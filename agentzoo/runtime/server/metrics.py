@@ -38,6 +38,15 @@ class Metrics:
         self.expired = Counter(
             "agentzoo_sessions_expired", "Sessions ended for idleness.", registry=self.registry
         )
+        self.connections = Gauge(
+            "agentzoo_connections", "Open TCP connections.", registry=self.registry
+        )
+        self.dropped = Counter(
+            "agentzoo_connections_dropped",
+            "Connections closed for being silent, idle, slow, or too many.",
+            ("reason",),
+            registry=self.registry,
+        )
         self.ready = Gauge("agentzoo_ready", "1 once every model answers.", registry=self.registry)
         self.models = Gauge(
             "agentzoo_model_info",

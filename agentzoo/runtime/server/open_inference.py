@@ -10,7 +10,7 @@ Server, docs/protocol/extension_binary_data.md and extension_sequence.md.
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -197,6 +197,7 @@ def _outputs(value: object, is_binary: bool) -> dict[str, bool]:
     wanted: dict[str, bool] = {}
     for one in _objects(value, "outputs"):
         parameters = _object(one.get("parameters", {}), "parameters")
+        _check_parameters(parameters)
         name = _id(one.get("name"), "an output's name")
         wanted[name] = _truth(parameters, "binary_data", default=is_binary)
     return wanted
@@ -210,7 +211,9 @@ def _inputs(value: object, raw: bytes) -> Arrays:
         if name in arrays:
             raise malformed(f"the input {name[:40]!r} is there twice")
         shape, dtype = _shape(name, one.get("shape")), _dtype(name, one.get("datatype"))
-        size = _object(one.get("parameters", {}), "parameters").get("binary_data_size")
+        parameters = _object(one.get("parameters", {}), "parameters")
+        _check_parameters(parameters)
+        size = parameters.get("binary_data_size")
         if size is None:
             arrays[name] = _from_json(name, one.get("data"), shape, dtype)
         else:
@@ -225,6 +228,13 @@ def _inputs(value: object, raw: bytes) -> Arrays:
     if at != len(raw):
         raise malformed(f"{len(raw) - at} bytes are left behind the last input")
     return arrays
+
+
+def _check_parameters(parameters: Json) -> None:
+    """Refuse what would change the answer and is not there."""
+    for name in ("classification", "shared_memory_region"):
+        if name in parameters:
+            raise malformed(f"the parameter {name} is not there; leave it out")
 
 
 def _shape(name: str, value: object) -> tuple[int, ...]:
@@ -268,7 +278,7 @@ def _from_json(name: str, data: object, shape: tuple[int, ...], dtype: "np.dtype
 
 
 async def infer(
-    service: Service, model: str, version: str, request: Request
+    service: Service, model: str, version: str, request: Request, caller: bytes
 ) -> tuple[bytes, int | None, Version]:
     """Answer an inference request.
 
@@ -277,6 +287,7 @@ async def infer(
         model: its name.
         version: its version; "" for the current, or the one a sequence began with.
         request: the request.
+        caller: whose sequences are meant.
 
     Returns:
         The body, the length of its JSON where raw tensors follow, and the version that answered.
@@ -290,7 +301,8 @@ async def infer(
     if sequence is None:
         found, outputs = await _stateless(service, model, version, request, timeout_s)
     else:
-        found, outputs = await _step(service, (model, sequence), version, request, timeout_s)
+        key = (model, sequence, caller)
+        found, outputs = await _step(service, key, version, request, timeout_s)
     body, length = _respond(found, request, outputs)
     return body, length, found
 
@@ -320,27 +332,25 @@ async def _stateless(
 
 async def _step(
     service: Service,
-    key: tuple[str, str | int],
+    key: tuple[str, str | int, bytes],
     version: str,
     request: Request,
     timeout_s: float | None,
 ) -> tuple[Version, Arrays]:
     start, end = (_truth(request.parameters, f"sequence_{one}") for one in ("start", "end"))
-    if start:
-        _check_version(service.current(key[0]), version)
-        service.begin(key, key[0], _seed(request.parameters))
-    session = service.sessions.find(key)
-    _check_version(session.version, version)
-    obs, flags = _split(session.version.policy.spec, request.inputs)
+    found = service.current(key[0]) if start else service.sessions.find(key).version
+    _check_version(found, version)
+    obs, flags = _split(found.policy.spec, request.inputs)
     if any(name.startswith(STATES) or name == ADDRESS for name in request.inputs):
         raise malformed("a sequence's state is the server's; leave state_in_* and its address out")
+    row, is_first, mode = _single(obs), bool(_one(flags, "is_first")), _one(flags, "deterministic")
+    _check_outputs(request, ("action",))
+    if start:
+        service.begin(key, key[0], _seed(request.parameters))
+    session = service.sessions.find(key)
     try:
         action = await service.act(
-            session,
-            _single(obs),
-            is_first=bool(_one(flags, "is_first")),
-            deterministic=_one(flags, "deterministic"),
-            timeout_s=timeout_s,
+            session, row, is_first=is_first, deterministic=mode, timeout_s=timeout_s
         )
     except Exception:
         if start:
@@ -432,10 +442,15 @@ def _timeout(parameters: Json) -> float | None:
     return min(value, LONGEST) / MICROSECONDS
 
 
+def _check_outputs(request: Request, known: Collection[str]) -> None:
+    """Refuse what is not given; before the step, whose state would go on unseen."""
+    if missing := (request.outputs or {}).keys() - set(known):
+        raise malformed(f"there is no output {min(missing)[:40]!r}; have {', '.join(known)}")
+
+
 def _respond(version: Version, request: Request, outputs: Arrays) -> tuple[bytes, int | None]:
     wanted = request.outputs or dict.fromkeys(outputs, request.is_binary)
-    if missing := wanted.keys() - outputs.keys():
-        raise malformed(f"there is no output {min(missing)[:40]!r}; have {', '.join(outputs)}")
+    _check_outputs(request, outputs)
     raw: list[bytes] = []
     described: list[Json] = []
     for name, is_binary in wanted.items():

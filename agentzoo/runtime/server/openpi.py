@@ -47,6 +47,10 @@ async def serve(service: Service, request: web.Request) -> web.WebSocketResponse
             pass
     except ConnectionError:
         pass  # gone in the middle of an answer
+    except Exception as error:
+        if not channel.is_open:
+            raise  # nothing was shaken hands on; an answer in HTTP is right
+        await channel.refuse(refusal_of(error))
     finally:
         channel.end(request)
     return channel.socket
@@ -74,7 +78,7 @@ class _Connection:
 
     def __init__(self, service: Service, version: Version) -> None:
         self.service, self.version = service, version
-        self.channel = Channel(service, PROTOCOL, service.message_limit(version, PROTOCOL))
+        self.channel = Channel(service, PROTOCOL, version, service.message_limit(version, PROTOCOL))
         self.has_begun = False
 
     async def answer(self) -> bool:

@@ -14,6 +14,7 @@ from aiohttp import web
 
 from ..errors import AgentZooError, ConfigError
 from .app import application
+from .connections import Connections
 from .models import Locate, local_folder
 from .service import Service
 from .settings import ModelSettings, ServerSettings, check_names, read_models
@@ -82,10 +83,16 @@ class Server:
             access_log=None,
             shutdown_timeout=1.0,
             logger=http_log,
-            auto_decompress=False,  # see body.py
+            # ours, which count and say why, come first: see connections.py
+            keepalive_timeout=60 + 4 * self.settings.idle_timeout_s,
+            auto_decompress=False,  # see request_body.py
         )
         await self._runner.setup()
-        await web.SockSite(self._runner, self._listener).start()
+        assert self._runner.server is not None
+        connections = Connections(self._runner.server, self.settings, self.service.metrics)
+        self.service.connections = connections
+        loop = asyncio.get_running_loop()
+        self._acceptor = await loop.create_server(connections, sock=self._listener)
         self._spawn(self._sweep())
         try:
             await self.service.load()
@@ -162,6 +169,7 @@ class Server:
     async def _end(self) -> bool:
         for task in list(self._tasks):
             task.cancel()
+        self._acceptor.close()
         await self._runner.cleanup()
         return await self.service.close()
 

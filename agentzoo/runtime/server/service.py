@@ -15,6 +15,7 @@ from ..policy.policy import SEEDS, Policy, State
 from ..policy.spaces import encode
 from ..spec import Array, Arrays
 from .batcher import Answer, Batch, Row
+from .connections import Connections
 from .metrics import Metrics
 from .models import Locate, Model, Version
 from .sessions import LOST, Session, Sessions
@@ -38,6 +39,7 @@ class OpenChannel(Protocol):
     """What the service asks of an open websocket; `websocket.Channel` is one."""
 
     is_answering: bool
+    waiting_since: float
 
     async def close(self, code: int, reason: str = "") -> None:
         """Say goodbye."""
@@ -45,6 +47,10 @@ class OpenChannel(Protocol):
 
     def forget_ended(self) -> None:
         """Let go of sessions that have ended."""
+        ...
+
+    def expire(self) -> None:
+        """Close it for its idleness."""
         ...
 
 
@@ -58,6 +64,7 @@ class Service:
         metrics: what is counted.
         channels: all open websockets.
         requests: how many are under way over REST.
+        connections: all TCP connections, once it listens.
         is_draining: whether the server is about to end and takes nobody new.
         is_ending: whether it takes no further steps either.
     """
@@ -72,6 +79,7 @@ class Service:
         self.sessions = Sessions(settings.max_sessions, settings.session_ttl_s)
         self.channels: set[OpenChannel] = set()
         self.requests = 0
+        self.connections: Connections | None = None
         self.is_draining = self.is_ending = False
         self._loading = asyncio.Lock()
         self._stuck: set[Model] = set()
@@ -288,8 +296,13 @@ class Service:
         """Free what was idle for too long; called every now and then."""
         self._look_after_batchers()
         self.metrics.expired.inc(self.sessions.expire())
+        if self.connections is not None:
+            self.connections.sweep()
+        oldest = time.monotonic() - self.settings.session_ttl_s - self.settings.idle_timeout_s
         for channel in self.channels:
             channel.forget_ended()
+            if channel.waiting_since < oldest:
+                channel.expire()
         for model in self.models.values():
             model.forget_ended()
 
@@ -309,6 +322,7 @@ class Service:
     def observe(self) -> None:
         """Bring the gauges up to date; called before they are read."""
         self.metrics.ready.set(float(self.is_ready))
+        self.metrics.connections.set(len(self.connections) if self.connections else 0)
         self.metrics.sessions.clear()
         self.metrics.models.clear()
         for model in self.models.values():

@@ -1,5 +1,6 @@
 """What a server is told: models and limits, from the command line or a models.toml."""
 
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
@@ -65,6 +66,12 @@ class ServerSettings:
         write_timeout_s: how long a client may take to read its answer.
         drain_s: how long sessions may go on after the signal to end.
         max_rows: rows of one stateless request.
+        max_connections: open at once; 0 is 1,024 more than sessions.
+        header_timeout_s: how long a connection may take to send a request's head.
+        idle_timeout_s: how long one may be open after a request without another.
+        allow_hosts: names in the header Host that are let in without a key, beside addresses and
+            localhost.
+        allow_origins: values of the header Origin that are let in; no other one is.
     """
 
     host: str = "127.0.0.1"
@@ -78,6 +85,16 @@ class ServerSettings:
     write_timeout_s: float = 10.0
     drain_s: float = 5.0
     max_rows: int = 16
+    max_connections: int = 0
+    header_timeout_s: float = 10.0
+    idle_timeout_s: float = 75.0
+    allow_hosts: tuple[str, ...] = ()
+    allow_origins: tuple[str, ...] = ()
+
+    @property
+    def connection_limit(self) -> int:
+        """How many connections may be open at once."""
+        return self.max_connections or self.max_sessions + 1024
 
     def __post_init__(self) -> None:
         """Refuse an open door, and limits that let nobody in.
@@ -85,6 +102,7 @@ class ServerSettings:
         Raises:
             ConfigError: if the address is open to others and nothing is asked of them.
         """
+        object.__setattr__(self, "api_key", checked_key(self.api_key))
         if self.host not in LOOPBACK and not self.api_key and not self.insecure:
             raise ConfigError(
                 f"{self.host} can be reached by others and no key is asked of them; set a key "
@@ -92,9 +110,27 @@ class ServerSettings:
             )
         for name in ("max_sessions", "max_rows"):
             _check_least(name, getattr(self, name), 1)
-        for name in ("session_ttl_s", "deadline_s", "write_timeout_s"):
+        _check_least("max_connections", self.max_connections, 0)
+        for name in ("session_ttl_s", "deadline_s", "write_timeout_s", "header_timeout_s",
+                     "idle_timeout_s"):  # fmt: skip
             _check_time(name, getattr(self, name), 1e-3)
         _check_time("drain_s", self.drain_s, 0)
+
+
+def checked_key(key: str) -> str:
+    """A key as it is shown in a header, without the newline that files end with.
+
+    Raises:
+        ConfigError: if it cannot be; the key is not repeated.
+    """
+    stripped = key.strip()
+    if key and not stripped:
+        raise ConfigError("the key is blank; set another one, or none (AGENTZOO_API_KEY)")
+    if not (stripped.isascii() and stripped.isprintable()) or " " in stripped:
+        raise ConfigError(
+            "the key holds spaces or letters that a header cannot; use ASCII letters and digits"
+        )
+    return stripped
 
 
 def _check_least(name: str, value: float, least: float) -> None:
@@ -165,16 +201,25 @@ def _check_kind(where: str, kind: object, found: object) -> None:
         raise ConfigError(f"{where} is {found!r}, expected {accepted[0].__name__}")
 
 
+def split_name(given: str) -> tuple[str, str]:
+    """NAME and SOURCE of `NAME=SOURCE`; "" and all of it where it is a source with a = in it."""
+    name, mark, source = given.partition("=")
+    if not mark or set(name) - set(NAME) or Path(given).is_dir():
+        return "", given
+    return name, source
+
+
 def model_settings(source: str, **limits: object) -> ModelSettings:
     """One policy from what a command line says: `SOURCE`, or `NAME=SOURCE`.
 
     A source without a name is called after its last part: `me/walker@main` is `walker`.
     """
-    name, _, rest = source.rpartition("=")
+    name, rest = split_name(source)
     plain, _, revision = rest.partition("@")
     is_folder = Path(rest).is_dir()
     where = rest if is_folder else plain
-    stem = Path(where).resolve().name if is_folder else where.rsplit("/", 1)[-1]
+    last = Path(where).resolve().name if is_folder else re.split("[/:]", where)[-1]
+    stem = "".join(one if one in NAME else "-" for one in last)
     known = {field.name for field in fields(ModelSettings)}
     assert limits.keys() <= known, limits
     made = ModelSettings(name=name or stem, source=where, revision="" if is_folder else revision)

@@ -44,6 +44,10 @@ async def serve(service: Service, request: web.Request) -> web.WebSocketResponse
             pass
     except ConnectionError:
         pass  # gone in the middle of an answer
+    except Exception as error:
+        if not channel.is_open:
+            raise  # nothing was shaken hands on; an answer in HTTP is right
+        await channel.refuse(refusal_of(error))
     finally:
         channel.end(request)
     return channel.socket
@@ -56,7 +60,9 @@ class _Connection:
         self.service = service
         self.version = service.current(model)
         self.model = self.version.model
-        self.channel = Channel(service, PROTOCOL, service.message_limit(self.version, PROTOCOL))
+        self.channel = Channel(
+            service, PROTOCOL, self.version, service.message_limit(self.version, PROTOCOL)
+        )
         self.channel.keys.add(self)
         self.episodes, self.last_seq = 0, -1
         self.refused: ServingError | None = None  # why there is no episode
