@@ -540,6 +540,7 @@ _DMC: dict[str, object] = {
     "prefill": 2_000,
     "pretrain": 100,
     "update_every": 10,
+    "checkpoint_every": 20_000,
 }
 _CPU: dict[str, object] = {
     "total_steps": 100_000,
@@ -625,6 +626,7 @@ class DreamerV2(Agent):
             "actor_entropy": 3e-3,
             "actor_lr": 1e-4,
             "value_lr": 1e-4,
+            "checkpoint_every": 20_000,
         },
         "dmc_vision": _DMC,
         "dmc_proprio": _DMC,
