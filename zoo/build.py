@@ -1,8 +1,9 @@
 """Train, score, film and package the zoo's agents; what is finished is left alone.
 
-python zoo/build.py [NAME ...] [--again | --page]
+python zoo/build.py [NAME ...] [--again | --page | --check]
 
-Afterwards docs/zoo.md is written again, with a still of each agent's film.
+Afterwards docs/zoo.md is written again, with a still of each agent's film. --check plays the scored
+episodes of what stands again, and fails if a score does not come out.
 """
 
 import argparse
@@ -18,8 +19,9 @@ from agentzoo.hub.card import write_card
 from agentzoo.hub.naming import parse
 from agentzoo.hub.package import CARD, VIDEO, read_package
 from agentzoo.publish import package
-from agentzoo.runtime import verify
+from agentzoo.runtime import load_policy, verify
 from agentzoo.runtime.errors import ConfigError, nearest
+from agentzoo.runtime.evaluation.reproduce import reproduce
 
 ROOT = Path(__file__).parent
 SHIPPED = ROOT.parent / "agentzoo" / "hub" / "zoo"  # what is in here is in the wheel
@@ -169,18 +171,34 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", help="entries of recipes.toml; none is all")
     parser.add_argument("--again", action="store_true", help="package those that stand, too")
+    parser.add_argument("--check", action="store_true", help="only play the scored episodes again")
     parser.add_argument("--page", action="store_true", help="only write docs/zoo.md again")
     asked = parser.parse_args()
     known = recipes()
-    for name in [] if asked.page else asked.names or known:
+    for name in asked.names:
         if name not in known:
             raise ConfigError(f'recipes.toml has no "{name}"; {nearest(name, known)}')
+    if asked.check:
+        raise SystemExit(check(asked.names))
+    for name in [] if asked.page else asked.names or known:
         out = home(name, known[name])
         if asked.again or not (out / CARD).is_file():
             build(name, known[name], out, RUNS / name)
             draw_still(name, out)
     check_sizes()
     write_page()
+
+
+def check(names: Collection[str]) -> int:
+    """Play the scored episodes of these agents, or of all, again; 1 if a score does not agree."""
+    code = 0
+    for name, _, folder in standing():
+        if names and name not in names:
+            continue
+        again = reproduce(load_policy(folder), read_package(folder).results)
+        print(f"{name}\n{again}", flush=True)
+        code = code if again.agrees else 1
+    return code
 
 
 def check_sizes() -> None:

@@ -1,6 +1,7 @@
 """The zoo: what its recipes promise, what stands there, and that a recipe makes a whole bundle."""
 
 import dataclasses
+import json
 import runpy
 import shutil
 from pathlib import Path
@@ -135,6 +136,24 @@ def test_what_did_not_come_along_is_named(zoo: Path) -> None:
         hub.pull(f"zoo:{NAME}@v1")
     with pytest.raises(AddressError):
         parse("zoo:../run")
+
+
+def test_check_plays_the_scored_episodes_again(
+    zoo: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = next(iter(RECIPES.values()))
+    standing = lambda: [(NAME, recipe, zoo / NAME)]  # noqa: E731
+    monkeypatch.setitem(ZOO["check"].__globals__, "standing", standing)
+    assert ZOO["check"](["another"]) == 0
+    assert capsys.readouterr().out == ""
+    assert ZOO["check"]([]) == 0
+    assert f"{NAME}\npublished: mean 500.00" in capsys.readouterr().out
+    path = zoo / NAME / "results.json"
+    scored = read_results(zoo / NAME)
+    other = dataclasses.replace(scored, returns=tuple(r - 100 for r in scored.returns))
+    path.write_text(json.dumps(other.to_json()))
+    assert ZOO["check"]([NAME]) == 1
+    assert "does not contain zero" in capsys.readouterr().out
 
 
 def test_what_ships_may_not_be_large(zoo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
