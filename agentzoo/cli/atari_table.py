@@ -22,7 +22,7 @@ SUITE = "atari:"
 
 
 @dataclass(frozen=True)
-class Score:
+class GameScore:
     """What a table needs of one results.json.
 
     Attributes:
@@ -103,7 +103,7 @@ def files(paths: Iterable[Path]) -> list[Path]:
     return found
 
 
-def read(path: Path) -> Score:
+def read(path: Path) -> GameScore:
     """One results.json.
 
     Raises:
@@ -112,10 +112,10 @@ def read(path: Path) -> Score:
         EnvironmentStringError: if its environment is unknown.
     """
     entries = read_object(read_json(path), str(path))
-    known = [field.name for field in fields(Score)]
+    known = [field.name for field in fields(GameScore)]
     if missing := [name for name in known if name not in entries]:
         raise BundleError(f'{path} lacks "{missing[0]}"; write it with agentzoo evaluate --record')
-    score = read_fields(Score, {name: entries[name] for name in known}, str(path))
+    score = read_fields(GameScore, {name: entries[name] for name in known}, str(path))
     if not score.returns:
         raise BundleError(f"{path} holds no episodes; write it with agentzoo evaluate --record")
     if not score.env.startswith(SUITE):
@@ -124,10 +124,10 @@ def read(path: Path) -> Score:
             "scores are known of those only"
         )
     env = resolve(score.env, trusted=False)
-    return Score(score.agent, env, score.returns, score.deterministic)
+    return GameScore(score.agent, env, score.returns, score.deterministic)
 
 
-def comparable(found: Mapping[Path, Score]) -> None:
+def comparable(found: Mapping[Path, GameScore]) -> None:
     """Refuse one agent's results under different protocols, and different benchmarks.
 
     Raises:
@@ -151,7 +151,7 @@ def comparable(found: Mapping[Path, Score]) -> None:
         )
 
 
-def by_agent(scores: Iterable[Score]) -> dict[str, dict[str, list[float]]]:
+def by_agent(scores: Iterable[GameScore]) -> dict[str, dict[str, list[float]]]:
     """Agent -> game -> mean return of each seed."""
     found: dict[str, dict[str, list[float]]] = {}
     for score in scores:
@@ -160,7 +160,7 @@ def by_agent(scores: Iterable[Score]) -> dict[str, dict[str, list[float]]]:
 
 
 def _as_seeds(
-    agents: Mapping[str, Mapping[str, float]], scores: Sequence[Score]
+    agents: Mapping[str, Mapping[str, float]], scores: Sequence[GameScore]
 ) -> dict[str, dict[str, list[float]]]:
     played = {score.game for score in scores}
     return {
@@ -177,7 +177,7 @@ def _sources(sources: Mapping[str, str]) -> str:
     return " ".join(f"{', '.join(names)}: {source}." for source, names in agents.items())
 
 
-def _protocol(scores: Iterable[Score], column: str) -> str:
+def _protocol(scores: Iterable[GameScore], column: str) -> str:
     one = next(score for score in scores if column.startswith(f"{score.agent} "))
     name = protocol_of(one.env)
     settings = ", ".join(f"{key}={value}" for key, value in one.protocol.items())

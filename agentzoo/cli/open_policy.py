@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from agentzoo.runtime.errors import AgentZooError, BundleError
 
 if TYPE_CHECKING:
-    from agentzoo.runtime.evaluation.rollout import Sessions
+    from agentzoo.runtime.evaluation.rollout import SessionMaker
     from agentzoo.runtime.policy.onnx_session import Provider
     from agentzoo.runtime.server import ModelSettings
 
@@ -28,7 +28,7 @@ def folder_of(source: str) -> Path | None:
     return locate(source, serving=True)
 
 
-def open_policy(source: str, *, provider: "Provider" = "auto") -> "Sessions":
+def open_policy(source: str, *, provider: "Provider" = "auto") -> "SessionMaker":
     """A policy from a bundle's folder, a published one such as `me/walker@main`, or a URL.
 
     Raises:

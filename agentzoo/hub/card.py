@@ -16,7 +16,7 @@ from agentzoo.runtime.printable import printable
 
 from .naming import Address
 from .package import CARD, CURVE, LIMITS, VIDEO, Package, check_size
-from .settings import Training
+from .settings import TrainingRecord
 
 TASK = "reinforcement-learning"
 OWN = "<!-- made by agentzoo; remove this line to keep a text of your own -->"
@@ -161,7 +161,7 @@ def code(text: str) -> str:
     return printable(text).replace("`", "'").replace("|", "\\|")
 
 
-def command(package: Package, training: Training) -> str:
+def command(package: Package, training: TrainingRecord) -> str:
     """The command that trains the agent again."""
     settings, seed = package.settings, str(package.settings.seed)
     before = 0 if settings.parent is None else settings.parent.env_steps
@@ -173,7 +173,7 @@ def command(package: Package, training: Training) -> str:
     return " \\\n  ".join(shlex.join(map(printable, line)) for line in lines)
 
 
-def _arxiv(training: Training | None) -> list[str]:
+def _arxiv(training: TrainingRecord | None) -> list[str]:
     return [
         f"arxiv:{one}"
         for one in re.findall(r"arXiv:(\d+\.\d+)", training.paper if training else "")
@@ -201,7 +201,7 @@ def _pictures(files: Sequence[str]) -> str:
     return "\n".join([*lines, ""]) if lines else ""
 
 
-def _training(package: Package, training: Training | None) -> str:
+def _training(package: Package, training: TrainingRecord | None) -> str:
     made = _made(package.manifest.provenance)
     if training is None:
         return f"The folder does not say; {made}."
@@ -240,7 +240,7 @@ def _install(extra: str, env: str) -> str:
     return f"{line} {brings}" if brings else line
 
 
-def _differs(training: Training | None) -> str:
+def _differs(training: TrainingRecord | None) -> str:
     page = (
         "What the implementation itself does otherwise than the paper and its authors' code stands "
         "in agentzoo's documentation, on the agent's page under *Deviations*."

@@ -14,7 +14,7 @@ CONFIG, FORMAT = "config.json", 1
 
 
 @dataclass(frozen=True, kw_only=True)
-class Training:
+class TrainingRecord:
     """How an agent was trained.
 
     Attributes:
@@ -33,7 +33,7 @@ class Training:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Parent:
+class ParentRecord:
     """The policy whose weights a run began with.
 
     Attributes:
@@ -77,9 +77,9 @@ class Settings:
     env: str
     seed: int
     policy: Spaces
-    training: Training | None
+    training: TrainingRecord | None
     took: Literal["", "newest", "best"]
-    parent: Parent | None
+    parent: ParentRecord | None
 
 
 def read_settings(folder: Path) -> Settings:

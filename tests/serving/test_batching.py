@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from agentzoo.runtime.errors import ServingError
-from agentzoo.runtime.policy.policy import Policy, State
+from agentzoo.runtime.policy.policy import Policy, PolicyState
 from agentzoo.runtime.policy.spaces import action_spec, encode, observation_specs
 from agentzoo.runtime.server.batcher import Answer, Batch, Batcher, BatchLimits, Row
 from agentzoo.runtime.spec import NoiseSpec, PolicySpec, TensorSpec
@@ -225,7 +225,7 @@ def test_rows_of_several_threads_are_each_delivered_once(waiting):
 def test_states_join_and_part_again():
     policy = Policy(Sum(), SPEC)
     states = [policy.session(seed).start(1) for seed in (3, 4)]
-    joined = State.joined(states)
+    joined = PolicyState.joined(states)
     assert len(joined) == 2
     assert np.array_equal(joined.row(1).address, states[1].address)
 

@@ -413,7 +413,9 @@ def test_a_state_is_refused_by_another_model(folder, other):
         with pytest.raises(ServingError, match="begin an episode") as caught:
             another.predict(VECTORS[2:4], state)
         assert caught.value.reason == "other_version"
-        with pytest.raises(ObservationError, match="the state is a State; pass what this policy's"):
+        with pytest.raises(
+            ObservationError, match="the state is a PolicyState; pass what this policy's"
+        ):
             another.predict(VECTORS[:1], load_policy(other, provider="cpu").predict(VECTORS[:1])[1])
         one.close()
         another.close()

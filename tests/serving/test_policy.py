@@ -10,7 +10,7 @@ from gymnasium import spaces
 
 from agentzoo.runtime.errors import ConfigError, ObservationError
 from agentzoo.runtime.policy.noise import draw, generator, with_plan_axes
-from agentzoo.runtime.policy.policy import Policy, State
+from agentzoo.runtime.policy.policy import Policy, PolicyState
 from agentzoo.runtime.spec import NoiseSpec, PlanSpec
 from tests.serving.toys import BOX, DISCRETE, PICTURE, VECTOR, Toy, seeded, torch_policy
 
@@ -37,7 +37,7 @@ def test_act_equals_the_row_of_predict_with_the_same_address(policy):
         batch = np.stack([obs, -obs])
         actions, state = policy.session(seed=5).predict(batch, state, deterministic=None)
         np.testing.assert_allclose(alone.act(obs), actions[0], atol=1e-6)
-    assert isinstance(state, State)
+    assert isinstance(state, PolicyState)
     assert state.address.tolist() == [[5, 0, 5], [5, 1, 5]]
 
 
@@ -85,7 +85,7 @@ def test_reset_forgets_the_past_and_noise_goes_on(policy):
     session = policy.session(3)
     session.act(VECTORS[0])
     session.reset()
-    state = State(policy.initial(1), np.array([[3, 0, 1]]))
+    state = PolicyState(policy.initial(1), np.array([[3, 0, 1]]))
     expected, _ = policy.predict(VECTORS[1], state, [True], None)
     assert np.array_equal(session.act(VECTORS[1]), expected)
     assert not np.array_equal(policy.session(3).act(VECTORS[1]), expected)
@@ -105,7 +105,7 @@ def test_episode_start_defaults_follow_the_state(policy):
 def test_predict_leaves_state_and_session_alone(policy):
     session = policy.session(1)
     _, state = session.predict(VECTORS[:2])
-    assert isinstance(state, State)
+    assert isinstance(state, PolicyState)
     kept = {name: array.copy() for name, array in state.carry.items()}
     again = [session.predict(VECTORS[2:4], state)[0] for _ in range(2)]
     assert np.array_equal(*again)

@@ -1,7 +1,9 @@
 """The public names, and what happens when one cannot be had."""
 
+import ast
 import subprocess
 import sys
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -91,3 +93,13 @@ def test_no_junk_drawers() -> None:
     drawers = {"utils", "util", "common", "core", "base", "helpers", "misc"}
     stems = {path.stem for path in (ROOT / "agentzoo").rglob("*")}
     assert not stems & drawers
+
+
+def test_no_two_public_classes_share_a_name() -> None:
+    found: defaultdict[str, list[str]] = defaultdict(list)
+    for path in sorted((ROOT / "agentzoo").rglob("*.py")):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                found[node.name].append(str(path.relative_to(ROOT)))
+    assert "Agent" in found
+    assert {name: files for name, files in found.items() if len(files) > 1} == {}

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ..errors import AgentZooError, ConfigError, MissingExtraError, ObservationError, ServingError
-from ..policy.policy import SEEDS, State
+from ..policy.policy import SEEDS, PolicyState
 from ..policy.spaces import Observation, encode, is_batched
 from ..spec import Array, PolicySpec, TensorSpec
 from ..strict_json import read_object
@@ -32,7 +32,7 @@ Reply = Mapping[str, object]
 
 
 @dataclass(frozen=True)
-class RemoteState(State):
+class RemoteState(PolicyState):
     """The state that `RemotePolicy.predict` gives and takes; it is of one policy.
 
     Attributes:

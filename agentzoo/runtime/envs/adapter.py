@@ -13,7 +13,7 @@ from ..errors import ConfigError, EpisodeError, ObservationError
 from ..policy.noise import derive_seed
 from ..policy.spaces import action_spec, encode, observation_specs, space_differences
 from ..spec import ActionSpec, Array, Arrays, ObsSpec
-from .backend import SIDE, InProcess, Outcome, Source
+from .backend import SIDE, InProcess, Source, StepResult
 from .subprocess_env import TIMEOUT_S, ProcessVectorEnv
 from .suite import Env, make_here, require_package, resolve, settings_of, suite_of
 from .vector import Vector, VectorEnv
@@ -233,7 +233,7 @@ class Adapter:
         """Close every environment of our own making."""
         self._source.close()
 
-    def _row(self, index: int, outcome: Outcome) -> Transitions:
+    def _row(self, index: int, outcome: StepResult) -> Transitions:
         is_first = index in self._resets
         self._steps[index] = 0 if is_first else self._steps[index] + 1
         try:

@@ -22,7 +22,7 @@ LOST = "world_lost"  # in info: why the world is gone and its episode with it, a
 KEPT = (SIDE, LOST)  # of an info, where rows are made
 
 
-class Outcome(NamedTuple):
+class StepResult(NamedTuple):
     """What one environment gave: Gymnasium's five-tuple, or a first observation.
 
     The info holds at least what `KEPT` names, where the environment gave it. With `world_lost` in
@@ -43,9 +43,9 @@ class Outcome(NamedTuple):
         return str(self.info.get(LOST, ""))
 
 
-def begun(observation: Observation, info: Mapping[str, Any]) -> Outcome:
+def begun(observation: Observation, info: Mapping[str, Any]) -> StepResult:
     """What a reset gave."""
-    return Outcome(observation, info=info)
+    return StepResult(observation, info=info)
 
 
 FiveTuple = tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]
@@ -165,7 +165,7 @@ class Source(Protocol):
         """Step some environments and reset others, each by its index."""
         ...
 
-    def receive(self) -> dict[int, Outcome]:
+    def receive(self) -> dict[int, StepResult]:
         """What came of the last request, by index."""
         ...
 
@@ -211,9 +211,9 @@ class InProcess:
         """Remember what to do."""
         self._actions, self._seeds = actions, seeds
 
-    def receive(self) -> dict[int, Outcome]:
+    def receive(self) -> dict[int, StepResult]:
         """Do it."""
-        stepped = {i: Outcome(*step_env(self._envs[i], a)) for i, a in self._actions.items()}
+        stepped = {i: StepResult(*step_env(self._envs[i], a)) for i, a in self._actions.items()}
         return stepped | {i: begun(*reset_env(self._envs[i], s)) for i, s in self._seeds.items()}
 
     def render(self, index: int) -> object:

@@ -32,7 +32,7 @@ from gymnasium.vector.utils import (
 
 from ..errors import ConfigError, EpisodeError, ObservationError, WorkerError
 from ..spec import Array
-from .backend import LOST, NOTHING, Outcome, Spaces
+from .backend import LOST, NOTHING, Spaces, StepResult
 from .suite import Env
 from .time_limit import shared_limit
 
@@ -211,15 +211,15 @@ class ProcessVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         for index, seed in seeds.items():
             self._workers[index].ask("reset", "reset", seed, options)
 
-    def receive(self) -> dict[int, Outcome]:
+    def receive(self) -> dict[int, StepResult]:
         """What came of the last `send`, by index.
 
         Raises:
             WorkerError: naming the environments whose process raised, died or hangs.
         """
-        found: dict[int, Outcome] = {}
+        found: dict[int, StepResult] = {}
         for index, answer in self._answers().items():
-            found[index] = Outcome(*answer)
+            found[index] = StepResult(*answer)
             self._newest[index] = found[index].observation
             self._waiting[index] = found[index].terminated or found[index].truncated
         return found
@@ -245,7 +245,7 @@ class ProcessVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         chosen = enumerate(iterate(self.action_space, actions))
         self.send({i: action for i, action in chosen if not self._waiting[i]}, {})
         found = self.receive()
-        rows = [found.get(i, Outcome(self._newest[i])) for i in range(self.num_envs)]
+        rows = [found.get(i, StepResult(self._newest[i])) for i in range(self.num_envs)]
         rewards = np.array([self._reward(i, row.reward) for i, row in enumerate(rows)])
         terminations = np.array([row.terminated for row in rows], np.bool_)
         truncations = np.array([row.truncated for row in rows], np.bool_)
@@ -319,9 +319,9 @@ class ProcessVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         fresh = self._workers[index] = self._start(index)
         self._waited(fresh)
         if worker.doing == "stepped":
-            return Outcome(self._newest[index], 0.0, False, True, {LOST: why})
+            return StepResult(self._newest[index], 0.0, False, True, {LOST: why})
         fresh.ask(worker.doing, *worker.request)
-        outcome = Outcome(*self._waited(fresh))
+        outcome = StepResult(*self._waited(fresh))
         return outcome._replace(info={LOST: why, **outcome.info})
 
     def _waited(self, worker: Worker) -> Any:

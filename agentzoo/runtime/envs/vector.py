@@ -12,7 +12,7 @@ from gymnasium.vector.utils import iterate
 from ..errors import ConfigError, EpisodeError
 from ..policy.spaces import Observation, action_spec, env_action
 from ..spec import Array
-from .backend import NOTHING, Outcome, Spaces
+from .backend import NOTHING, Spaces, StepResult
 from .time_limit import spec_limit
 
 SEED_REFUSALS = (TypeError, ValueError, gym.error.Error)  # of a list where one seed is taken
@@ -73,7 +73,7 @@ class Vector:
         assert not (self.sync_reset and actions and seeds), (list(actions), list(seeds))
         self._actions, self._seeds = actions, seeds
 
-    def receive(self) -> dict[int, Outcome]:
+    def receive(self) -> dict[int, StepResult]:
         """Do it.
 
         Raises:
@@ -94,7 +94,7 @@ class Vector:
     def close(self) -> None:
         """Nothing: it is the user's."""
 
-    def _reset(self, seeds: Mapping[int, int]) -> dict[int, Outcome]:
+    def _reset(self, seeds: Mapping[int, int]) -> dict[int, StepResult]:
         mask = np.isin(np.arange(len(self)), list(seeds))
         # all at once without a mask, which only DISABLED is sure to know
         options = None if mask.all() else {"reset_mask": mask}
@@ -102,7 +102,7 @@ class Vector:
         observations, _ = self._seeded(listed, options)
         self._over[mask] = False
         rows = self._rows(observations)
-        return {i: Outcome(rows[i]) for i in seeds}
+        return {i: StepResult(rows[i]) for i in seeds}
 
     def _seeded(self, seeds: list[int | None], options: dict[str, Any] | None) -> Any:
         """Reset with a seed for each environment, or for all where it takes one alone."""
@@ -114,10 +114,10 @@ class Vector:
         first = next((seed for seed in seeds if seed is not None), None)
         return self._venv.reset(seed=first, options=options)
 
-    def _begun(self) -> dict[int, Outcome]:
-        return {i: Outcome(self._first[i]) for i in self._seeds}
+    def _begun(self) -> dict[int, StepResult]:
+        return {i: StepResult(self._first[i]) for i in self._seeds}
 
-    def _step(self, actions: Mapping[int, Array]) -> dict[int, Outcome]:
+    def _step(self, actions: Mapping[int, Array]) -> dict[int, StepResult]:
         began = self._over.copy()  # NEXT_STEP resets these now
         if self._mode is AutoresetMode.DISABLED and began.any():
             self._reset_unseen(began)
@@ -130,12 +130,12 @@ class Vector:
             for i in self._first:
                 rows[i] = self._final(infos, i)
         outcomes = {
-            i: Outcome(rows[i], rewards[i], bool(terminated[i]), bool(truncated[i]))
+            i: StepResult(rows[i], rewards[i], bool(terminated[i]), bool(truncated[i]))
             for i in actions
         }
         for i in self._seeds:
             assert began[i], f"environment {i} was to begin, but its episode goes on"
-            outcomes[i] = Outcome(rows[i])
+            outcomes[i] = StepResult(rows[i])
         return outcomes
 
     def _reset_unseen(self, mask: Array) -> None:

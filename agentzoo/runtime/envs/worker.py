@@ -14,7 +14,7 @@ from typing import Any, Literal, cast
 
 import gymnasium as gym
 
-from .backend import KEPT, Outcome, begun, reset_env, step_env
+from .backend import KEPT, StepResult, begun, reset_env, step_env
 from .suite import Env
 from .time_limit import time_limit
 
@@ -81,7 +81,7 @@ def _result(env: Env, request: Request, infos: bool) -> Any:
         case ("reset", seed, options):
             outcome = begun(*reset_env(env, seed, options))
         case ("step", action):
-            outcome = Outcome(*step_env(env, action))
+            outcome = StepResult(*step_env(env, action))
         case _:
             return env.render()
     kept = outcome.info if infos else {k: outcome.info[k] for k in KEPT if k in outcome.info}

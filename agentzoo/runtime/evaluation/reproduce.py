@@ -8,7 +8,7 @@ import numpy as np
 from ..bundle.manifest import RESULTS
 from ..errors import BundleError
 from .results import require_own
-from .rollout import Evaluation, Sessions, bootstrap, evaluate
+from .rollout import Evaluation, SessionMaker, bootstrap, evaluate
 
 TOLERANCE = 1e-6  # between the returns of one episode on one machine
 
@@ -65,7 +65,9 @@ class Reproduction:
         return np.subtract(self.found.returns, self.published.returns)
 
 
-def reproduce(policy: Sessions, published: Evaluation, *, progress: bool = False) -> Reproduction:
+def reproduce(
+    policy: SessionMaker, published: Evaluation, *, progress: bool = False
+) -> Reproduction:
     """Play a published evaluation's episodes again: its environment, seeds and kind of actions.
 
     Args:
@@ -88,7 +90,7 @@ def reproduce(policy: Sessions, published: Evaluation, *, progress: bool = False
     return Reproduction(published, found)
 
 
-def _require_same(policy: Sessions, published: Evaluation) -> None:
+def _require_same(policy: SessionMaker, published: Evaluation) -> None:
     if not published.env:
         raise BundleError(
             "the published score is from an environment object of the author's own; there is "

@@ -51,7 +51,7 @@ MAX_STEPS = 100_000  # decisions of an episode, after which it counts as one wit
 FPS = 30.0  # of a film whose environment does not say
 
 
-class Session(Protocol):
+class PolicySession(Protocol):
     """What plays one episode."""
 
     deterministic: bool
@@ -63,12 +63,12 @@ class Session(Protocol):
 
 
 @runtime_checkable
-class JointSession(Session, Protocol):
+class JointSession(PolicySession, Protocol):
     """One that can act in one go with others of its kind."""
 
     @staticmethod
     def act_batch(
-        sessions: Sequence[Session],
+        sessions: Sequence[PolicySession],
         observations: Sequence[Observation],
         *,
         deterministic: bool | None = None,
@@ -86,12 +86,12 @@ class Closing(Protocol):
         ...
 
 
-class Sessions(Protocol):
+class SessionMaker(Protocol):
     """What can be evaluated: a Policy, an Agent, a policy behind a network."""
 
     spec: PolicySpec
 
-    def session(self, seed: int | None = None) -> Session:
+    def session(self, seed: int | None = None) -> PolicySession:
         """The same weights with their own carry and noise."""
         ...
 
@@ -222,7 +222,7 @@ def bootstrap(values: Sequence[float]) -> tuple[float, float]:
 
 
 def evaluate(
-    policy: Sessions,
+    policy: SessionMaker,
     env: str | Env | Vector | None = None,
     *,
     episodes: int = 10,
@@ -281,7 +281,7 @@ def evaluate(
 
 
 def _evaluate_vector(
-    policy: Sessions,
+    policy: SessionMaker,
     env: Vector,
     seeds: Sequence[int],
     deterministic: bool | None,
@@ -303,7 +303,7 @@ def _evaluate_vector(
 
 
 def _scored(
-    policy: Sessions, name: str, played: "Sequence[_Episode]", deterministic: bool | None
+    policy: SessionMaker, name: str, played: "Sequence[_Episode]", deterministic: bool | None
 ) -> Evaluation:
     first = played[0].session
     return Evaluation(
@@ -369,7 +369,7 @@ def random_policy(env: Env, name: str = "") -> Policy:
 class _Episode:
     """One episode: its session, its environment while it runs, and its sums."""
 
-    def __init__(self, session: Session, seed: int, max_steps: int) -> None:
+    def __init__(self, session: PolicySession, seed: int, max_steps: int) -> None:
         self.session, self.seed, self.max_steps = session, seed, max_steps
         self.total, self.length, self.is_over = 0.0, 0, False
         self.info: Mapping[str, Any] = {}

@@ -21,7 +21,7 @@ from ..spec import Array
 Vector = VectorEnv[Any, Any, Any]
 
 
-class Episode(Protocol):
+class PlayedEpisode(Protocol):
     """One episode: its seed, and its sums."""
 
     seed: int
@@ -38,7 +38,7 @@ class Episode(Protocol):
         ...
 
 
-E = TypeVar("E", bound=Episode)
+E = TypeVar("E", bound=PlayedEpisode)
 
 
 def play_vector(

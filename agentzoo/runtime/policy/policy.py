@@ -43,7 +43,7 @@ class Step(Protocol):
 
 
 @dataclass(frozen=True)
-class State:
+class PolicyState:
     """What `predict` hands back and takes again; opaque to callers.
 
     Attributes:
@@ -58,18 +58,18 @@ class State:
         """B, the number of rows."""
         return len(self.address)
 
-    def row(self, i: int) -> "State":
+    def row(self, i: int) -> "PolicyState":
         """One row, still with its axis B."""
         carry = {name: array[i : i + 1] for name, array in self.carry.items()}
-        return State(carry, self.address[i : i + 1])
+        return PolicyState(carry, self.address[i : i + 1])
 
     @staticmethod
-    def joined(states: "Sequence[State]") -> "State":
+    def joined(states: "Sequence[PolicyState]") -> "PolicyState":
         """The rows of several states as one."""
         if len(states) == 1:
             return states[0]
         address = np.concatenate([one.address for one in states])
-        return State(stack([one.carry for one in states]), address)
+        return PolicyState(stack([one.carry for one in states]), address)
 
 
 class Policy:
@@ -128,10 +128,10 @@ class Policy:
             for name, tensor in self.spec.carry.items()
         }
 
-    def start(self, batch: int) -> State:
+    def start(self, batch: int) -> PolicyState:
         """The state `predict` starts from: row i draws noise at (seed, i, 0), (seed, i, 1), ..."""
         address = [(self.seed, row, 0) for row in range(batch)]
-        return State(self.initial(batch), np.array(address, np.int64).reshape(-1, 3))
+        return PolicyState(self.initial(batch), np.array(address, np.int64).reshape(-1, 3))
 
     def reset(self) -> None:
         """Start a new episode: the next `act` forgets the past; the noise goes on."""
@@ -176,7 +176,7 @@ class Policy:
         state: object = None,
         episode_start: ArrayLike | None = None,
         deterministic: bool | None = False,
-    ) -> tuple[Array, State]:
+    ) -> tuple[Array, PolicyState]:
         """Actions for a batch, or for one observation, as Stable-Baselines' recurrent `predict`.
 
         Reads nothing of the session and changes nothing in it.
@@ -204,7 +204,7 @@ class Policy:
             episode_start = np.full(batch, state is None)
         is_first = np.array(episode_start, bool).reshape(-1)
         state = self.start(batch) if state is None else state
-        if not isinstance(state, State):
+        if not isinstance(state, PolicyState):
             raise ObservationError(
                 f"the state is a {type(state).__name__}; pass what predict gave before, or None"
             )
@@ -242,7 +242,7 @@ class Policy:
         first = sessions[0]
         assert all(one.step is first.step for one in sessions), "sessions of different weights"
         obs = stack([encode(first.spec.obs, obs, batched=False) for obs in observations])
-        state = State.joined([one._state for one in sessions])
+        state = PolicyState.joined([one._state for one in sessions])
         is_first = np.array([one._is_first for one in sessions])
         modes = np.array([one._mode(deterministic) for one in sessions])
         actions, state = first.advance(obs, is_first, state, modes)
@@ -251,8 +251,8 @@ class Policy:
         return list(actions)
 
     def advance(
-        self, obs: Arrays, is_first: Array, state: State, deterministic: Array
-    ) -> tuple[Array, State]:
+        self, obs: Arrays, is_first: Array, state: PolicyState, deterministic: Array
+    ) -> tuple[Array, PolicyState]:
         """One step of B rows: draws the noise of their addresses and calls the acting step.
 
         Reads and changes nothing of the session, so several threads may call it.
@@ -271,7 +271,7 @@ class Policy:
         expected = (len(is_first), *self.spec.action.shape)
         assert action.shape == expected, (action.shape, expected)
         action = action.astype(self.spec.action.dtype, copy=False)
-        return action, State(carry, state.address + NEXT_STEP)
+        return action, PolicyState(carry, state.address + NEXT_STEP)
 
     def _mode(self, deterministic: bool | None) -> bool:
         return self.deterministic if deterministic is None else bool(deterministic)

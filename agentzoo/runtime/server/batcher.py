@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..errors import ServingError
-from ..policy.policy import Policy, State, flags, stack
+from ..policy.policy import Policy, PolicyState, flags, stack
 from ..spec import Array, Arrays
 
 log = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ class Row:
 
     obs: Arrays
     is_first: bool
-    state: State
+    state: PolicyState
     deterministic: bool
     deadline: float
     reply: object = None
@@ -72,7 +72,7 @@ class Answer(NamedTuple):
     """
 
     action: Array
-    state: State
+    state: PolicyState
 
 
 @dataclass(frozen=True)
@@ -232,7 +232,7 @@ class Batcher:
         actions, state = self.policy.advance(
             stack([row.obs for row in rows]),
             flags([row.is_first for row in rows]),
-            State.joined([row.state for row in rows]),
+            PolicyState.joined([row.state for row in rows]),
             flags([row.deterministic for row in rows]),
         )
         arrays = [array for array in (actions, *state.carry.values()) if array.dtype.kind == "f"]
@@ -250,14 +250,14 @@ def _finite(array: Array) -> Array:
     return np.asarray(np.isfinite(array).reshape(len(array), -1).all(1))
 
 
-def _apart(actions: Array, state: State) -> Iterator[tuple[Array, State]]:
+def _apart(actions: Array, state: PolicyState) -> Iterator[tuple[Array, PolicyState]]:
     """Each row in memory of its own: a view would keep the whole batch alive."""
     names = list(state.carry)
     # (B, *shape) -> (B, 1, *shape), so that a row keeps its axis
     arrays = [array[:, None] for array in (*state.carry.values(), state.address)]
     for action, *row in zip(actions, *arrays, strict=True):
         *carry, address = [part.copy() for part in row]
-        yield np.array(action), State(dict(zip(names, carry, strict=True)), address)
+        yield np.array(action), PolicyState(dict(zip(names, carry, strict=True)), address)
 
 
 def _died() -> ServingError:

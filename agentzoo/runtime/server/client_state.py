@@ -11,7 +11,7 @@ import numpy as np
 
 from ..client.msgpack_arrays import is_array, malformed
 from ..errors import NotFiniteError, ServingError
-from ..policy.policy import State
+from ..policy.policy import PolicyState
 from ..spec import Array, Arrays, PolicySpec
 
 
@@ -35,7 +35,7 @@ def check_policy(given: object, digest: str) -> None:
         )
 
 
-def read_state(spec: PolicySpec, carry: Mapping[str, object], address: object) -> State:
+def read_state(spec: PolicySpec, carry: Mapping[str, object], address: object) -> PolicyState:
     """The state of B rows from what a client sent.
 
     Args:
@@ -59,7 +59,7 @@ def read_state(spec: PolicySpec, carry: Mapping[str, object], address: object) -
         name: _tensor(name, carry[name], (len(address), *one.shape), one.dtype)
         for name, one in spec.carry.items()
     }
-    return State(read, address)
+    return PolicyState(read, address)
 
 
 def _tensor(name: str, value: object, shape: tuple[int, ...], dtype: str) -> Array:

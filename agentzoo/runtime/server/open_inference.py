@@ -19,7 +19,7 @@ import numpy as np
 from ..client.msgpack_arrays import is_shape, malformed
 from ..errors import ServingError
 from ..policy.onnx_session import Port, graph_specs
-from ..policy.policy import State
+from ..policy.policy import PolicyState
 from ..spec import Array, Arrays, PolicySpec
 from .client_state import check_policy, read_state
 from .models import Model, Version
@@ -395,7 +395,7 @@ def _one(flags: Arrays, name: str) -> bool | None:
     return bool(flags[name][0])
 
 
-def _state(version: Version, inputs: Arrays) -> State | None:
+def _state(version: Version, inputs: Arrays) -> PolicyState | None:
     spec = version.policy.spec
     names = _carry_names(spec, "inputs")
     if not {ADDRESS, WHOSE["inputs"], *names} & inputs.keys():

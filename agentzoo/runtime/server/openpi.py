@@ -15,7 +15,7 @@ from aiohttp import web
 
 from ..client.msgpack_arrays import decoded, is_array, malformed, pack
 from ..errors import ServingError
-from ..policy.policy import State
+from ..policy.policy import PolicyState
 from ..spec import Array
 from . import decoding
 from .client_state import check_policy, read_state
@@ -234,7 +234,7 @@ def _session_id(message: dict[str, object]) -> str:
     return value
 
 
-def _carried(version: Version, given: object) -> State:
+def _carried(version: Version, given: object) -> PolicyState:
     entries = cast("dict[str, object]", given) if isinstance(given, dict) else {}
     if entries.keys() != {"carry", "address", "policy"} or not isinstance(entries["carry"], dict):
         raise malformed("the state is not what the reply before gave; send it back as it was")

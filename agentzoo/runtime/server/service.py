@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ..errors import ServingError
-from ..policy.policy import SEEDS, Policy, State
+from ..policy.policy import SEEDS, Policy, PolicyState
 from ..policy.spaces import encode
 from ..spec import Array, Arrays
 from .batcher import Answer, Batch, Row
@@ -210,12 +210,12 @@ class Service:
         version: Version,
         obs: Mapping[str, ArrayLike],
         *,
-        state: State | None = None,
+        state: PolicyState | None = None,
         is_first: Array | None = None,
         deterministic: Array | bool | None = None,
         seed: int | None = None,
         timeout_s: float | None = None,
-    ) -> tuple[Array, State]:
+    ) -> tuple[Array, PolicyState]:
         """One step of B rows whose state the client keeps, so that any replica can answer.
 
         Args:
@@ -263,7 +263,9 @@ class Service:
             for i in range(count)
         ]
         answers = await asyncio.gather(*(_computed(version, row) for row in rows))
-        return np.stack([one.action for one in answers]), State.joined([a.state for a in answers])
+        return np.stack([one.action for one in answers]), PolicyState.joined(
+            [a.state for a in answers]
+        )
 
     def message_limit(self, version: Version, protocol: str) -> int:
         """Bytes that a message or body may have, by what the largest request needs, and slack.
@@ -378,9 +380,9 @@ async def _until(condition: Callable[[], bool], limit_s: float) -> None:
         await asyncio.sleep(POLL_S)
 
 
-def _start(policy: Policy, seed: int, step: int) -> State:
+def _start(policy: Policy, seed: int, step: int) -> PolicyState:
     address = (check_seed(seed), 0, check_seed(step))
-    return State(policy.initial(1), np.array([address], np.int64))
+    return PolicyState(policy.initial(1), np.array([address], np.int64))
 
 
 def check_seed(seed: int) -> int:

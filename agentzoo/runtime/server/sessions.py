@@ -5,7 +5,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass, field
 
 from ..errors import ServingError
-from ..policy.policy import State
+from ..policy.policy import PolicyState
 from .models import Version
 
 LOST = 'it ended, was idle for too long, or the server was restarted: begin an episode ("is_first")'
@@ -26,7 +26,7 @@ class Session:
     """
 
     version: Version
-    state: State
+    state: PolicyState
     is_first: bool = True
     is_busy: bool = False
     is_open: bool = True

@@ -9,7 +9,7 @@ from gymnasium import spaces
 
 from ..errors import ConfigError, EpisodeError
 from ..policy.noise import derive_seed
-from ..policy.policy import State
+from ..policy.policy import PolicyState
 from ..policy.spaces import Observation, action_space, encode, model_action, observation_space
 from ..spec import Array
 from .world import Start, World
@@ -92,11 +92,11 @@ class DreamEnv(gym.Env[Any, Any]):
         self.observation_space = (
             feature_space(self.world) if observe == "state" else observation_space(spec.obs)
         )
-        self._state: State | None = None
+        self._state: PolicyState | None = None
         self._steps = 0
 
     @property
-    def state(self) -> State:
+    def state(self) -> PolicyState:
         """Where the dream stands.
 
         Raises:
@@ -167,7 +167,7 @@ class WorldObservation(gym.Wrapper[Any, Any, Any, Any]):
         super().__init__(env)
         self.world = source if isinstance(source, World) else source.world
         self.observation_space = feature_space(self.world)
-        self._state: State | None = None
+        self._state: PolicyState | None = None
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -190,7 +190,7 @@ def feature_space(world: World) -> spaces.Box:
     return spaces.Box(-np.inf, np.inf, (world.latent_size,), np.float32)
 
 
-def begun(world: World, start: Start, seed: int, context: int = CONTEXT) -> State:
+def begun(world: World, start: Start, seed: int, context: int = CONTEXT) -> PolicyState:
     """The state after the first `context` observations of a start, by the noise of `seed`."""
     state = world.start(seed=seed)
     for t in range(min(context, len(start))):

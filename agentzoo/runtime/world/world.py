@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 from ..errors import ConfigError, ObservationError
 from ..policy.noise import draw, with_plan_axes
 from ..policy.planners import Score, plan, planning_noise
-from ..policy.policy import NEXT_STEP, SEEDS, State
+from ..policy.policy import NEXT_STEP, SEEDS, PolicyState
 from ..policy.spaces import (
     Observation,
     encode,
@@ -27,10 +27,12 @@ from ..policy.spaces import (
 from ..spec import Array, Arrays, NoiseSpec, ObsSpec, PolicySpec
 from .signature import WorldSpec, latent_tensors
 
-Chooser = Callable[[State], ArrayLike]  # a state of B rows -> the environment's actions (B, ...)
+Chooser = Callable[
+    [PolicyState], ArrayLike
+]  # a state of B rows -> the environment's actions (B, ...)
 
 
-class Model(Protocol):
+class WorldFunctions(Protocol):
     """What computes: pure functions of B rows in numpy.
 
     A carry holds the state's tensors and, where `world.acts`, the policy's action in that state
@@ -104,16 +106,16 @@ class Dream:
         return self._judged("value")
 
     @property
-    def final(self) -> State:
+    def final(self) -> PolicyState:
         """The last state, from which the dream goes on as if it had never stopped."""
         return self.state(len(self))
 
-    def state(self, t: int) -> State:
+    def state(self, t: int) -> PolicyState:
         """The state after `t` steps, 0 to H."""
         if not 0 <= t <= len(self):
             raise ConfigError(f"the dream has the states 0 to {len(self)}, not {t}")
         address = self.address + t * NEXT_STEP
-        return State({name: array[:, t] for name, array in self.carry.items()}, address)
+        return PolicyState({name: array[:, t] for name, array in self.carry.items()}, address)
 
     def _judged(self, name: str) -> Array:
         if name not in self.judgements:
@@ -163,7 +165,7 @@ class World:
 
     def __init__(
         self,
-        model: Model,
+        model: WorldFunctions,
         spec: PolicySpec,
         *,
         seed: int | None = None,
@@ -203,14 +205,14 @@ class World:
         """F, the length of a row of `features`."""
         return sum(int(np.prod(one.shape)) for one in latent_tensors(self.spec).values())
 
-    def start(self, batch: int = 1, *, seed: int | None = None) -> State:
+    def start(self, batch: int = 1, *, seed: int | None = None) -> PolicyState:
         """The state before any observation: row i draws at (seed, i, 0), (seed, i, 1), ..."""
         seed = self.seed if seed is None else seed
         if not 0 <= seed < SEEDS:
             raise ConfigError(f"the seed is {seed}, expected 0 <= seed < 2**63; pass another")
         carry = {k: np.zeros((batch, *s.shape), s.dtype) for k, s in self.spec.carry.items()}
         address = [(seed, row, 0) for row in range(batch)]
-        return State(carry, np.array(address, np.int64).reshape(-1, 3))
+        return PolicyState(carry, np.array(address, np.int64).reshape(-1, 3))
 
     def starts(self) -> Sequence[Start]:
         """What was seen before a dream may begin: of an agent's replay, or a bundle's trace.
@@ -224,12 +226,12 @@ class World:
     def encode(
         self,
         obs: Observation,
-        state: State | None = None,
+        state: PolicyState | None = None,
         *,
         actions: ArrayLike | None = None,
         episode_start: ArrayLike | None = None,
         deterministic: bool | None = None,
-    ) -> State:
+    ) -> PolicyState:
         """The state after one more observation of each row.
 
         Args:
@@ -273,11 +275,11 @@ class World:
         noise = draw(self._seen, state.address)
         mode = np.full(batch, self._mode(deterministic))
         carry = self._model.observe(carry, {**rows, "is_first": first}, noise, mode)
-        return State(self._acting(carry), state.address + NEXT_STEP)
+        return PolicyState(self._acting(carry), state.address + NEXT_STEP)
 
     def imagine(
         self,
-        state: State,
+        state: PolicyState,
         actions: ArrayLike | Chooser | None = None,
         steps: int | None = None,
         *,
@@ -320,7 +322,7 @@ class World:
 
     def _roll(
         self,
-        state: State,
+        state: PolicyState,
         sequence: Array | None,
         chooser: Chooser | None,
         horizon: int,
@@ -349,15 +351,15 @@ class World:
         )
 
     def step(
-        self, state: State, units: Array, *, deterministic: bool | None = None
-    ) -> tuple[State, Arrays]:
+        self, state: PolicyState, units: Array, *, deterministic: bool | None = None
+    ) -> tuple[PolicyState, Arrays]:
         """One imagined step with actions (B, A) in model units: the next state, its judgements."""
         noise = draw(self._dreamt, state.address)
         mode = np.full(len(state), self._mode(deterministic))
         carry, judgement = self._model.imagine(state.carry, units, noise, mode)
-        return State(self._acting(carry), state.address + NEXT_STEP), judgement
+        return PolicyState(self._acting(carry), state.address + NEXT_STEP), judgement
 
-    def proposal(self, state: State) -> Array:
+    def proposal(self, state: PolicyState) -> Array:
         """The policy's action in a state, (B, A) in model units; a planner plans it."""
         score, spec = self._model.score, self.spec
         if score is None or spec.plan is None:
@@ -366,7 +368,7 @@ class World:
         latent = {name: state.carry[name] for name in latent_tensors(spec)}
         return plan(score, latent, spec.plan, spec.action, noise)
 
-    def decode(self, state: State | Dream) -> dict[str, Array]:
+    def decode(self, state: PolicyState | Dream) -> dict[str, Array]:
         """States as observations, in the environment's own form: images uint8.
 
         Returns:
@@ -379,7 +381,7 @@ class World:
             for key, spec in self.spec.obs.items()
         }
 
-    def reward(self, state: State | Dream) -> Array:
+    def reward(self, state: PolicyState | Dream) -> Array:
         """The reward on arriving in a state, (B,), or (B, H+1) of a dream.
 
         Raises:
@@ -387,11 +389,11 @@ class World:
         """
         return self._judge(state, "reward")
 
-    def continues(self, state: State | Dream) -> Array:
+    def continues(self, state: PolicyState | Dream) -> Array:
         """The probability that the episode goes on after a state, in [0, 1]: (B,) or (B, H+1)."""
         return self._judge(state, "continue")
 
-    def value(self, state: State | Dream) -> Array:
+    def value(self, state: PolicyState | Dream) -> Array:
         """What the critic expects: (B,) or (B, H+1).
 
         Of Dreamer and DreamerV2 it includes the reward of arriving in the state, of DreamerV3 it
@@ -399,14 +401,14 @@ class World:
         """
         return self._judge(state, "value")
 
-    def features(self, state: State) -> Array:
+    def features(self, state: PolicyState) -> Array:
         """All of a state in one row: (B, F) float32, the carry's tensors in their order."""
         parts = [state.carry[name].reshape(len(state), -1) for name in latent_tensors(self.spec)]
         return np.concatenate(parts, axis=1).astype(np.float32, copy=False)
 
     # -- inside ---------------------------------------------------------------------------------
 
-    def _judge(self, state: State | Dream, name: str) -> Array:
+    def _judge(self, state: PolicyState | Dream, name: str) -> Array:
         if name not in self.judges:
             raise _absent(self.spec.agent, name)
         carry, lead = _flat(state)
@@ -451,7 +453,7 @@ def _only(specs: Mapping[str, NoiseSpec], *roles: str) -> dict[str, NoiseSpec]:
     return {n: s if s.role in roles else replace(s, shape=(0,)) for n, s in specs.items()}
 
 
-def fanned_out(state: State, rows: int) -> State:
+def fanned_out(state: PolicyState, rows: int) -> PolicyState:
     """A state of one row as `rows` rows, each with noise of its own; others as they are.
 
     Raises:
@@ -466,12 +468,12 @@ def fanned_out(state: State, rows: int) -> State:
         )
     address = np.repeat(state.address, rows, 0)
     address[:, 1] += np.arange(rows)
-    return State({k: np.repeat(x, rows, 0) for k, x in state.carry.items()}, address)
+    return PolicyState({k: np.repeat(x, rows, 0) for k, x in state.carry.items()}, address)
 
 
-def _flat(state: State | Dream) -> tuple[Arrays, tuple[int, ...]]:
+def _flat(state: PolicyState | Dream) -> tuple[Arrays, tuple[int, ...]]:
     """A carry with a single leading axis, and the axes that it stands for."""
-    if isinstance(state, State):
+    if isinstance(state, PolicyState):
         return state.carry, (len(state),)
     lead = (len(state.actions), len(state) + 1)
     return {k: x.reshape(-1, *x.shape[2:]) for k, x in state.carry.items()}, lead
