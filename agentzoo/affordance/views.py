@@ -110,7 +110,7 @@ def attempt(map_: Array, rules: Rules, jumps: RunningStatistics) -> tuple[Region
 
 
 @dataclass
-class Episode:
+class EpisodeViews:
     """What an episode remembers between its rows.
 
     Args:

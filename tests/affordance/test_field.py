@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from agentzoo.affordance.maps import check_map
-from agentzoo.affordance.views import Episode, Rules, Seen
+from agentzoo.affordance.views import EpisodeViews, Rules, Seen
 from agentzoo.affordance.zoom import RunningStatistics
 from agentzoo.runtime.envs import make_env
 from agentzoo.runtime.envs.vizdoom import ACTIONS
@@ -30,7 +30,7 @@ def walked(task: str, rules: Rules) -> list[Seen]:
     while len(seen) < ROWS:
         _, info = env.reset(seed=episodes)
         episodes += 1
-        episode, is_over, reward = Episode(rules), False, 0.0
+        episode, is_over, reward = EpisodeViews(rules), False, 0.0
         while not is_over:
             side = info["side"]
             map_ = check_map(side["mask"], side["frame"].shape[:2])

@@ -8,7 +8,7 @@ import pytest
 from agentzoo.affordance.intrinsic import affordance_score, gaussian_prior, intrinsic_reward
 from agentzoo.affordance.maps import check_map, coarse, resized
 from agentzoo.affordance.pending import Closed, PendingPairs, average_reward, interval_sum
-from agentzoo.affordance.views import Episode, Rules, attempt, require_frame
+from agentzoo.affordance.views import EpisodeViews, Rules, attempt, require_frame
 from agentzoo.affordance.zoom import (
     Region,
     RunningStatistics,
@@ -235,7 +235,7 @@ def test_a_new_best_is_paid_and_nothing_else() -> None:
     rules, jumps, scores = Rules(), RunningStatistics(), RunningStatistics()
 
     def paid(levels: list[float], gate: str = "gated") -> list[float]:
-        episode = Episode(Rules(gate=gate), has_zoom=False)
+        episode = EpisodeViews(Rules(gate=gate), has_zoom=False)
         maps = [np.full((H, W), level) for level in levels]
         return [episode.look(m, None, 0.0, jumps, scores).intrinsic for m in maps]
 
@@ -290,7 +290,7 @@ def test_an_episode_closes_a_jump_with_what_came_between() -> None:
     """A far target, nothing for two rows, then the target as near as the zoomed view had it."""
     frame = np.zeros((H, W, 3), np.uint8)
     far, none, near = rectangle(72, 87, 120, 135), np.zeros((H, W)), rectangle(20, 139, 60, 200)
-    episode, jumps, scores = Episode(Rules()), RunningStatistics(), RunningStatistics()
+    episode, jumps, scores = EpisodeViews(Rules()), RunningStatistics(), RunningStatistics()
     first = episode.look(far, frame, 0.0, jumps, scores)
     assert first.zoomed is not None
     assert first.jump
@@ -306,7 +306,7 @@ def test_an_episode_closes_a_jump_with_what_came_between() -> None:
 
 def test_nothing_is_opened_at_an_episodes_end() -> None:
     frame, far = np.zeros((H, W, 3), np.uint8), rectangle(72, 87, 120, 135)
-    episode, jumps, scores = Episode(Rules()), RunningStatistics(), RunningStatistics()
+    episode, jumps, scores = EpisodeViews(Rules()), RunningStatistics(), RunningStatistics()
     assert episode.look(far, frame, 0.0, jumps, scores, is_last=True).zoomed is not None
     assert len(episode.pending) == 0
 

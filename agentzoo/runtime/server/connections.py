@@ -29,7 +29,7 @@ FILES = 128  # for all else: models, logs, libraries
 Reason = Literal["silent", "slow_headers", "idle", "slow_client", "evicted", "full"]
 
 
-class Connection(asyncio.Protocol):
+class ClientConnection(asyncio.Protocol):
     """One TCP connection, in front of the HTTP protocol that speaks on it.
 
     Attributes:
@@ -133,21 +133,21 @@ class Connections:
         """
         self.settings, self.metrics, self._make = settings, metrics, make
         self.limit = _with_files(settings.connection_limit)
-        self._open: dict[web.RequestHandler, Connection] = {}
+        self._open: dict[web.RequestHandler, ClientConnection] = {}
 
-    def __call__(self) -> Connection:
+    def __call__(self) -> ClientConnection:
         """One for a connection that was accepted."""
-        return Connection(self._make(), self)
+        return ClientConnection(self._make(), self)
 
     def __len__(self) -> int:
         """How many are open."""
         return len(self._open)
 
-    def of(self, request: web.Request) -> Connection | None:
+    def of(self, request: web.Request) -> ClientConnection | None:
         """That of a request; None once it has gone."""
         return self._open.get(request.protocol)
 
-    def enter(self, one: Connection) -> None:
+    def enter(self, one: ClientConnection) -> None:
         """Make room for it, or let it in for health alone, or close it."""
         if len(self._open) >= self.limit:
             waiting = [other for other in self._open.values() if not other.is_busy]
@@ -158,7 +158,7 @@ class Connections:
             one.is_extra = not waiting
         self._open[one.inner] = one
 
-    def leave(self, one: Connection) -> None:
+    def leave(self, one: ClientConnection) -> None:
         """It has gone."""
         self._open.pop(one.inner, None)
 
