@@ -1,7 +1,7 @@
 """The `agentzoo` command: training's verbs, the runtime's and the hub's; each loads only its own.
 
-All but `quickstart`, `learn` and `export` run without torch. What a user got wrong is one
-sentence on standard error and exit code 2, never a traceback.
+All but `quickstart`, `learn`, `export` and `watch` of a run work without torch. What a user got
+wrong is one sentence on standard error and exit code 2, never a traceback.
 """
 
 import os
@@ -364,6 +364,14 @@ def serve(
     max_wait_ms: Annotated[float, typer.Option(help="How long one waits for others.")] = 2.0,
     max_queue: Annotated[int, typer.Option(min=1, help="Requests that may wait.")] = 1024,
     provider: Provider = "auto",
+    page: Annotated[
+        bool | None,
+        typer.Option(
+            "--page/--no-page", help="The page at /; there by itself where only this machine looks."
+        ),
+    ] = None,
+    max_dreams: Annotated[int, typer.Option(min=1, help="Episodes and dreams of the page.")] = 2,
+    runs: Annotated[Path | None, typer.Option(help="A folder of runs, for the page.")] = None,
 ) -> None:
     """Serve policies to evaluation harnesses: openpi, vla-eval, Open Inference Protocol."""
     import logging
@@ -391,8 +399,38 @@ def serve(
         max_sessions=max_sessions, session_ttl_s=session_ttl, deadline_s=deadline, drain_s=drain,
         max_connections=max_connections, allow_hosts=tuple(allow_host or ()),
         allow_origins=tuple(allow_origin or ()),
+        page=page, max_dreams=max_dreams, runs=runs,
     )  # fmt: skip
     run(models, settings, locate=locate, config=config)
+
+
+@app.command()
+def watch(
+    source: Annotated[
+        str, typer.Argument(help="A bundle, a run's folder, or a published agent (owner/name).")
+    ],
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    runs: Annotated[
+        Path | None, typer.Option(help="A folder of runs to show; a run's own by itself.")
+    ] = None,
+    max_dreams: Annotated[int, typer.Option(min=1, help="Episodes and dreams at once.")] = 2,
+) -> None:
+    """Show a policy in the browser: its episodes beside its dreams, and a dream to play in."""
+    import logging
+    import tempfile
+
+    from agentzoo.runtime.server import ServerSettings
+    from agentzoo.runtime.server import serve as run
+
+    from .open_policy import locate
+    from .watch import model_to_watch
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    with tempfile.TemporaryDirectory(prefix="agentzoo-watch-") as scratch:
+        model, found = model_to_watch(source, Path(scratch))
+        settings = ServerSettings(port=port, page=True, max_dreams=max_dreams, runs=runs or found)
+        typer.echo("open the address below in a browser; Ctrl-C ends it", err=True)
+        run([model], settings, locate=locate)
 
 
 @app.command()

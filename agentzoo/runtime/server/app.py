@@ -2,7 +2,6 @@
 
 import asyncio
 import hashlib
-import hmac
 import ipaddress
 import secrets
 import time
@@ -18,10 +17,13 @@ from . import open_inference as v2
 from . import openpi, vla_eval
 from .access_log import REQUEST_ID, record
 from .error_codes import REFUSALS, RETRY_AFTER_S, refusal_of
+from .page.door import Page, check_visitor, is_page
 from .request_body import read_body
 from .service import Service
+from .settings import LOOPBACK, same_key
 
 SERVICE = web.AppKey("service", Service)
+PAGE = web.AppKey("page", Page)
 OPEN_PATHS = frozenset({"/health", "/healthz", "/v2/health/live", "/v2/health/ready"})
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -90,6 +92,11 @@ def _check_caller(request: web.Request) -> str:
         The Origin, if there is one and it is allowed.
     """
     settings = request.app[SERVICE].settings
+    if PAGE in request.app and is_page(request):
+        check_visitor(request)
+        if not settings.api_key or settings.host in LOOPBACK:
+            _check_host(request)
+        return ""  # its websocket asks for the key itself
     origin = request.headers.get("Origin", "")
     if "Origin" in request.headers and origin not in settings.allow_origins:
         raise ServingError(
@@ -103,7 +110,7 @@ def _check_caller(request: web.Request) -> str:
         _check_host(request)
         return origin
     scheme, _, given = request.headers.get("Authorization", "").partition(" ")
-    if scheme.lower() not in ("bearer", "api-key") or not _same(given.strip(), settings.api_key):
+    if scheme.lower() not in ("bearer", "api-key") or not same_key(given.strip(), settings.api_key):
         raise ServingError(
             'a key is needed: send the header "Authorization: Bearer KEY"', "unauthorized"
         )
@@ -161,12 +168,6 @@ def _caller(request: web.Request) -> bytes:
     ).digest()
 
 
-def _same(given: str, key: str) -> bool:
-    # digests have one length, so the comparison takes the same time whatever was given
-    digests = [hashlib.sha256(one.encode(errors="replace")).digest() for one in (given, key)]
-    return hmac.compare_digest(*digests)
-
-
 def _refused(error: ServingError, status: int | None = None) -> web.Response:
     refusal = REFUSALS[error.reason]
     headers = {"Retry-After": str(RETRY_AFTER_S)} if refusal.retry else {}
@@ -179,6 +180,12 @@ def _refused(error: ServingError, status: int | None = None) -> web.Response:
 
 async def _openpi(request: web.Request) -> web.StreamResponse:
     return await _socket(request, openpi.serve)
+
+
+async def _root(request: web.Request) -> web.StreamResponse:
+    if is_page(request):
+        return await request.app[PAGE].file(request)
+    return await _openpi(request)
 
 
 async def _vla_eval(request: web.Request) -> web.StreamResponse:
@@ -300,13 +307,20 @@ async def _load(request: web.Request) -> web.Response:
     return web.json_response({"name": name, "version": service.current(name).label})
 
 
-def application(service: Service) -> web.Application:
-    """Every path of the server."""
+def application(service: Service, page: Page | None = None) -> web.Application:
+    """Every path of the server, and of its page if it has one."""
     app = web.Application(middlewares=[guard])
     app[SERVICE] = service
     get, post = app.router.add_get, app.router.add_post
-    for path in ("/", "/openpi", "/openpi/{model}", "/models/{model}"):
+    for path in ("/openpi", "/openpi/{model}", "/models/{model}"):
         get(path, _openpi)
+    if page is None:
+        get("/", _openpi)
+    else:
+        app[PAGE] = page
+        get("/", _root)
+        get("/page/socket", page.socket)
+        get("/page/{file}", page.file)
     for path in ("/vla", "/vla/{model}"):
         get(path, _vla_eval)
     get("/healthz", _healthz)

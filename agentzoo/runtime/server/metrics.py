@@ -5,6 +5,7 @@ from typing import Literal
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from .batcher import Batch
+from .history import History
 from .models import Version
 
 SECONDS = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1.0, 5.0)
@@ -54,6 +55,7 @@ class Metrics:
             ("model", "version", "sha256", "revision", "provider"),
             registry=self.registry,
         )
+        self.histories: dict[str, History] | None = None  # by model, where a page shows them
         self._counters: dict[tuple[str, ...], Counter] = {}
         self._calls: dict[str, tuple[Histogram, ...]] = {}
 
@@ -85,6 +87,10 @@ class Metrics:
         rows.observe(len(batch.rows))
         for row in batch.rows:
             queue.observe(max(0.0, batch.started - row.queued))
+        if self.histories is not None:
+            history = self.histories.setdefault(name, History())
+            for row in batch.rows:
+                history.add(batch.started - row.queued + batch.seconds)
 
     def text(self) -> bytes:
         """Everything, in Prometheus' format."""

@@ -36,6 +36,7 @@ class Version:
         model: its name.
         number: 1 for the first, counted up with each reload.
         policy: what acts.
+        folder: its bundle's.
         provider: what it runs on.
         revision: that was asked for; "" for a folder.
         batcher: computes its rows.
@@ -46,6 +47,7 @@ class Version:
     model: str
     number: int
     policy: Policy
+    folder: Path
     provider: str
     revision: str
     batcher: Batcher = field(init=False)
@@ -140,6 +142,7 @@ def _open(settings: ModelSettings, locate: Locate, number: int) -> Version:
         model=settings.name,
         number=number,
         policy=policy,
+        folder=folder,
         provider=found.provider,
         revision=settings.revision,
     )

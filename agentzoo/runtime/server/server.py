@@ -16,6 +16,7 @@ from ..errors import AgentZooError, ConfigError
 from .app import application
 from .connections import Connections
 from .models import Locate, local_folder
+from .page.door import Page
 from .service import Service
 from .settings import ModelSettings, ServerSettings, check_names, read_models
 
@@ -78,8 +79,9 @@ class Server:
         self.service = Service(self.settings, self._names, self._locate)
         self._listener = _bind(self.settings.host, self.settings.port)
         self.port = self._listener.getsockname()[1]
+        self._page = Page(self.service) if self.settings.shows_page else None
         self._runner = web.AppRunner(
-            application(self.service),
+            application(self.service, self._page),
             access_log=None,
             shutdown_timeout=1.0,
             logger=http_log,
@@ -169,6 +171,8 @@ class Server:
     async def _end(self) -> bool:
         for task in list(self._tasks):
             task.cancel()
+        if self._page is not None:
+            await self._page.close()
         self._acceptor.close()
         await self._runner.cleanup()
         return await self.service.close()

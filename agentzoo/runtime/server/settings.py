@@ -1,5 +1,7 @@
 """What a server is told: models and limits, from the command line or a models.toml."""
 
+import hashlib
+import hmac
 import re
 import tomllib
 from collections.abc import Mapping
@@ -72,6 +74,10 @@ class ServerSettings:
         allow_hosts: names in the header Host that are let in without a key, beside addresses and
             localhost.
         allow_origins: values of the header Origin that are let in; no other one is.
+        page: whether `/` shows the page; None is where only this machine can reach the server.
+        max_dreams: episodes and dreams that run at once for the page.
+        dream_s: how long one of them may go on.
+        runs: a folder of runs whose curves the page shows.
     """
 
     host: str = "127.0.0.1"
@@ -90,6 +96,10 @@ class ServerSettings:
     idle_timeout_s: float = 75.0
     allow_hosts: tuple[str, ...] = ()
     allow_origins: tuple[str, ...] = ()
+    page: bool | None = None
+    max_dreams: int = 2
+    dream_s: float = 900.0
+    runs: Path | None = None
 
     @property
     def connection_limit(self) -> int:
@@ -108,13 +118,32 @@ class ServerSettings:
                 f"{self.host} can be reached by others and no key is asked of them; set a key "
                 "(AGENTZOO_API_KEY), bind 127.0.0.1, or pass --insecure if a gateway guards it"
             )
-        for name in ("max_sessions", "max_rows"):
+        if self.page and self.host not in LOOPBACK and not self.api_key:
+            raise ConfigError(
+                f"the page would be open to whoever reaches {self.host}; set a key "
+                "(AGENTZOO_API_KEY), which the page then asks for, or leave --page out"
+            )
+        if self.runs is not None and not self.runs.is_dir():
+            raise ConfigError(f"there is no folder of runs at {self.runs}; name one with --runs")
+        for name in ("max_sessions", "max_rows", "max_dreams"):
             _check_least(name, getattr(self, name), 1)
         _check_least("max_connections", self.max_connections, 0)
         for name in ("session_ttl_s", "deadline_s", "write_timeout_s", "header_timeout_s",
-                     "idle_timeout_s"):  # fmt: skip
+                     "idle_timeout_s", "dream_s"):  # fmt: skip
             _check_time(name, getattr(self, name), 1e-3)
         _check_time("drain_s", self.drain_s, 0)
+
+    @property
+    def shows_page(self) -> bool:
+        """Whether there is a page: asked for, or on a server that only this machine reaches."""
+        return self.host in LOOPBACK if self.page is None else self.page
+
+
+def same_key(given: str, key: str) -> bool:
+    """Whether a key is the key, in a time that says nothing about it."""
+    # digests have one length, so the comparison takes the same time whatever was given
+    digests = [hashlib.sha256(one.encode(errors="replace")).digest() for one in (given, key)]
+    return hmac.compare_digest(*digests)
 
 
 def checked_key(key: str) -> str:

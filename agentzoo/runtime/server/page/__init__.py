@@ -1,0 +1,1 @@
+"""The server's page: what a person sees of models, episodes, dreams and runs."""

@@ -1,0 +1,24 @@
+"""What a worker of the page is told to do."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What a worker does.
+
+    Attributes:
+        view: "watch" or "play".
+        folder: the bundle's.
+        seed: of the environment and of all noise.
+        deterministic: whether the policy's actions are the mode; None is its protocol.
+        context: observations before a dream begins.
+        fps: decisions a second; None is the environment's own pace.
+    """
+
+    view: str
+    folder: str
+    seed: int = 0
+    deterministic: bool | None = None
+    context: int = 5
+    fps: float | None = None

@@ -1,0 +1,271 @@
+"""Episodes and dreams that run for the page, each in a process of its own, within limits.
+
+Watchers of one episode share its process, its pause and its speed. A dream that a person acts in is
+that person's alone.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from ...errors import ServingError
+from .job import Job
+
+ROOT = Path(__file__).resolve().parents[4]  # the folder that holds the package
+MESSAGE_LIMIT = 1 << 22
+SILENT_S = 60.0  # a worker that says nothing for so long hangs
+PATIENCE_S = 3.0  # between the last watcher's leaving and the end
+KILL_S = 2.0
+HEAD = struct.Struct("<Ic")
+
+
+class Audience(Protocol):
+    """Whoever is shown something."""
+
+    async def frame(self, content: bytes) -> None:
+        """One frame; may be dropped if the last ones have not been read yet."""
+        ...
+
+    async def tell(self, message: Mapping[str, object]) -> None:
+        """One fact."""
+        ...
+
+
+@dataclass(eq=False)
+class Show:
+    """One worker and those who look on.
+
+    Attributes:
+        model: name of the model.
+        job: what the worker does.
+        audience: who is shown its frames.
+        is_paused, speed: as last asked for.
+    """
+
+    model: str
+    job: Job
+    audience: list[Audience] = field(default_factory=list[Audience])
+    is_paused: bool = False
+    speed: float = 1.0
+    dreams: bool = False
+    is_ready: bool = False
+    is_ending: bool = False
+    why: str = ""
+    process: asyncio.subprocess.Process | None = None
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """What two watchers have to ask alike to share an episode."""
+        return (self.model, self.job.folder, self.job.seed, self.job.deterministic)
+
+    def facts(self) -> dict[str, object]:
+        """What a watcher is told when the show begins for them."""
+        return {
+            "kind": "watching" if self.job.view == "watch" else "playing",
+            "model": self.model,
+            "seed": self.job.seed,
+            "context": self.job.context,
+            "dreams": self.dreams,
+            "paused": self.is_paused,
+            "speed": self.speed,
+        }
+
+    def control(self) -> dict[str, object]:
+        """Pause, speed and how many look on."""
+        return {
+            "kind": "control",
+            "paused": self.is_paused,
+            "speed": self.speed,
+            "watchers": len(self.audience),
+        }
+
+    async def tell(self, message: Mapping[str, object]) -> None:
+        """Tell everybody."""
+        for one in list(self.audience):
+            await one.tell(message)
+
+    def command(self, command: Mapping[str, object]) -> None:
+        """Tell the worker."""
+        process = self.process
+        if process is None or process.stdin is None or process.stdin.is_closing():
+            return
+        process.stdin.write(json.dumps(command).encode() + b"\n")
+
+
+class Shows:
+    """All that runs for the page.
+
+    Attributes:
+        limit: how many workers there may be.
+        time_s: how long one may go on.
+    """
+
+    def __init__(self, limit: int, time_s: float) -> None:
+        """Nothing runs yet."""
+        self.limit, self.time_s = limit, time_s
+        self._running: dict[Show, asyncio.Task[None]] = {}
+
+    def __len__(self) -> int:
+        """How many run."""
+        return len(self._running)
+
+    @property
+    def watchers(self) -> int:
+        """How many people look on."""
+        return sum(len(show.audience) for show in self._running)
+
+    async def join(self, model: str, job: Job, one: Audience) -> Show:
+        """Be shown an episode, one that runs already if there is such a one; or play in a dream.
+
+        Raises:
+            ServingError: "overloaded", if as many run as may.
+        """
+        wanted = Show(model, job)
+        for show in self._running:
+            if job.view == "watch" == show.job.view and show.key == wanted.key and not show.why:
+                show.audience.append(one)
+                if show.is_ready:
+                    await one.tell(show.facts())
+                await show.tell(show.control())
+                return show
+        if len(self._running) >= self.limit:
+            raise ServingError(
+                f"{self.limit} episodes and dreams run already, which is this server's limit "
+                "(--max-dreams); watch one of theirs or come back later",
+                "overloaded",
+            )
+        wanted.audience.append(one)
+        self._running[wanted] = asyncio.create_task(self._run(wanted))
+        return wanted
+
+    async def leave(self, show: Show, one: Audience) -> None:
+        """Look on no longer; a show that nobody watches ends soon."""
+        if one in show.audience:
+            show.audience.remove(one)
+        if show.job.view == "play" and not show.audience:
+            self._end(show)
+            return
+        await show.tell(show.control())
+
+    async def control(self, show: Show, command: Mapping[str, object]) -> None:
+        """Pause, go on, step, change speed, dream anew: for all who watch."""
+        show.is_paused = bool(command.get("pause", show.is_paused))
+        speed = command.get("speed", show.speed)
+        assert isinstance(speed, int | float), "checked where it came in"
+        show.speed = float(speed)
+        show.command(command)
+        await show.tell(show.control())
+
+    async def close(self) -> None:
+        """End everything."""
+        for show in self._running:
+            self._end(show)
+        tasks = list(self._running.values())
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _end(self, show: Show) -> None:
+        task = self._running.get(show)
+        if task is not None and not show.is_ending:  # the process is waited for
+            task.cancel()
+
+    async def _run(self, show: Show) -> None:
+        why = "it ended"
+        try:
+            async with asyncio.timeout(self.time_s):
+                why = await self._play(show)
+        except TimeoutError:
+            why = f"it was ended after {self.time_s:.0f} s, which is this server's limit"
+        finally:
+            show.why, show.is_ending = why, True
+            await _ended(show.process)
+            self._running.pop(show, None)
+        with contextlib.suppress(ConnectionError):
+            await show.tell({"kind": "ended", "why": why, "about": show.job.view})
+
+    async def _play(self, show: Show) -> str:
+        """Hand the worker's messages on until it or its audience has gone; why it ended."""
+        show.process = process = await started()
+        show.command(asdict(show.job))
+        assert process.stdout is not None, "it was asked for"
+        alone_since: float | None = None
+        heard = time.monotonic()
+        while True:
+            try:
+                async with asyncio.timeout(1.0):
+                    head = await process.stdout.readexactly(HEAD.size)
+            except TimeoutError:
+                head = b""
+            except asyncio.IncompleteReadError:
+                return show.why or "its process ended; the server's log says why"
+            now = time.monotonic()
+            if head:
+                heard = now
+                await self._deliver(show, head, process.stdout)
+            elif now - heard > SILENT_S and not show.is_paused:
+                return f"it said nothing for {SILENT_S:.0f} s"
+            alone_since = None if show.audience else (alone_since or now)
+            if alone_since is not None and now - alone_since > PATIENCE_S:
+                return "nobody watched it any longer"
+
+    async def _deliver(self, show: Show, head: bytes, out: asyncio.StreamReader) -> None:
+        length, kind = HEAD.unpack(head)
+        if length > MESSAGE_LIMIT:
+            raise ServingError("a worker sent more than a frame can be", "failed")
+        content = await out.readexactly(length)
+        if kind == b"F":
+            for one in list(show.audience):
+                await one.frame(content)
+                await asyncio.sleep(0)  # the policy's clients come between two watchers
+            return
+        message = json.loads(content)
+        if message["kind"] == "ready":
+            show.is_ready, show.dreams = True, bool(message["dreams"])
+            await show.tell(show.facts())
+            await show.tell(show.control())
+        elif message["kind"] == "end":
+            show.why = str(message["why"])
+        else:
+            await show.tell(message)
+
+
+async def started() -> asyncio.subprocess.Process:
+    """A worker that waits for its job."""
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    flags = getattr(subprocess, "BELOW_NORMAL_PRIORITY_CLASS", 0)  # elsewhere it lowers itself
+    return await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        f"{__package__}.worker",
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        env={**os.environ, **threads, "PYTHONPATH": path},
+        limit=MESSAGE_LIMIT,
+        creationflags=flags,
+    )
+
+
+async def _ended(process: asyncio.subprocess.Process | None) -> None:
+    """End a process: kindly, then for good."""
+    if process is None or process.returncode is not None:
+        return
+    if process.stdin is not None:
+        process.stdin.close()  # it ends when its input does
+    ended: Callable[[], object] = process.terminate
+    for ended in (process.terminate, process.kill):
+        with contextlib.suppress(ProcessLookupError):
+            ended()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(KILL_S):
+                await process.communicate()  # what it still says is read, so that its pipes close
+                return
