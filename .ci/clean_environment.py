@@ -35,7 +35,7 @@ def main() -> None:
 
 
 def refusal(name: str) -> str:
-    """What a name that needs torch says here."""
+    """The error of a name that needs torch, here."""
     try:
         getattr(agentzoo, name)
     except MissingExtraError as error:

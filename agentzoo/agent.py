@@ -207,7 +207,7 @@ class Agent:
     def evaluation_env(
         self, env: EnvLike | None = None
     ) -> Iterator[str | gym.Env[Any, Any] | None]:
-        """What `agentzoo.runtime.evaluate` takes for an environment, or for the agent's own.
+        """The arguments of `agentzoo.runtime.evaluate` for an environment, or for the agent's own.
 
         What a function has made is closed again at the block's end.
 
@@ -693,7 +693,7 @@ class Agent:
         }
 
     def _settings(self) -> dict[str, Any]:
-        """What config.json says, but for what `write_settings` adds."""
+        """The content of config.json, but for what `write_settings` adds."""
         policy = asdict(self.spec)
         return {
             "agent": type(self).__name__,

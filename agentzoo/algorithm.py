@@ -112,7 +112,7 @@ class Algorithm(Protocol):
         ...
 
     def optimizers(self) -> "Mapping[str, Stateful]":
-        """What holds optimiser state, by name, for checkpoints."""
+        """The holders of optimiser state, by name, for checkpoints."""
         ...
 
 
@@ -197,7 +197,7 @@ class WorldModel(Protocol):
 
 
 class Stateful(Protocol):
-    """Whatever saves itself as flat tensors by name and reads them back strictly."""
+    """An object that saves itself as flat tensors by name and reads them back strictly."""
 
     def state_dict(self) -> dict[str, Tensor]:
         """Tensors by name."""

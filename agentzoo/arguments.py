@@ -1,4 +1,4 @@
-"""What users pass, checked and made plain before it is used."""
+"""Arguments that users pass, checked and made plain before they are used."""
 
 import math
 import operator

@@ -15,7 +15,7 @@ RATES = ("lr", "rate", "eps", "clip", "decay")  # last words of fields that are 
 
 @dataclass(frozen=True, kw_only=True)
 class AgentConfig:
-    """What every agent's configuration has: the world's defaults, the schedule, the batch.
+    """The fields of every agent's configuration: the world's defaults, the schedule, the batch.
 
     Subclasses add their own fields; a trailing comment gives unit and source.
     """

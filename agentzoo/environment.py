@@ -26,7 +26,7 @@ def open_environment(
 
 
 def spaces_of(env: EnvLike) -> tuple[dict[str, ObsSpec], ActionSpec]:
-    """What an environment shows and takes; one that is opened for it is closed again."""
+    """The specs of an environment; one that is opened for it is closed again."""
     if isinstance(env, gym.vector.VectorEnv):
         return observation_specs(env.single_observation_space), action_spec(env.single_action_space)
     probe = env if isinstance(env, gym.Env) else open_environment(env)

@@ -85,7 +85,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
 
 
 def read_spaces(settings: Mapping[str, Any]) -> tuple[dict[str, ObsSpec], ActionSpec]:
-    """What a saved agent's environment shows and takes, from its config.json."""
+    """The specs of a saved agent's environment, from its config.json."""
     policy = settings["policy"]
     obs = {key: ObsSpec(**tuples(spec)) for key, spec in policy["obs"].items()}
     return obs, ActionSpec(**tuples(policy["action"]))

@@ -78,7 +78,7 @@ def imagined(
     noise: Noise,
     deterministic: torch.Tensor,
 ) -> tuple[Carry, dict[str, torch.Tensor]]:
-    """What `world_imagine.onnx` computes: the next carry and its judgements by name."""
+    """The function of `world_imagine.onnx`: the next carry and its judgements by name."""
     model = cast("WorldModel", algorithm)
     state = model.dream(carry, action, noise)
     judged = model.judge(state)
@@ -89,7 +89,7 @@ def imagined(
 
 
 def world_spec(algorithm: Algorithm) -> WorldSpec:
-    """What an algorithm's world model judges, and whether it acts; found by asking it once."""
+    """The judgements of an algorithm's world model, and whether it acts; found by one call."""
     with torch.no_grad():
         judged = cast("WorldModel", algorithm).judge(algorithm.initial(1))
     return WorldSpec(

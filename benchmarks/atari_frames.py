@@ -124,7 +124,7 @@ def table(rates: dict[str, list[tuple[float, float]]]) -> str:
 
 
 def resets(game: str, protocol: str, rounds: int) -> str:
-    """What starting a game costs."""
+    """The cost of starting a game."""
     adapter = Adapter.open(f"atari:{game}?protocol={protocol}")
     times: list[float] = []
     for seed in range(10 * rounds):

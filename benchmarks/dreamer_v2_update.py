@@ -68,7 +68,7 @@ def ours(windows: int) -> Ours:
 
 
 def sizes(windows: int) -> dict[str, int]:
-    """What the peer has to be set to."""
+    """The peer's settings."""
     config = configure(DreamerV2Config, DreamerV2.presets["atari_paper"], {"batch_size": windows})
     return {**{name: getattr(config, name) for name in SIZES}, "action": ACTIONS}
 

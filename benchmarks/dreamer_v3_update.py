@@ -49,7 +49,7 @@ IMAGES, CHANNELS, KERNEL, SIDE = 16, 64, 5, 32  # of the large convolution
 
 
 def sizes(world: str) -> dict[str, int]:
-    """What every side is set to."""
+    """The settings of every side."""
     size, image = WORLDS[world]
     numbers = configure(DreamerV3Config, {"size": size}, name="DreamerV3").sizes._asdict()
     numbers |= {"batch_size": WINDOWS, "batch_length": ROWS, "horizon": HORIZON}

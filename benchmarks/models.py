@@ -1,4 +1,4 @@
-"""What the benchmarks measure and say of themselves: spaces, untrained Dreamers, versions."""
+"""The subjects of the benchmarks: spaces, untrained Dreamers, versions."""
 
 import platform
 from collections.abc import Callable, Mapping
@@ -37,7 +37,7 @@ def untrained(preset: str, obs: Mapping[str, ObsSpec], action: ActionSpec) -> Dr
 
 
 def policy_spec(algorithm: DreamerAlgorithm, obs: Mapping[str, ObsSpec]) -> PolicySpec:
-    """What an exported policy of the algorithm says of itself."""
+    """The spec of an exported policy of the algorithm."""
     return PolicySpec(
         agent="Dreamer",
         env="",

@@ -1,4 +1,4 @@
-"""What update benchmarks share: an agent here and a peer in its own process take turns; one table.
+"""Paired update benchmarks: an agent here and a peer in its own process take turns; one table.
 
 The peer runs with the interpreter of an environment that has it installed (README.md has the
 lines). The floor is what an update's matrix products alone would take at the rate of one large
@@ -36,7 +36,7 @@ PRODUCTS = 8  # of them in a turn
 
 @dataclass(frozen=True)
 class About:
-    """What a side says of its update.
+    """A side's account of its update.
 
     Attributes:
         parameters: their numbers, by group: model, actor, value.
@@ -52,7 +52,7 @@ class About:
 
 
 class Side(Protocol):
-    """Whoever makes updates when it is its turn."""
+    """A side, which makes updates when it is its turn."""
 
     about: About
 

@@ -57,7 +57,7 @@ def observation(policy: Policy) -> dict[str, Array]:
 
 
 def inputs(policy: Policy, obs: dict[str, Array]) -> tuple[Arrays, Arrays, Arrays, Array]:
-    """What one step takes: carry, observations, noise, deterministic."""
+    """The inputs of one step: carry, observations, noise, deterministic."""
     state = policy.start(1)
     encoded = encode(policy.spec.obs, obs, batched=False) | {"is_first": np.array([False])}
     noise = draw(policy.spec.noise, state.address)

@@ -1,4 +1,4 @@
-"""What `push` and `pull` cost beside the bare client, in seconds and in memory.
+"""The cost of `push` and `pull` beside the bare client, in seconds and in memory.
 
     python benchmarks/publishing.py [--rounds 5] [--megabytes 20 200]
 

@@ -1,4 +1,4 @@
-"""What replay costs a learner from pixels: private memory, and the time of sampling.
+"""The cost of replay to a learner from pixels: private memory, and the time of sampling.
 
     python benchmarks/replay.py [--rows 50000] [--batches 100] [--updates 1] [--device cuda]
 

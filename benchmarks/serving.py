@@ -94,7 +94,7 @@ def loaded(url: str, sessions: int, requests: int) -> "subprocess.Popen[str]":
 
 
 def measured(process: "subprocess.Popen[str]") -> dict[str, float]:
-    """What the load found."""
+    """The findings of a load."""
     out, _ = process.communicate()
     return json.loads(out)
 

@@ -54,7 +54,7 @@ GONE_S = 10.0  # in which the processes of a killed learner's environments have 
 
 @dataclass
 class Tally:
-    """What the log's last line sums up."""
+    """The summary in the log's last line."""
 
     kills: int = 0
     during_checkpoint: int = 0
@@ -161,7 +161,7 @@ class Life:
 
 
 def cpu_seconds(process: BaseProcess) -> float:
-    """What a process has used of a processor so far."""
+    """The processor time that a process has used so far."""
     try:
         fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -196,7 +196,7 @@ def left(processes: list[int]) -> list[int]:
 
 
 def examine(life: Life, before: int, known: str, log: dict[str, object]) -> list[str]:
-    """What a kill cost that it should not have.
+    """The losses of a kill that should not have been.
 
     Args:
         life: the one that was killed.

@@ -336,7 +336,7 @@ class Attack:
 
 
 def drain(raw: socket.socket) -> Iterator[bytes]:
-    """What comes until the other side closes."""
+    """The bytes that come until the other side closes."""
     while True:
         try:
             part = raw.recv(65_536)

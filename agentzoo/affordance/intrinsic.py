@@ -37,7 +37,7 @@ def affordance_score(map_: Array, prior: Array) -> float:
 
 
 def intrinsic_reward(score: float, before: float, gate: str = "gated") -> float:
-    """What a row is paid for its score.
+    """A row's pay for its score.
 
     Args:
         score: S of the row.

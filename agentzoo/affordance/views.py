@@ -64,7 +64,7 @@ class Zoomed(NamedTuple):
 
 
 class Late(NamedTuple):
-    """What is known of an earlier row, `interval` rows before this one."""
+    """The knowledge of an earlier row, `interval` rows before this one."""
 
     interval: int
     accumulated: float  # G', an average
@@ -72,7 +72,7 @@ class Late(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """What one row says.
+    """The findings of one row.
 
     Attributes:
         score: S of its map.
@@ -111,7 +111,7 @@ def attempt(map_: Array, rules: Rules, jumps: RunningStatistics) -> tuple[Region
 
 @dataclass
 class EpisodeViews:
-    """What an episode remembers between its rows.
+    """The memory of an episode between its rows.
 
     Args:
         rules: when to jump.

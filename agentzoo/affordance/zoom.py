@@ -183,7 +183,7 @@ def is_central(region: Region, prior: Array) -> bool:
 def zoom_window(
     map_: Array, region: Region, prior: Array, *, margin: float = 1.0, centered: bool = False
 ) -> Window:
-    """What to zoom to, in the map's proportions.
+    """The window to zoom to, in the map's proportions.
 
     Args:
         map_: (h, w).

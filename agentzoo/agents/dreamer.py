@@ -390,7 +390,7 @@ class DreamerAlgorithm(nn.Module):
 
     @torch.no_grad()
     def open_loop(self, batch: Batch, noise: NoiseSource, context: int = 5) -> dict[str, Tensor]:
-        """What the model saw for `context` rows and imagines after, by observation key.
+        """Observations by key: seen for `context` rows, imagined after.
 
         Args:
             batch: replay columns (B, T, ...) with T > context.
@@ -428,7 +428,7 @@ def build_actor(
 
 
 def noise_spec(latent: GaussianLatent, actor: Actor, action: ActionSpec) -> dict[str, NoiseSpec]:
-    """What a step and an exploring step draw."""
+    """The noise that a step and an exploring step draw."""
     box = action.kind == "box"
     return {
         "latent": NoiseSpec(shape=latent.noise_shape, kind=latent.noise_kind, role="latent"),

@@ -398,7 +398,7 @@ class DreamerV2Algorithm(nn.Module):
 
     @torch.no_grad()
     def open_loop(self, batch: Batch, noise: NoiseSource, context: int = 5) -> dict[str, Tensor]:
-        """What the model saw for `context` rows and imagines after, by observation key.
+        """Observations by key: seen for `context` rows, imagined after.
 
         Args:
             batch: replay columns (B, T, ...) with T > context.

@@ -253,7 +253,7 @@ class PlaNetAlgorithm(nn.Module):
 
     @torch.no_grad()
     def open_loop(self, batch: Batch, noise: NoiseSource, context: int = 5) -> dict[str, Tensor]:
-        """What the model saw for `context` rows and imagines after, by observation key.
+        """Observations by key: seen for `context` rows, imagined after.
 
         Args:
             batch: replay columns (B, T, ...) with T > context.
@@ -275,7 +275,7 @@ class PlaNetAlgorithm(nn.Module):
 def noise_spec(
     latent: Latent, encoder: Encoder, obs: Mapping[str, ObsSpec], action: ActionSpec
 ) -> dict[str, NoiseSpec]:
-    """What a step, its plan and an exploring step draw."""
+    """The noise that a step, its plan and an exploring step draw."""
     specs = {
         "latent": NoiseSpec(shape=latent.noise_shape, role="latent"),
         "plan": NoiseSpec(shape=(action.size,), role="plan"),

@@ -37,7 +37,7 @@ def carry_spec(rssm: RSSM, action: int) -> dict[str, TensorSpec]:
 
 
 def step_noise_spec(latent: Latent, actor: Actor) -> dict[str, NoiseSpec]:
-    """What a step draws: for the latent and for the action."""
+    """The noise of a step: for the latent and for the action."""
     return {
         "latent": NoiseSpec(shape=latent.noise_shape, kind=latent.noise_kind, role="latent"),
         "action": NoiseSpec(shape=actor.noise_shape, kind=actor.noise_kind, role="action"),

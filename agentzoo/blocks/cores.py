@@ -34,7 +34,7 @@ class Core(Protocol):
     size: int
 
     def project(self, action: Tensor) -> Tensor:
-        """What the step needs of the actions, computed for all of them before the loop."""
+        """The step's share of the actions, computed for all of them before the loop."""
         ...
 
     def __call__(self, deter: Tensor, stoch: Tensor, projected: Tensor) -> Tensor:

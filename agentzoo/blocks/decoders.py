@@ -257,7 +257,7 @@ class SymlogDecoder(nn.Module):
         self.outs = nn.ModuleList(nn.Linear(width, s.shape[0]) for s in self.vectors.values())
 
     def losses(self, feat: Tensor, obs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What each observation costs, by key, (B, T) each.
+        """The loss of each observation, by key, (B, T) each.
 
         Images: squared error on [0, 1]. Vectors: squared error in symlog. Both without a factor of
         one half, summed over the observation. One-hots: cross-entropy, summed over the groups.

@@ -124,7 +124,7 @@ class Head(Protocol):
 
 
 def fused_outputs(feat: Tensor, *heads: Head) -> list[Tensor]:
-    """What several heads say about the same features, their first products taken as one."""
+    """The outputs of several heads for the same features, their first products taken as one."""
     firsts = fused_first_layer(feat, [head.net for head in heads])
     return [head.after_first(first) for head, first in zip(heads, firsts, strict=True)]
 
@@ -169,7 +169,7 @@ class NormalHead(nn.Module):
         return self.net.after_first(first).squeeze(-1).float()
 
     def prediction(self, stats: Tensor) -> NormalPrediction:
-        """What the output stands for."""
+        """The distribution that the output parametrises."""
         return NormalPrediction(stats)
 
 
@@ -209,7 +209,7 @@ class BernoulliHead(nn.Module):
         return mlp_input_grad.input_grad(self.net, feats)
 
     def prediction(self, stats: Tensor) -> BernoulliPrediction:
-        """What the output stands for."""
+        """The distribution that the output parametrises."""
         return BernoulliPrediction(stats)
 
 
@@ -240,7 +240,7 @@ class TwoHotHead(nn.Module):
         return self.net.after_first(first).float()
 
     def prediction(self, stats: Tensor) -> TwoHotPrediction:
-        """What the output stands for."""
+        """The distribution that the output parametrises."""
         return TwoHotPrediction(stats, self.bins)
 
     @torch.no_grad()

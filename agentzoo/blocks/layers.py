@@ -253,7 +253,7 @@ class MLP(nn.Module):
         return self._rest(self._activated(self.norms[0], self.first(x, *projected)))
 
     def after_first(self, x: Tensor) -> Tensor:
-        """What follows the first layer's product: (..., units) -> (..., size)."""
+        """The layers after the first product: (..., units) -> (..., size)."""
         # a slice of a product that other networks share is not to be overwritten
         own = F.elu(self.norms[0](x)) if self.act is elu_ else self._activated(self.norms[0], x)
         return self._rest(own)

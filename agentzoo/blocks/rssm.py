@@ -76,7 +76,7 @@ class Dynamics(Protocol):
         ...
 
     def feat(self, state: State) -> Tensor:
-        """What the heads read."""
+        """The features that the heads read."""
         ...
 
 

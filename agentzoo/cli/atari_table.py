@@ -23,7 +23,7 @@ SUITE = "atari:"
 
 @dataclass(frozen=True)
 class GameScore:
-    """What a table needs of one results.json.
+    """The fields of one results.json that a table needs.
 
     Attributes:
         agent: class name.
@@ -54,7 +54,7 @@ class GameScore:
 
     @property
     def benchmark(self) -> str:
-        """What its score is published beside."""
+        """The published scores beside which its own stands."""
         return "atari100k" if protocol_of(self.env) == "atari100k" else "atari200m"
 
 

@@ -1,4 +1,4 @@
-"""What this machine has: versions, extras, an OpenGL library, accelerators."""
+"""The machine's inventory: versions, extras, an OpenGL library, accelerators."""
 
 import json
 import platform
@@ -91,7 +91,7 @@ def opengl() -> str:
 
 
 def cuda() -> str:
-    """What torch sees of CUDA."""
+    """CUDA as torch sees it."""
     if util.find_spec("torch") is None:
         return "not tried, torch is not installed"
     import torch

@@ -49,7 +49,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Paths:
-    """What a quickstart leaves behind, in one folder."""
+    """The files that a quickstart leaves behind, in one folder."""
 
     out: Path
 
@@ -123,7 +123,7 @@ def require_packages() -> None:
 
 
 def announcement(budget: int, seed: int, smoke: bool) -> str:
-    """What is about to happen, and how long it takes."""
+    """The announcement: the steps to come, and how long they take."""
     time = "seconds" if smoke else f"about {max(1, round(MINUTES * budget / STEPS))} min"
     kind = " This is the shortened run: it shows that the road works, not that it learns."
     return (
@@ -232,7 +232,7 @@ def table(learned: Score, random: Score) -> str:
 
 
 def checks(learned: Score, random: Score) -> list[tuple[str, bool]]:
-    """What a learned policy has to show, and whether it does."""
+    """The checks of a learned policy, and whether each holds."""
     half = PAPER_SCORE / 2
     return [
         (

@@ -1,4 +1,4 @@
-"""What there is: published agents on the Hugging Face Hub, in a folder, in the package."""
+"""Search: published agents on the Hugging Face Hub, in a folder, in the package."""
 
 import warnings
 from collections.abc import Iterator

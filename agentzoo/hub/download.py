@@ -1,4 +1,4 @@
-"""What comes down: pinned to one commit, checked before it is parsed, never executed."""
+"""Downloads: pinned to one commit, checked before they are parsed, never executed."""
 
 import hashlib
 import os
@@ -246,7 +246,7 @@ def _from_hub(
 
 
 def _worse(error: HubError, address: Address) -> HubError:
-    """What to say when the cache does not help either."""
+    """The error for when the cache does not help either."""
     if isinstance(error.__cause__, client.OfflineModeIsEnabled):
         return not_cached(address.repo, address.revision)
     return type(error)(f"{error}; the cache has not all of {address}")

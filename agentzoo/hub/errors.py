@@ -1,4 +1,4 @@
-"""What the Hugging Face Hub and its client say, as sentences that tell what to do."""
+"""Errors of the Hugging Face Hub and its client, as sentences that tell what to do."""
 
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -17,7 +17,7 @@ class HubError(AgentZooError, RuntimeError):
 
 
 class AddressError(AgentZooError, ValueError):
-    """What was given is not the address of a published agent."""
+    """The text given is not the address of a published agent."""
 
 
 class RepoNotFoundError(HubError):

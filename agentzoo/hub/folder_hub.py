@@ -38,7 +38,7 @@ BLOCK = 1 << 20  # bytes read at a time
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """What the index says of a repo.
+    """The index's entry of a repo.
 
     Attributes:
         commit: its newest commit.
@@ -246,7 +246,7 @@ class FolderHub:
             yield f"{name} has no whole commit; its entry was set aside: {_set_aside(path)}"
 
     def _fault(self, name: str, commit: str) -> str:
-        """What is wrong with a commit; "" if it is whole."""
+        """The fault of a commit; "" if it is whole."""
         try:
             self.open(name, commit, NAMES)
             read_results(self.root / name / commit)

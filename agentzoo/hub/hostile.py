@@ -1,4 +1,4 @@
-"""What a hostile or broken Hub says of names, refused before the client makes paths of it.
+"""Names that a hostile or broken Hub gives, refused before the client makes paths of them.
 
 huggingface_hub joins a file's ETag, and the commit that a response names, to folders of its cache
 as they come: an ETag of `../../../../x` writes, locks and later removes a file outside.
@@ -13,7 +13,7 @@ from .naming import COMMIT
 
 
 class Response(Protocol):
-    """What is read of an answer, httpx's or httpx2's."""
+    """The parts of an answer that are read, httpx's or httpx2's."""
 
     headers: dict[str, str]
 

@@ -1,4 +1,4 @@
-"""What a published bundle is made of: which files, how large, who makes a missing one.
+"""The files of a published bundle: which, how large, who makes a missing one.
 
 The same checks stand before a push and after a pull. Nothing is run here: JSON is parsed, digests
 are compared, ONNX files and weights are looked at.

@@ -53,7 +53,7 @@ class ParentRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class Spaces:
-    """What the agent reads and gives, as in the manifest."""
+    """The agent's inputs and outputs, as in the manifest."""
 
     obs: Mapping[str, ObsSpec]
     action: ActionSpec

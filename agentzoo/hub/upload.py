@@ -1,4 +1,4 @@
-"""What goes up: one commit of one checked bundle."""
+"""Uploads: one commit of one checked bundle."""
 
 from collections.abc import Collection
 from pathlib import Path

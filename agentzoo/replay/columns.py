@@ -1,4 +1,4 @@
-"""What replay takes and gives: columns by name."""
+"""Columns by name, as replay takes and gives them."""
 
 import numpy as np
 from torch import Tensor

@@ -20,7 +20,7 @@ SequenceIndex = list[Segment]
 
 
 class StreamView(Protocol):
-    """What samplers ask of one environment's transitions."""
+    """One environment's transitions, as samplers see them."""
 
     first: int
     count: int
@@ -32,7 +32,7 @@ class StreamView(Protocol):
 
 
 class Sampled(Protocol):
-    """What samplers ask of a replay buffer."""
+    """A replay buffer, as samplers see it."""
 
     @property
     def streams(self) -> Sequence[StreamView]:

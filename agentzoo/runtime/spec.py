@@ -1,4 +1,4 @@
-"""What a policy reads, keeps, draws and gives: the vocabulary shared by training and serving.
+"""Specs of what a policy reads, keeps, draws and gives, shared by training and serving.
 
 These dataclasses stand in a bundle's manifest.json as plain JSON and are all that the runtime knows
 of an agent. Shapes never include the batch axis.

@@ -26,7 +26,7 @@ CHOOSING_SEEDS = 2**30  # and above: of episodes that choose the best policy; sc
 
 
 def ready_callbacks(config: AgentConfig, *, evaluates: bool) -> list[Callback]:
-    """What every run has, by its settings: evaluations where there can be any, and pictures."""
+    """The callbacks of every run, by its settings: evaluations where possible, and pictures."""
     ready: list[Callback] = [Evaluate()] if evaluates else []
     if config.report_every:
         ready.append(Report(config.report_every))

@@ -279,7 +279,7 @@ def noise_for_step(specs: Mapping[str, NoiseSpec]) -> dict[str, NoiseSpec]:
 def noise_for_collection(
     algorithm: Algorithm, action: ActionSpec, *, planning: bool = True
 ) -> dict[str, NoiseSpec]:
-    """What one decision of collection draws: the step's noise, the exploring, the random action.
+    """The noise of one decision of collection: the step's, the exploring, the random action.
 
     Without `planning` a planner's tensors are empty; every other one keeps its address.
     """

@@ -31,7 +31,7 @@ class Update(Protocol):
         ...
 
     def __call__(self, batch: Batch, seed: int) -> tuple[Metrics, WriteBack]:
-        """What the algorithm's update returns."""
+        """The return value of the algorithm's update."""
         ...
 
 

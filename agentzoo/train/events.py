@@ -1,4 +1,4 @@
-"""What a run is and what it tells: the learner, the run as callbacks see it, and `Callback`."""
+"""The parts of a run: the learner, the run as callbacks see it, and `Callback`."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from .parent import Parent
 
 @dataclass(frozen=True)
 class Learner:
-    """What learns in a run: an algorithm with its settings, and ways to save and to evaluate it.
+    """The learner of a run: an algorithm with its settings, and ways to save and to evaluate it.
 
     Attributes:
         algorithm: learns, on `device`.
@@ -82,7 +82,7 @@ class Run(Protocol):
 
 
 class Callback:
-    """What a run tells; override what you want to hear. Set `training.stop = True` to end it."""
+    """The events of a run; override those you want. Set `training.stop = True` to end it."""
 
     def on_start(self, training: Run) -> None:
         """A sitting begins; nothing has been collected in it yet."""

@@ -1,4 +1,4 @@
-"""What a run says while it learns: metrics.jsonl, TensorBoard, and one line in the terminal."""
+"""The logs of a run: metrics.jsonl, TensorBoard, and one line in the terminal."""
 
 import json
 import math

@@ -541,7 +541,7 @@ def interruptible(training: Training) -> Iterator[None]:
 
 
 def interruption(number: signal.Signals) -> BaseException:
-    """What a signal raises where it is not caught: KeyboardInterrupt, or the end of the process."""
+    """The exception of an uncaught signal: KeyboardInterrupt, or the end of the process."""
     if number == signal.SIGINT:
         return KeyboardInterrupt("learning was stopped by Ctrl-C; the last checkpoint stands")
     return SystemExit(128 + number)  # what a shell says of a process that SIGTERM ended

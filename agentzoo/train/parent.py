@@ -10,7 +10,7 @@ WARMUP = 200  # updates in which a fresh Adam's learning rate rises from 0, besi
 
 @dataclass(frozen=True, kw_only=True)
 class Parent:
-    """What a run began with instead of fresh weights; recorded in its config.json.
+    """The policy that a run began with instead of fresh weights; recorded in its config.json.
 
     Attributes:
         sha256: of the parent's model.safetensors.

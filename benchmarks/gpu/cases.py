@@ -1,4 +1,4 @@
-"""What the GPU benchmarks run: agents at the papers' sizes, on random batches of pictures."""
+"""The cases of the GPU benchmarks: agents at the papers' sizes, on random batches of pictures."""
 
 import argparse
 import platform
@@ -88,7 +88,7 @@ def setting(device: torch.device) -> str:
 
 
 def arguments(description: str) -> argparse.ArgumentParser:
-    """What every one of these scripts takes."""
+    """The options of every one of these scripts."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--debug", action="store_true", help="debug sizes, to see that it runs")

@@ -71,7 +71,7 @@ def on_device(folder: Path, rows: int, provider: Provider, *, cuda_graph: bool) 
 
 
 def settings(folder: Path, provider: Provider, rows: int) -> dict[str, Step]:
-    """What is compared on one provider.
+    """The comparison on one provider.
 
     Raises:
         ProviderError: if it is not there.

@@ -1,4 +1,4 @@
-"""What the scripts here share: updates on request, in a process and an environment of their own.
+"""Updates on request, in a process and an environment of their own; the scripts here share it.
 
 Imports nothing of ours, and of the peers nothing. The first line on stdout is a JSON object about
 the side. Each line `run N` on stdin is then answered with a JSON list of the N updates' times in

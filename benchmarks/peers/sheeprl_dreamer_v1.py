@@ -43,7 +43,7 @@ def settings(sizes: dict[str, int], threads: int) -> dotdict:
 
 
 def space(sizes: dict[str, int]) -> gym.spaces.Dict:
-    """What is observed."""
+    """The observation space."""
     if "depth" in sizes:
         return gym.spaces.Dict({"rgb": gym.spaces.Box(0, 255, (3, 64, 64), np.uint8)})
     return gym.spaces.Dict({"state": gym.spaces.Box(-np.inf, np.inf, (sizes["obs"],))})

@@ -1,4 +1,4 @@
-"""What the sheeprl scripts share: its settings, and torch set up as it does.
+"""The sheeprl scripts' common settings, and torch set up as sheeprl does.
 
 Runs in an environment of its own, where sheeprl is installed, and imports nothing of ours.
 """

@@ -23,7 +23,7 @@ def walker(bearing: float, distance: float, rng: np.random.Generator) -> int:
 
 
 def walked(task: str, rules: Rules) -> list[Seen]:
-    """What at least ROWS rows say, the last row of each episode left out."""
+    """The findings of at least ROWS rows, the last row of each episode left out."""
     rng, jumps, scores = np.random.default_rng(0), RunningStatistics(), RunningStatistics()
     seen: list[Seen] = []
     env, episodes = make_env(task), 0

@@ -1,4 +1,4 @@
-"""What people pass by mistake, or by another library's habit: taken, or a sentence."""
+"""Arguments passed by mistake, or by another library's habit: taken, or a sentence."""
 
 import subprocess
 import sys

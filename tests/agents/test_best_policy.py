@@ -86,7 +86,7 @@ class Scored(Short):
 
 
 class Script(Callback):
-    """What the environment pays, by the steps of the run; keeps weights where they are best."""
+    """The environment's reward by the steps of the run; keeps weights where they are best."""
 
     def __init__(self, pays: dict[int, float]) -> None:
         self.pays = pays

@@ -1,4 +1,4 @@
-"""What recording an update as a CUDA graph asks of every agent, shown without a GPU.
+"""Demands of CUDA graph capture on every agent's update, shown without a GPU.
 
 The stand-in for a GPU is the device `meta` under fake tensors, which have shapes and no values:
 reading a value, or a shape that depends on one, is an error there. A dispatch mode adds that no

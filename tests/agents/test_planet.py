@@ -93,7 +93,7 @@ def random_batch(algorithm: PlaNetAlgorithm, obs: Mapping[str, ObsSpec] = STATE)
 
 
 def random_noise(algorithm: PlaNetAlgorithm, B: int, seed: int = 0) -> dict[str, Tensor]:
-    """What a decision of B rows draws, the exploring noise included."""
+    """The noise of a decision of B rows, exploration included."""
     rows = [(seed, row, 0) for row in range(B)]
     specs = with_plan_axes(algorithm.noise_spec, algorithm.plan_spec)
     noise = {name: torch.from_numpy(x) for name, x in draw(specs, rows).items()}

@@ -38,7 +38,7 @@ def model(groups=4, classes=3, unimix=0.01):
 
 
 def sequence(rssm, seed=1):
-    """What the loop is given; some episodes begin on the way."""
+    """The loop's inputs; some episodes begin on the way."""
     draw = torch.Generator().manual_seed(seed)
     normal, uniform = (partial(one, generator=draw) for one in (torch.randn, torch.rand))
     before = rssm.latent.onehot(torch.randint(2, (B, rssm.latent.noise_shape[0]), generator=draw))

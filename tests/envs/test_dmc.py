@@ -278,7 +278,7 @@ def test_an_unknown_camera_is_refused() -> None:
 
 
 def fresh_process(code: str, **environ: str) -> str:
-    """What `code` prints in a process without a screen that chooses its own OpenGL."""
+    """The output of `code` in a process without a screen that chooses its own OpenGL."""
     hidden = ("MUJOCO_GL", "PYOPENGL_PLATFORM", "DISPLAY", "WAYLAND_DISPLAY")
     clean = {key: value for key, value in os.environ.items() if key not in hidden}
     command = [sys.executable, "-W", "error", "-c", code]

@@ -1,4 +1,4 @@
-"""What spaces are read as, and values on their way in and out."""
+"""Spaces as they are read, and values on their way in and out."""
 
 import gymnasium as gym
 import numpy as np

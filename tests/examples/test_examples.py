@@ -23,7 +23,7 @@ def example(name: str) -> Callable[..., float | None]:
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What learn_cartpole.py leaves."""
+    """The bundle that learn_cartpole.py leaves."""
     pytest.importorskip("dm_control")
     folder = tmp_path_factory.mktemp("examples")
     with pytest.MonkeyPatch.context() as patch:

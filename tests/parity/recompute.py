@@ -1,4 +1,4 @@
-"""What our agent computes of a case, under the names that the case's file has for it."""
+"""Our agent's numbers of a case, under the names that the case's file has for them."""
 
 import sys
 from collections.abc import Callable, Mapping

@@ -114,7 +114,7 @@ def test_changed_bytes_are_found(folder: Path, root: Path) -> None:
 
 
 def test_a_changed_listing_is_found(folder: Path, root: Path) -> None:
-    """Whoever may write to the disk cannot make a pinned commit another one."""
+    """Someone who may write to the disk cannot make a pinned commit another one."""
     address = push(folder, f"file:{root}")
     home = snapshot(root, address)
     replace(home, "policy.onnx", graph(linear_spec(0), 0 * WEIGHTS))

@@ -1,4 +1,4 @@
-"""What comes down: whole, checked, pinned; and what the cache is good for."""
+"""Downloads: whole, checked, pinned; and what the cache is good for."""
 
 import ctypes
 import hashlib

@@ -1,4 +1,4 @@
-"""What goes up: one commit of one whole bundle, by the real client."""
+"""Uploads: one commit of one whole bundle, by the real client."""
 
 import json
 import shutil

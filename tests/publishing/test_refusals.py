@@ -1,4 +1,4 @@
-"""What a stranger may have published, and what is done about it: nothing is opened, or run."""
+"""Hostile publications, and what is done about them: nothing is opened, or run."""
 
 import json
 import pickle

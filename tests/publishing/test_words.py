@@ -1,4 +1,4 @@
-"""What a stranger wrote into a bundle stays text: on the terminal, in the card, in an error."""
+"""A stranger's words in a bundle stay text: on the terminal, in the card, in an error."""
 
 import importlib
 import json

@@ -1,4 +1,4 @@
-"""What goes wrong stays where it went wrong, and is said in one sentence without a traceback."""
+"""Faults stay where they happened, and are said in one sentence without a traceback."""
 
 import io
 import json

@@ -16,7 +16,7 @@ from tests.serving.wires import Rest
 
 
 def attacked(requests, seed, folder):
-    """What a short soak found, and its log."""
+    """The findings of a short soak, and its log."""
     with (folder / "log.jsonl").open("w") as log:
         found = run(requests, seed, folder, log)
     return found, [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]

@@ -26,7 +26,7 @@ def folder(bundles):
 
 
 def alone(folder, seed=None, rows=VECTORS):
-    """What the policy of this process does over one episode."""
+    """The actions of this process's policy over one episode."""
     policy = load_policy(folder, provider="cpu", seed=seed)
     return np.array([policy.act(row) for row in rows])
 

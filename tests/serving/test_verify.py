@@ -1,4 +1,4 @@
-"""What `verify` has to find, and what it says of a recording that is none."""
+"""Faults that `verify` has to find, and what it says of a recording that is none."""
 
 import io
 import json

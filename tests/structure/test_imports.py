@@ -53,7 +53,7 @@ def imported(path: Path) -> Iterator[tuple[str, int]]:
 
 
 def fresh(code: str) -> str:
-    """What a new interpreter prints; it runs in the checkout with warnings as they come."""
+    """The output of a new interpreter, run in the checkout with warnings as they come."""
     command = [sys.executable, "-c", code]
     return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
 
@@ -206,7 +206,7 @@ def test_no_module_imports_itself_by_a_circle() -> None:
 
 
 def imported_at_the_top(path: Path) -> Iterator[tuple[str, int]]:
-    """What a file imports outside of its functions."""
+    """The imports of a file outside of its functions."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     kept = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
     inside = {id(child) for function in kept for child in ast.walk(function)}

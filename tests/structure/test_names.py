@@ -1,6 +1,7 @@
 """The public names, and what happens when one cannot be had."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections import defaultdict
@@ -103,3 +104,11 @@ def test_no_two_public_classes_share_a_name() -> None:
                 found[node.name].append(str(path.relative_to(ROOT)))
     assert "Agent" in found
     assert {name: files for name, files in found.items() if len(files) > 1} == {}
+
+
+def test_docstrings_name_their_thing_first() -> None:
+    opening = re.compile(r'"""(What|Who|Whoever|Whatever)\b.*')
+    files = sorted((ROOT / "agentzoo").rglob("*.py"))
+    found = [(p, opening.search(p.read_text(encoding="utf-8"))) for p in files]
+    assert len(files) > 100
+    assert [f"{p}: {match[0]}" for p, match in found if match] == []

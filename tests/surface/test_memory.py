@@ -1,4 +1,4 @@
-"""What a learning process frees stays its own."""
+"""Memory that a learning process frees stays its own."""
 
 import platform
 import subprocess

@@ -1,4 +1,4 @@
-"""What the quickstart says and how it judges; the road itself is run by `.ci/run`."""
+"""Words and verdicts of the quickstart; `.ci/run` runs the road itself."""
 
 import json
 import subprocess

@@ -58,7 +58,7 @@ def observe(
 
 
 class _Weights(NamedTuple):
-    """What the loop multiplies with; products are x @ weight."""
+    """The weights of the loop; products are x @ weight."""
 
     deter: Tensor  # (D, hidden), like those of the next three a layer of the core's inputs
     deter_bias: Tensor
@@ -156,7 +156,7 @@ def _rows(x: Tensor) -> Tensor:
 
 
 class _Tape:
-    """What a sweep forth leaves for the sweep back."""
+    """The tensors that a forward sweep keeps for the backward sweep."""
 
     def __init__(self, eps: float, unimix: float, lead: tuple[int, int], w: _Weights) -> None:
         (T, N), new = lead, w.deter.new_empty
@@ -300,7 +300,7 @@ class _Back:
         self.back = _Weights(*(weight.mT if weight.dim() > 1 else weight for weight in w))
 
     def _gate_slopes(self) -> tuple[Tensor, Tensor]:
-        """What a new state's gradient is multiplied by: (T, N, D) and (T, G, N, 3, D/G)."""
+        """The factors of a new state's gradient: (T, N, D) and (T, G, N, 3, D/G)."""
         tape = self.tape
         R, C, U = tape.reset, tape.candidate, tape.update
         c = tape.gates.chunk(3, -1)[1]

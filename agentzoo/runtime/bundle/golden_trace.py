@@ -67,7 +67,7 @@ class TraceComparison(NamedTuple):
 
 
 def golden_ports(spec: PolicySpec) -> Ports:
-    """What a trace holds, each (T, *shape): inputs and outputs of the acting graph, and two more.
+    """The arrays of a trace, each (T, *shape): the acting graph's inputs and outputs, and two more.
 
     `address` is each row's noise address. `margin` is the smallest top-2 margin of its discrete
     choices, inf where nothing is chosen: the difference of the two best scores over max(1, the
@@ -145,7 +145,7 @@ def _check_members(
 
 
 class _Header(NamedTuple):
-    """What a member of the archive says of itself, and where its numbers begin."""
+    """The header of a member of the archive, and where its numbers begin."""
 
     dtype: str
     is_fortran: bool
@@ -249,7 +249,7 @@ def score_first(imagine: Imagine, spec: PolicySpec, golden: Arrays, rows: slice)
 
 
 def trace_noise(spec: PolicySpec, address: Array) -> Arrays:
-    """What the steps of a trace draw at (B, 3) addresses: of a plan, its first iteration only."""
+    """The noise of a trace's steps at (B, 3) addresses: of a plan, its first iteration only."""
     plan = spec.plan and replace(spec.plan, iterations=1)
     return draw(with_plan_axes(spec.noise, plan), address)
 

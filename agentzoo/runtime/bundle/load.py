@@ -138,7 +138,7 @@ def load_verified(
 
 
 class _Origin(NamedTuple):
-    """What a pickle holds of open graphs: where they are, and what they have to be there."""
+    """The pickled form of open graphs: where they are, and what they have to be there."""
 
     folder: str
     digest: str
@@ -325,7 +325,7 @@ def _undecided(found: TraceComparison, tolerance: float, provider: str) -> Bundl
 
 
 def inspect(folder: str | Path) -> str:
-    """What a bundle holds, for people: the policy's parts, its files, its score.
+    """The content of a bundle, for people: the policy's parts, its files, its score.
 
     Raises:
         BundleError: if the folder does not pass its checks.

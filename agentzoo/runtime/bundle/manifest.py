@@ -23,7 +23,7 @@ JSON_LIMIT = 4 << 20  # bytes of a JSON file
 
 @dataclass(frozen=True, kw_only=True)
 class FileEntry:
-    """What a file has to be.
+    """The size and digest that a file has to have.
 
     Attributes:
         sha256: of its content, in hexadecimal.
@@ -119,7 +119,7 @@ def write_manifest(
 
 
 def policy_digest(spec: PolicySpec, files: Mapping[str, FileEntry]) -> str:
-    """What a score is of: the sha256 of a policy's graph, or of all its graphs and its plan.
+    """The policy's digest in scores: sha256 of its graph, or of all its graphs and its plan.
 
     Args:
         spec: the policy's spec, with the plan that is used.

@@ -23,7 +23,7 @@ Check = Callable[[Value], None]
 
 
 class Message(NamedTuple):
-    """What to do with a message's fields: numbers of the text, checked and nested ones."""
+    """The treatment of a message's fields: numbers of the text, checked and nested ones."""
 
     nested: dict[int, str]  # number -> name of the message in MESSAGES
     checks: dict[int, Check]  # number -> refuses bad values

@@ -64,7 +64,7 @@ BENCHMARKS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Reference:
-    """What a game's scores are measured by.
+    """The scores by which a game's are measured.
 
     Attributes:
         random: mean return of uniformly random actions.

@@ -23,7 +23,7 @@ KEPT = (SIDE, LOST)  # of an info, where rows are made
 
 
 class StepResult(NamedTuple):
-    """What one environment gave: Gymnasium's five-tuple, or a first observation.
+    """One environment's step result: Gymnasium's five-tuple, or a first observation.
 
     The info holds at least what `KEPT` names, where the environment gave it. With `world_lost` in
     it after a step, the world is gone: the observation is the one before, and the episode ended
@@ -44,7 +44,7 @@ class StepResult(NamedTuple):
 
 
 def begun(observation: Observation, info: Mapping[str, Any]) -> StepResult:
-    """What a reset gave."""
+    """The result of a reset."""
     return StepResult(observation, info=info)
 
 
@@ -153,7 +153,7 @@ class Source(Protocol):
 
     @property
     def metadata(self) -> Mapping[str, Any]:
-        """What the environments say of themselves; `side` is the space of `info["side"]`."""
+        """The environments' spaces and spec; `side` is the space of `info["side"]`."""
         ...
 
     @property
@@ -166,7 +166,7 @@ class Source(Protocol):
         ...
 
     def receive(self) -> dict[int, StepResult]:
-        """What came of the last request, by index."""
+        """The results of the last request, by index."""
         ...
 
     def render(self, index: int) -> object:
@@ -199,7 +199,7 @@ class InProcess:
 
     @property
     def metadata(self) -> Mapping[str, Any]:
-        """What the first environment says of itself."""
+        """The first environment's spaces and spec."""
         return self._envs[0].metadata
 
     @property

@@ -443,7 +443,7 @@ class MineDojo(gym.Env[dict[str, Any], np.int64]):
         return float(self._is_success)
 
     def _parts(self, action: int) -> dict[str, Any]:
-        """What a choice presses: a jump is held for ten steps, the view stays within its limits."""
+        """The keys of a choice: a jump is held for ten steps, the view stays within its limits."""
         name = list(ACTIONS)[action]
         parts = dict(ACTIONS[name])
         if name == "jump":

@@ -64,7 +64,7 @@ def serve(world: Any, connection: socket.socket, memory: mmap.mmap) -> None:
 
 
 def answered(world: Any, request: dict[str, Any], memory: mmap.mmap) -> dict[str, Any]:
-    """What one request comes to; a frame goes into the memory."""
+    """The answer to one request; a frame goes into the memory."""
     if request["do"] in ("reset", "step"):
         argument = request["hard"] if request["do"] == "reset" else request["action"]
         state, frame = getattr(world, request["do"])(argument)
@@ -94,7 +94,7 @@ class MineDojoWorld:
         self.is_own = False  # whether the task is one of MineDojo's ids, with its action arrays
 
     def hello(self) -> dict[str, Any]:
-        """What is installed here."""
+        """The packages installed here."""
         metadata = importlib.import_module("importlib.metadata")
         importlib.import_module("minedojo")
         found = {name: metadata.version(name) for name in ("minedojo", "gym", "numpy")}
@@ -146,7 +146,7 @@ class MineDojoWorld:
         return self.state(0.0, False, crashed=False)
 
     def commands(self) -> list[str]:
-        """What puts the player elsewhere in the same world, unharmed."""
+        """The commands that put the player elsewhere in the same world, unharmed."""
         commands = ["/kill", f"/spreadplayers ~ ~ 0 {RANGE} false @p"]
         commands += ["/time set 0", "/weather clear"]
         if self.held:
@@ -261,7 +261,7 @@ def malmo_jar() -> str:
 
 
 def check() -> dict[str, Any]:
-    """What `agentzoo doctor minedojo` asks: versions, Java, the built mod, a screen."""
+    """The facts for `agentzoo doctor minedojo`: versions, Java, the built mod, a screen."""
     try:
         found = MineDojoWorld().hello()
     except ImportError as error:

@@ -90,7 +90,7 @@ class Worker:
             self.connection.send_bytes(message)
 
     def answer(self) -> Any:
-        """What the worker says; blocks.
+        """The worker's answer; blocks.
 
         Raises:
             WorkerError: if its environment raised, or it is no more.
@@ -212,7 +212,7 @@ class ProcessVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
             self._workers[index].ask("reset", "reset", seed, options)
 
     def receive(self) -> dict[int, StepResult]:
-        """What came of the last `send`, by index.
+        """The results of the last `send`, by index.
 
         Raises:
             WorkerError: naming the environments whose process raised, died or hangs.

@@ -111,7 +111,7 @@ class Make(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What a finished episode leaves to be scored.
+    """A finished episode, as it is scored.
 
     Attributes:
         total: undiscounted sum of its rewards.
@@ -241,7 +241,7 @@ def suite_of(name: str) -> Suite:
 
 
 def package_of(suite: str) -> str | None:
-    """What has to be installed for a suite: "" is an extra of ours, None is not known."""
+    """The package to install for a suite: "" is an extra of ours, None is not known."""
     if suite in BUILT_IN:
         return ""
     names = (one.dist.name for one in entry_points(group=GROUP, name=suite) if one.dist)
@@ -351,7 +351,7 @@ def protocol_of(name: str) -> str:
 
 
 def scores_of(name: str, episodes: Sequence[Outcome]) -> dict[str, float]:
-    """What the suite of an environment string makes of finished episodes; often nothing."""
+    """The scores that an environment string's suite gives finished episodes; often none."""
     parsed = _parse(name)
     return dict(parsed.suite.scores(parsed.task, episodes)) if parsed.suite.scores else {}
 

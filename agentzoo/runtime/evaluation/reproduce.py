@@ -47,7 +47,7 @@ class Reproduction:
         return self.is_equal or low <= 0.0 <= high
 
     def __str__(self) -> str:
-        """What was found, in two lines."""
+        """The finding, in two lines."""
         lines = (
             f"published: mean {self.published.mean:.2f} over {len(self.published.returns)} "
             f"episodes; here: mean {self.found.mean:.2f} over the same seeds"

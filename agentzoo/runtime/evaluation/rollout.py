@@ -52,7 +52,7 @@ FPS = 30.0  # of a film whose environment does not say
 
 
 class PolicySession(Protocol):
-    """What plays one episode."""
+    """A player of one episode."""
 
     deterministic: bool
     digest: str
@@ -87,7 +87,7 @@ class Closing(Protocol):
 
 
 class SessionMaker(Protocol):
-    """What can be evaluated: a Policy, an Agent, a policy behind a network."""
+    """Anything that can be evaluated: a Policy, an Agent, a policy behind a network."""
 
     spec: PolicySpec
 
@@ -145,7 +145,7 @@ class Evaluation:
 
     @property
     def protocol(self) -> dict[str, object]:
-        """What has to be equal for two scores to be compared.
+        """The settings that have to be equal for two scores to be compared.
 
         `name`, if the environment's settings are a named protocol of its suite; every one of these
         settings; and `deterministic`.

@@ -113,7 +113,7 @@ def check_comparable(results: Mapping[str, Evaluation]) -> None:
 
 
 def scored_in(env: str) -> str:
-    """What of an environment's string decides a score, apart from how an agent sees and decides."""
+    """The settings of a string that decide a score, apart from how an agent sees and decides."""
     task, _, _ = env.partition("?")
     settings = settings_of(env) if env else {}
     return "&".join([task, *(f"{k}={v}" for k, v in sorted(settings.items()) if k not in AGENTS)])

@@ -236,7 +236,7 @@ class PlanStep:
 
 
 def planning_noise(spec: PolicySpec, noise: Arrays) -> Arrays:
-    """What `plan` takes of a step's noise: the proposals under the name "plan", and the rollouts'.
+    """A step's noise as `plan` takes it: the proposals under the name "plan", and the rollouts'.
 
     Raises:
         ConfigError: if the spec has not exactly one noise tensor for proposals.
@@ -252,7 +252,7 @@ def planning_noise(spec: PolicySpec, noise: Arrays) -> Arrays:
 
 
 def first_proposals(spec: PolicySpec, noise: Arrays) -> tuple[Array, Arrays]:
-    """What a planner scores in its first iteration, before it has learned anything.
+    """The candidates of a planner's first iteration, before it has learned anything.
 
     Args:
         spec: names and roles of the noise.

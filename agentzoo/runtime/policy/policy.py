@@ -44,7 +44,7 @@ class Step(Protocol):
 
 @dataclass(frozen=True)
 class PolicyState:
-    """What `predict` hands back and takes again; opaque to callers.
+    """The state that `predict` returns and takes again; opaque to callers.
 
     Attributes:
         carry: name -> (B, *shape).

@@ -165,7 +165,7 @@ def resize_advice(obs: Mapping[str, ObsSpec], key: str, side: int) -> str:
 
 
 def describe_spaces(obs: Mapping[str, ObsSpec], action: ActionSpec) -> str:
-    """What is read as what, for people: one clause an observation, and one for the action."""
+    """The reading of spaces, for people: one clause an observation, and one for the action."""
     clauses = [f'"{key}" as {describe_obs(spec)}' for key, spec in obs.items()]
     return f"{', '.join(clauses)}; actions are {_describe_action(action)}"
 
@@ -537,7 +537,7 @@ def _onehot_units(spec: ActionSpec, flat: Array) -> Array:
 
 
 def raw_observation(spec: ObsSpec, array: Array) -> Array:
-    """What an environment gave for what a step takes, (N, *shape) -> (N, *source).
+    """An environment's own form of what a step takes, (N, *shape) -> (N, *source).
 
     Of one-hots it is the largest entry of each group, so probabilities do, too.
     """

@@ -132,7 +132,7 @@ def _check_host(request: web.Request) -> None:
 
 
 def _host_name(given: str) -> str:
-    """What stands before the port, without the brackets of IPv6."""
+    """The host before the port, without the brackets of IPv6."""
     if given.startswith("["):
         return given[1:].partition("]")[0]
     return given.partition(":")[0].lower()
@@ -152,7 +152,7 @@ def _is_preflight(request: web.Request, origin: str) -> bool:
 
 
 def _preflight() -> web.Response:
-    """What a browser asks before it lets an allowed page ask."""
+    """The preflight request, which a browser sends before it lets an allowed page ask."""
     allowed = f"Authorization, Content-Type, Content-Encoding, {v2.HEADER_LENGTH}"
     headers = {
         "Access-Control-Allow-Methods": "GET, POST",

@@ -64,7 +64,7 @@ class Row:
 
 
 class Answer(NamedTuple):
-    """What a row was answered.
+    """The answer to a row.
 
     Attributes:
         action: (*action.shape), the environment's own.

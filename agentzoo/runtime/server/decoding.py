@@ -1,4 +1,4 @@
-"""What clients send over websockets, read no further than the policy asks for.
+"""Decoding of clients' websocket messages, no further than the policy asks for.
 
 Arrays cost what they weigh. An image may unpack to a thousand times its bytes, so only those are
 decoded that the policy reads, at the size it reads, and beside the event loop.

@@ -44,7 +44,7 @@ RETRY_AFTER_S = 1
 
 
 def refusal_of(error: Exception) -> ServingError:
-    """What is said about an error: our own sentences; of anything else no word."""
+    """The words about an error: our own sentences; of anything else no word."""
     if isinstance(error, ServingError):
         return error
     if isinstance(error, NotFiniteError):

@@ -1,4 +1,4 @@
-"""What Prometheus is told. Labels are bounded: no session, no client, no path is one."""
+"""Prometheus' metrics. Labels are bounded: no session, no client, no path is one."""
 
 from typing import Literal
 

@@ -57,7 +57,7 @@ async def serve(service: Service, request: web.Request) -> web.WebSocketResponse
 
 
 def metadata(version: Version) -> dict[str, object]:
-    """What a client is told first: enough to check its spaces, and the whole spec for ours."""
+    """The first message to a client: enough to check its spaces, and the whole spec for ours."""
     spec = version.policy.spec
     return {
         "protocol": PROTOCOL,

@@ -1,4 +1,4 @@
-"""What the protocols call things beside a policy's own observations, in the same map.
+"""The protocols' own keys, which share a map with a policy's observations.
 
 An observation of such a name could not be told from them, so its policy is refused when it is
 loaded. vla-eval keeps both apart.

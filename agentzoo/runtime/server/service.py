@@ -1,4 +1,4 @@
-"""What a server does for a client, whatever the protocol: sessions that step, rows that predict."""
+"""The service behind every protocol: sessions that step, rows that predict."""
 
 import asyncio
 import logging
@@ -36,7 +36,7 @@ JOIN_S = 1.0  # for steps that nobody waits for any more
 
 
 class OpenChannel(Protocol):
-    """What the service asks of an open websocket; `websocket.Channel` is one."""
+    """An open websocket as the service needs it; `websocket.Channel` is one."""
 
     is_answering: bool
     waiting_since: float

@@ -1,4 +1,4 @@
-"""Who is being served: each client's carry and noise, for as long as it comes back."""
+"""Sessions: each client's carry and noise, for as long as it comes back."""
 
 import time
 from collections.abc import Hashable

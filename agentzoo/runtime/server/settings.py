@@ -1,4 +1,4 @@
-"""What a server is told: models and limits, from the command line or a models.toml."""
+"""The server's settings: models and limits, from the command line or a models.toml."""
 
 import hashlib
 import hmac

@@ -156,7 +156,7 @@ class _Connection:
 
 
 def observation(spec: PolicySpec, payload: Mapping[str, object]) -> dict[str, object]:
-    """What the policy reads of a harness' observation; the rest is not looked at.
+    """The part of a harness' observation that the policy reads; the rest is not looked at.
 
     A key stands in the payload itself, or in its `images` by the camera's name; a policy with one
     image takes the only camera, whatever it is called.

@@ -1,4 +1,4 @@
-"""What an exported world model says, and the names of its graphs' tensors.
+"""The signature of an exported world model, and the names of its graphs' tensors.
 
 Beside a policy's graphs a bundle may hold two more. `world_imagine.onnx` takes a state and an
 action to the next state and judges it; `world_decode.onnx` draws a state as observations and
@@ -21,7 +21,7 @@ JUDGEMENTS: tuple[Judgement, ...] = get_args(Judgement)
 
 @dataclass(frozen=True, kw_only=True)
 class WorldSpec:
-    """What a world model has beside its dynamics and its decoder; what it lacks is absent.
+    """The parts of a world model beside its dynamics and its decoder; what it lacks is absent.
 
     Attributes:
         judges: of `reward` (on arriving), `continue` (the probability that the episode goes on)

@@ -17,7 +17,7 @@ PREFIXES = {IMAGINE: "imagine", DECODE: "decode"}
 
 
 def trace_ports(spec: PolicySpec, world: WorldSpec) -> dict[str, Port]:
-    """What a trace holds, each (T, *shape): both graphs' tensors, and the margin.
+    """The arrays of a trace, each (T, *shape): both graphs' tensors, and the margin.
 
     The margin is the smallest of an imagined step's discrete choices, inf where it has none. A
     judgement's spread is by how much it changes if what it is computed from changes by 1, at least

@@ -33,7 +33,7 @@ Chooser = Callable[
 
 
 class WorldFunctions(Protocol):
-    """What computes: pure functions of B rows in numpy.
+    """The computations of a world model: pure functions of B rows in numpy.
 
     A carry holds the state's tensors and, where `world.acts`, the policy's action in that state
     under `prev_action`, in model units.
@@ -41,7 +41,7 @@ class WorldFunctions(Protocol):
 
     @property
     def world(self) -> WorldSpec:
-        """What it judges, and whether it acts."""
+        """The judgements it gives, and whether it acts."""
         ...
 
     def observe(self, carry: Arrays, obs: Arrays, noise: Arrays, deterministic: Array, /) -> Arrays:
@@ -66,7 +66,7 @@ class WorldFunctions(Protocol):
 
 @dataclass(frozen=True)
 class Dream:
-    """What a world model imagined: H steps from B states.
+    """An imagined rollout: H steps from B states.
 
     Attributes:
         carry: name -> (B, H+1, *shape); the first is where the dream began.
@@ -129,7 +129,7 @@ def _absent(agent: str, name: str) -> ConfigError:
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
-    """What was seen before a dream begins: T consecutive observations from an episode's first.
+    """The context of a dream: T consecutive observations from an episode's first.
 
     Attributes:
         obs: key -> (T, *source), as the environment gave them.
@@ -215,7 +215,7 @@ class World:
         return PolicyState(carry, np.array(address, np.int64).reshape(-1, 3))
 
     def starts(self) -> Sequence[Start]:
-        """What was seen before a dream may begin: of an agent's replay, or a bundle's trace.
+        """The contexts from which a dream may begin: of an agent's replay, or a bundle's trace.
 
         Empty where nothing is known.
         """
@@ -394,7 +394,7 @@ class World:
         return self._judge(state, "continue")
 
     def value(self, state: PolicyState | Dream) -> Array:
-        """What the critic expects: (B,) or (B, H+1).
+        """The critic's value: (B,) or (B, H+1).
 
         Of Dreamer and DreamerV2 it includes the reward of arriving in the state, of DreamerV3 it
         does not (each paper's own definition).
@@ -480,7 +480,7 @@ def _flat(state: PolicyState | Dream) -> tuple[Arrays, tuple[int, ...]]:
 
 
 def _drawn(spec: ObsSpec, found: Array) -> Array:
-    """What the decoder gave, (N, *shape), in the environment's own form."""
+    """The decoder's output, (N, *shape), in the environment's own form."""
     if spec.kind == "image":
         found = np.rint(np.clip(found, 0.0, 1.0) * 255.0).astype(np.uint8)
     return raw_observation(spec, found)
