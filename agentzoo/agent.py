@@ -25,7 +25,7 @@ from agentzoo.runtime.policy.spaces import space_differences
 from agentzoo.runtime.spec import ActionSpec, Array, ObsSpec, PolicySpec
 from agentzoo.runtime.world.world import World
 
-from .algorithm import Algorithm
+from .algorithm import Algorithm, Partwise
 from .arguments import home, require_float32, step_budget, whole_number
 from .blocks.seeded_init import SeededInit
 from .config import AgentConfig, configure, one_of, parse_setting, setting, to_json
@@ -48,7 +48,7 @@ from .train.collector import noise_for_step
 from .train.cuda_graph import require_capture
 from .train.events import Callback, Learner
 from .train.loop import interruption, train
-from .train.parent import Parent
+from .train.parent import Parent, require_parts
 from .train.run_folder import locked, new_run_folder
 
 AGENTS = {
@@ -238,6 +238,7 @@ class Agent:
         env: EnvLike | None = None,
         *,
         run: str | Path | None = None,
+        parts: Sequence[str] = (),
         callbacks: Callback | Sequence[Callback] = (),
         progress: bool = True,
         on_interrupt: Literal["raise", "return"] = "raise",
@@ -252,6 +253,8 @@ class Agent:
                 place is the same as `env`.
             env: where to learn, if the agent was made without one.
             run: the run's folder, new or to be resumed; None makes one under runs/.
+            parts: of a policy that has learned, those that alone learn on in a new run, such as
+                ["reward"]; everything else stays bit for bit. PlaNet's; () is all of them.
             callbacks: told about everything that happens; one, or several.
             progress: show a progress bar.
             on_interrupt: what a first Ctrl-C or SIGTERM leads to once the run's checkpoint stands:
@@ -262,7 +265,7 @@ class Agent:
             The agent itself.
 
         Raises:
-            ConfigError: for a number of steps below 1, or what is no callback.
+            ConfigError: for a number of steps below 1, what is no callback, or an unknown part.
             RunError: without an environment, if `run` holds a run with other settings, or if the
                 run has diverged.
             KeyboardInterrupt: after Ctrl-C.
@@ -279,6 +282,8 @@ class Agent:
             if self.run is not None and self.env != before:
                 self._leave_run(before)  # another task is another run
         require_environment(self._source)
+        if parts:
+            require_parts(type(self).__name__, self.algorithm, parts)
         assert self._source is not None
         require_float32()
         config, self.took = self.config, ""
@@ -288,7 +293,7 @@ class Agent:
             self._require_same_spaces(adapter.obs, adapter.action)  # before anything is written
             folder = self._run_folder(run)
             with locked(folder):
-                counters, newest = self._open_run(folder)
+                counters, newest = self._open_run(folder, tuple(parts))
                 total = budget if run is not None else counters.env_step + budget
                 done = f"{counters.env_step:,} of {total:,} environment steps"
                 if newest is not None and counters.env_step >= total:
@@ -306,12 +311,12 @@ class Agent:
             return Path(run).expanduser()
         return self.run or new_run_folder(type(self).__name__, self.env)
 
-    def _open_run(self, folder: Path) -> tuple[Counters, Path | None]:
+    def _open_run(self, folder: Path, parts: tuple[str, ...]) -> tuple[Counters, Path | None]:
         """Where the run in a folder stands, and the checkpoint to go on from."""
         self.run_dir = folder
         newest = checkpoint.newest(folder / "checkpoints")
         if newest is None:
-            self._descend()
+            self._descend(parts)
             folder.mkdir(parents=True, exist_ok=True)
             write_settings(folder, self._settings())
             self.run = folder
@@ -320,6 +325,7 @@ class Agent:
         self._loaded, settings = None, read_settings(newest)
         self.seed = settings["seed"]
         self.parent = Parent(**settings["parent"]) if "parent" in settings else None
+        self._require_same_parts(folder, parts)
         self._wire(self.spec.obs, self.spec.action)
         self._load_weights(newest)
         self.run = folder
@@ -334,14 +340,25 @@ class Agent:
         assert newest is not None, f"{self.run} has a checkpoint from its start on"
         self._origin_env, self._loaded, self.run = env, newest, None
 
-    def _descend(self) -> None:
+    def _descend(self, parts: tuple[str, ...]) -> None:
         """Name the policy that was loaded for the parent of a new run, which draws other seeds."""
         if self._loaded is None:
+            if parts:
+                raise RunError(
+                    f"parts={list(parts)} would keep the other parts, but they have learned "
+                    "nothing yet; load a policy that has, and let it learn on"
+                )
             return
         parent = Parent.of(self._loaded, self._origin_env, self.env_steps)
         # rows of another task have its rewards
         same = parent.has_optimizer and self.env == parent.env and self.env != ""
-        self.parent = replace(parent, has_replay=same)
+        whole = not parts and self._parts == ()  # an optimiser of some parts fits no others
+        self.parent = replace(
+            parent,
+            has_replay=same,
+            has_optimizer=parent.has_optimizer and whole,
+            parts=parts,
+        )
         self.seed = derive_seed(self.seed, "continued", parent.sha256) >> 33
 
     @property
@@ -349,7 +366,23 @@ class Agent:
         """Environment steps of the policies that this one's run continues from."""
         return 0 if self.parent is None else self.parent.env_steps
 
+    @property
+    def _parts(self) -> tuple[str, ...]:
+        """Those that alone learn in its run; () is all of them."""
+        return () if self.parent is None else self.parent.parts
+
+    def _require_same_parts(self, folder: Path, parts: tuple[str, ...]) -> None:
+        """A resumed run goes on with the parts that it began with."""
+        if parts and parts != self._parts:
+            raise RunError(
+                f"in the run {folder} {', '.join(self._parts) or 'every part'} learns, not "
+                f"{', '.join(parts)} alone; for another run from its policy: "
+                f"agentzoo.load({str(folder)!r}).learn(..., parts={list(parts)})"
+            )
+
     def _learner(self) -> Learner:
+        if isinstance(self.algorithm, Partwise):
+            self.algorithm.learn_only(self._parts)
         return Learner(
             algorithm=self.algorithm,
             config=self.config,

@@ -140,6 +140,18 @@ class Measuring(Protocol):
         ...
 
 
+@runtime_checkable
+class Partwise(Protocol):
+    """Algorithms that can learn in some of their parts and keep the others as they are."""
+
+    def learn_only(self, parts: Sequence[str]) -> None:
+        """Give only these children of the module gradients, all of them where `parts` is empty.
+
+        Optimisers begin afresh. Statistics and slow copies of the other parts stay, too.
+        """
+        ...
+
+
 class Choosing(Protocol):
     """Algorithms that make discrete choices in a step: a class, the best of n samples."""
 

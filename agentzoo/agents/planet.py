@@ -5,7 +5,7 @@ Read beside the paper's algorithm 1 (learning) and algorithm 2 (planning: the ru
 the code is followed; docs/planet.md lists every difference.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -112,8 +112,7 @@ class PlaNetAlgorithm(nn.Module):
         )
         self.reward = NormalHead(feat, c.units, c.reward_layers, act=F.relu)
         self.apply(keras_init)
-        parameters = dict(self.named_parameters())
-        self._optimizer = Adam(parameters, lr=c.model_lr, eps=c.adam_eps, clip=c.grad_clip)
+        self.learn_only(())
         self.carry_spec = acting.carry_spec(self.rssm, action.size)
         self.noise_spec = noise_spec(self.rssm.latent, self.encoder, obs, action)
         check_draws(self.plan_spec, self.noise_spec)
@@ -164,12 +163,26 @@ class PlaNetAlgorithm(nn.Module):
 
     def measure(self, rows: Transitions, *, learning: bool) -> None:
         """Take vector observations into their statistics, where they are standardised."""
-        self.encoder.measure(rows, learning=learning)
+        if any(one.requires_grad for one in self.encoder.parameters()):
+            self.encoder.measure(rows, learning=learning)
 
     # -- learning --------------------------------------------------------------------------------
 
+    def learn_only(self, parts: Sequence[str]) -> None:
+        """Give only these parts gradients, and an Adam that begins afresh; () is all of them.
+
+        With "reward" alone another task is learned on kept dynamics.
+        """
+        chosen: dict[str, nn.Parameter] = {}
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_(not parts or name.partition(".")[0] in parts)
+            if parameter.requires_grad:
+                chosen[name] = parameter
+        c = self.config
+        self._optimizer = Adam(chosen, lr=c.model_lr, eps=c.adam_eps, clip=c.grad_clip)
+
     def update(self, batch: Batch, noise: NoiseSource) -> tuple[Metrics, WriteBack]:
-        """One gradient step of the whole model."""
+        """One gradient step of the whole model, or of the parts that `learn_only` names."""
         c = self.config
         with acting.autocast(self, c.precision), kernels(c.kernels):
             loss, metrics = self.model_loss(batch, noise)

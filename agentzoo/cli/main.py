@@ -137,6 +137,10 @@ def learn(
         str | None,
         typer.Option("--from", help="Continue from this run's, saved or published policy."),
     ] = None,
+    parts: Annotated[
+        list[str] | None,
+        typer.Option(help="Part that alone learns on, of --from; may be given many times."),
+    ] = None,
     device: Device = "auto",
     seed: Seed = None,
 ) -> None:
@@ -155,7 +159,7 @@ def learn(
     else:
         learner = kind.load(source, device=device)
     try:
-        learner.learn(budget, env if source else None, run=run)
+        learner.learn(budget, env if source else None, run=run, parts=parts or ())
     except (KeyboardInterrupt, SystemExit) as stopped:
         where = f"--run {learner.run}" if learner.run else "the same options"
         typer.echo(f"stopped; to go on: the same command with {where}", err=True)

@@ -219,6 +219,8 @@ def _training(package: Package, training: TrainingRecord | None) -> str:
             f", {parent.env_steps:,} of them before this run, in `{where}`, by the policy that it "
             f"continues from (weights with sha256 `{parent.sha256[:16]}`)"
         )
+        if parent.parts:
+            steps += f", of which only {', '.join(code(part) for part in parent.parts)} learned on"
     return f"{how}\n\n{steps}; {made}.{TOOK[package.settings.took]}"
 
 

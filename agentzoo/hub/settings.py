@@ -42,6 +42,7 @@ class ParentRecord:
         env_steps: environment steps that it had learned for, its own parents' included.
         has_optimizer: whether the optimisers' state came along.
         has_replay: whether its rows came along.
+        parts: that alone learned on; () is all of them.
     """
 
     sha256: str
@@ -49,6 +50,7 @@ class ParentRecord:
     env_steps: int
     has_optimizer: bool
     has_replay: bool
+    parts: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,9 +101,13 @@ def read_settings(folder: Path) -> Settings:
     read_object(value.get("config"), "config.json.config")
     names = ("agent", "env", "seed", "policy")
     given: dict[str, object] = {name: value[name] for name in names if name in value}
+    parent = value.get("parent")
+    if parent is not None:  # an earlier version let all parts learn
+        parent = read_object(parent, f"{CONFIG}.parent")
+        parent.setdefault("parts", [])
     later = {
         "training": value.get("training"),
         "took": value.get("took", ""),
-        "parent": value.get("parent"),
+        "parent": parent,
     }
     return read_fields(Settings, {**given, **later}, CONFIG)

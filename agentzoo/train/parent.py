@@ -1,9 +1,16 @@
 """The policy whose weights a run continues from."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from torch import nn
+
+from agentzoo.runtime.errors import ConfigError
+
+from ..algorithm import Algorithm, Partwise
 
 WARMUP = 200  # updates in which a fresh Adam's learning rate rises from 0, beside learned weights
 
@@ -19,6 +26,7 @@ class Parent:
         has_optimizer: whether the optimisers' state came along; else they warm up.
         has_replay: whether the parent's rows came along; else a replay of one's own is collected
             before the first update, by the policy itself.
+        parts: of the algorithm, that alone learn on, as ("reward",); () is all of them.
     """
 
     sha256: str
@@ -26,6 +34,11 @@ class Parent:
     env_steps: int
     has_optimizer: bool = False
     has_replay: bool = False
+    parts: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Take a list, as JSON has it, for `parts`."""
+        object.__setattr__(self, "parts", tuple(self.parts))
 
     @classmethod
     def of(cls, folder: Path, env: str, env_steps: int) -> "Parent":
@@ -37,3 +50,25 @@ class Parent:
     def to_json(self) -> dict[str, Any]:
         """As `Parent(**it)` reads it back."""
         return asdict(self)
+
+
+def require_parts(agent: str, algorithm: Algorithm, parts: Sequence[str]) -> None:
+    """Refuse parts that the algorithm lacks, and agents that cannot leave some as they are.
+
+    Raises:
+        ConfigError: naming the part, and those that there are.
+    """
+    if not isinstance(algorithm, Partwise):
+        raise ConfigError(
+            f"parts={parts!r} was given, but a {agent} learns as a whole; leave parts out, or take "
+            "a PlaNet, whose planner needs no other part to follow"
+        )
+    assert isinstance(algorithm, nn.Module), type(algorithm)
+    if isinstance(parts, str):
+        raise ConfigError(f"parts={parts!r} is a text, expected a list: parts=[{parts!r}]")
+    learning = {name.partition(".")[0] for name, _ in algorithm.named_parameters()}
+    known = [name for name, _ in algorithm.named_children() if name in learning]
+    if unknown := [part for part in parts if part not in known]:
+        raise ConfigError(
+            f'this {agent} has no part "{unknown[0]}"; those that can learn are {", ".join(known)}'
+        )

@@ -2,13 +2,16 @@
 
 import hashlib
 import json
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
 import pytest
 import torch
 
+from agentzoo import PlaNet
 from agentzoo.agent import Agent
+from agentzoo.runtime.errors import ConfigError, RunError
 from agentzoo.train.checkpoint import Counters, newest
 from agentzoo.train.parent import WARMUP
 from tests.agents.test_contract import Keep, all_rows
@@ -63,7 +66,7 @@ def test_a_loaded_run_continues_with_its_optimiser_and_its_rows(first: Path, tmp
     assert keep.held == sum(counters(first).rows)
     assert parent_of(tmp_path / "run") == {
         "sha256": sha256(last), "env": agent.env, "env_steps": 800,
-        "has_optimizer": True, "has_replay": True,
+        "has_optimizer": True, "has_replay": True, "parts": [],
     }  # fmt: skip
     # updates from the first burst on, none of them at once
     assert counters(tmp_path / "run").updates == 2 * (600 // 100)
@@ -126,3 +129,71 @@ def test_the_same_agent_may_be_given_another_task(tmp_path: Path, monkeypatch: p
     assert agent.env_steps == 1_200
     found = Counters.read(newest(two / "checkpoints") / "training")
     assert found.env_step == 600
+
+
+# -- parts of an agent ------------------------------------------------------------------------
+
+
+PLANNER = partial(PlaNet, preset="debug", device="cpu", prefill=200)
+
+
+@pytest.fixture(scope="module")
+def planner(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("planner") / "run"
+    PLANNER(PENDULUM, seed=3).learn(400, run=run, progress=False)
+    return run
+
+
+def state(agent: Agent) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in agent.algorithm.state_dict().items()}
+
+
+def changed(before: dict[str, torch.Tensor], agent: Agent) -> set[str]:
+    after = agent.algorithm.state_dict()
+    return {name for name in before if not torch.equal(before[name], after[name])}
+
+
+def test_planet_relearns_its_reward_on_kept_dynamics(planner: Path, tmp_path: Path):
+    agent, run = PlaNet.load(planner, device="cpu"), tmp_path / "run"
+    before = state(agent)
+    agent.learn(400, SLOWER, parts=["reward"], run=run, progress=False)
+    reward = {name for name in before if name.startswith("reward.")}
+    learned = {n for n, p in agent.algorithm.named_parameters() if p.requires_grad}
+    assert changed(before, agent) == reward == learned
+    parent = parent_of(run)
+    assert (parent["parts"], parent["has_optimizer"]) == (["reward"], False)
+    assert counters(run).updates > 2
+    # a resumed run keeps them as well, and says so where it is asked for others
+    middle = state(agent)
+    again = PLANNER(SLOWER)
+    again.learn(600, run=run, progress=False)
+    assert changed(middle, again) == reward
+    with pytest.raises(RunError, match=r"reward learns, not decoder alone; .*agentzoo\.load"):
+        again.learn(200, parts=["decoder"], progress=False)
+    # and what learns on from there learns as a whole, with an optimiser of its own
+    after = PlaNet.load(run, device="cpu")
+    middle = state(after)
+    after.learn(400, run=tmp_path / "whole", progress=False)
+    assert {name.partition(".")[0] for name in changed(middle, after)} >= {"rssm", "decoder"}
+    assert parent_of(tmp_path / "whole")["has_optimizer"] is False
+
+
+@pytest.mark.parametrize(
+    ("parts", "match"),
+    [
+        (["actor"], r'PlaNet has no part "actor"; .* encoder, rssm, decoder, reward'),
+        ("reward", r"parts='reward' is a text, expected a list: parts=\['reward'\]"),
+    ],
+)
+def test_unknown_parts_are_refused(planner: Path, tmp_path: Path, parts: list[str], match: str):
+    agent = PlaNet.load(planner, device="cpu")
+    with pytest.raises(ConfigError, match=match):
+        agent.learn(400, SLOWER, parts=parts, run=tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_parts_are_of_a_policy_that_has_learned(first: Path, tmp_path: Path):
+    with pytest.raises(RunError, match="learned nothing yet; load a policy that has"):
+        PLANNER(PENDULUM).learn(400, parts=["reward"], run=tmp_path / "run", progress=False)
+    with pytest.raises(ConfigError, match=r"a TruncatedActor learns as a whole; leave parts out"):
+        TOY.load(first, device="cpu").learn(400, parts=["reward"], progress=False)

@@ -190,3 +190,7 @@ def test_a_policy_that_was_continued_counts_its_parents_steps(folder: Path) -> N
     assert f"{total:,} environment steps" in text
     assert f"{total - 300:,} of them before this run, in `gym:CartPole-v1?repeat=1`" in text
     assert "sha256 `abababababababab`" in text
+    assert "of which only" not in " ".join(text.split())
+    partly = {**settings, "parent": {**parent, "parts": ["reward"]}}
+    replace(folder, "config.json", json.dumps(partly).encode())
+    assert "of which only `reward` learned on" in " ".join(card(folder).split())
