@@ -214,13 +214,14 @@ def _training(package: Package, training: TrainingRecord | None) -> str:
         how = f"```\n{command(package, training)}\n```"
     steps = f"{training.env_steps:,} environment steps, action repeat included"
     if (parent := package.settings.parent) is not None:
-        where = parent.env or "an environment object"
+        where = code(parent.env or "an environment object")
         steps += (
-            f", {parent.env_steps:,} of them before this run, in `{where}`, by the policy that it "
-            f"continues from (weights with sha256 `{parent.sha256[:16]}`)"
+            f", {parent.env_steps:,} of them before this run, in `{where}`, by the policy that "
+            f"it continues from (weights with sha256 `{code(parent.sha256[:16])}`)"
         )
         if parent.parts:
-            steps += f", of which only {', '.join(code(part) for part in parent.parts)} learned on"
+            parts = ", ".join(f"`{code(part)}`" for part in parent.parts)
+            steps += f", of which only {parts} learned on"
     return f"{how}\n\n{steps}; {made}.{TOOK[package.settings.took]}"
 
 

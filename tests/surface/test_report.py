@@ -60,7 +60,7 @@ def test_a_comparison_draws_each_episode_and_the_mean_in_its_interval(
     assert [label.get_text() for label in axes.get_yticklabels()] == ["one", "two"]
     assert path.stat().st_size > 0
     with pytest.raises(AgentZooError, match="expected one environment"):
-        report.comparison_plot({"a": scored(1), "b": scored(1, env="gym:X-v0")}, path)
+        report.comparison_plot({"a": scored(1), "b": scored(1, env="gym:Pendulum-v1")}, path)
 
 
 def test_evaluation_and_collection_are_two_curves(tmp_path: Path, drawn: list[Figure]) -> None:
