@@ -55,7 +55,7 @@ async def dream(folder: Path, seconds: float) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--size", default="12m")
     parser.add_argument("--seconds", type=float, default=20.0)
     given = parser.parse_args()

@@ -52,7 +52,7 @@ def real_returns(model: PPO, world: World, episodes: int) -> list[float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("agent")
     parser.add_argument("--steps", type=int, default=100_000)
     parser.add_argument("--horizon", type=int, default=100)

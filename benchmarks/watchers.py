@@ -102,7 +102,7 @@ def measure(bundle: str, port: int, turns: int, count: int) -> dict[str, object]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("bundle", nargs="?")
     parser.add_argument("--turns", type=int, default=6)
     parser.add_argument("--count", type=int, default=20)

@@ -17,7 +17,7 @@ CONFIG_BYTES = 4 << 20
 
 
 @dataclass
-class Run:
+class RunCurves:
     """One run's folder, and what has been read of it so far.
 
     Attributes:
@@ -113,9 +113,9 @@ class Runs:
     def __init__(self, folder: Path) -> None:
         """Nothing is read yet."""
         self.folder = folder.resolve()
-        self._runs: dict[str, Run] = {}
+        self._runs: dict[str, RunCurves] = {}
 
-    def refresh(self) -> list[Run]:
+    def refresh(self) -> list[RunCurves]:
         """The runs there are, each read up to its end."""
         newest = sorted(self._found(), key=lambda one: one.stat().st_mtime, reverse=True)
         names = {
@@ -123,7 +123,7 @@ class Runs:
             for path in newest[:MOST_RUNS]
         }
         known = {
-            name: self._runs.get(name) or Run(folder, name if name != "." else folder.name)
+            name: self._runs.get(name) or RunCurves(folder, name if name != "." else folder.name)
             for name, folder in names.items()
         }
         self._runs = known
@@ -131,7 +131,7 @@ class Runs:
             run.refresh()
         return list(known.values())
 
-    def find(self, name: str) -> Run | None:
+    def find(self, name: str) -> RunCurves | None:
         """A run by the name that it was listed under."""
         return next((run for run in self._runs.values() if run.name == name), None)
 

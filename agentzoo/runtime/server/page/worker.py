@@ -25,7 +25,7 @@ import numpy as np
 from ...bundle.load import load_policy
 from ...envs import for_evaluation, make_env, resolve
 from ...errors import AgentZooError, ConfigError
-from ...policy.policy import Policy, State
+from ...policy.policy import Policy, PolicyState
 from ...policy.spaces import env_action, model_action
 from ...spec import ActionSpec, Array, Arrays
 from ...world import Start, World, begun, has_world, load_world
@@ -152,7 +152,7 @@ class Watching:
         policy = self.policy.session(seed)
         obs, _ = self.env.reset(seed=seed)
         state, first = policy.start(1), np.ones(1, bool)
-        dream: State | None = None
+        dream: PolicyState | None = None
         reward, total, judged = 0.0, 0.0, dict[str, Array]()
         step = 0
         while True:
@@ -175,7 +175,7 @@ class Watching:
                 self.line.say("episode", seed=seed, steps=step, total=total)
                 return True
 
-    def _dreamed(self, dream: State, actions: Array) -> tuple[State, Arrays]:
+    def _dreamed(self, dream: PolicyState, actions: Array) -> tuple[PolicyState, Arrays]:
         """The dream's next step, by the actions that were really taken."""
         if self.world is None:
             return dream, {}
@@ -186,8 +186,8 @@ class Watching:
         seed: int,
         step: int,
         batch: Arrays,
-        state: State,
-        dream: State | None,
+        state: PolicyState,
+        dream: PolicyState | None,
         judged: Arrays,
         reward: float,
         total: float,
@@ -257,7 +257,7 @@ class Playing:
         """Dream until told to end."""
         self.line.say("ready", dreams=True)
         one = begun(self.world, self.start, self.job.seed, self.job.context)
-        state = State.joined([one, one])  # the same noise for both
+        state = PolicyState.joined([one, one])  # the same noise for both
         over = np.zeros(2, bool)
         judged: Arrays = {}
         for step in range(LONGEST_PLAY):
@@ -273,7 +273,7 @@ class Playing:
             if "continue" in judged:
                 over |= judged["continue"] < 0.5
 
-    def _show(self, step: int, state: State, judged: Arrays, over: Array) -> None:
+    def _show(self, step: int, state: PolicyState, judged: Arrays, over: Array) -> None:
         drawn = self.world.decode(state)
         pictures, vectors = dict[str, Array](), dict[str, list[float]]()
         numbers: dict[str, dict[str, object]] = {}
@@ -347,7 +347,7 @@ def by_key(spec: Any, obs: object) -> dict[str, Array]:
     return {next(iter(spec.obs)): np.asarray(obs)}
 
 
-def value_of(world: World, state: State) -> float | None:
+def value_of(world: World, state: PolicyState) -> float | None:
     """The critic's value of a state of one row; None where there is no critic."""
     return float(world.value(state)[0]) if "value" in world.judges else None
 
