@@ -9,6 +9,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
+from agentzoo.agent import Agent
 from agentzoo.algorithm import Carry, DelayedValue, Transitions
 from agentzoo.replay.buffer import ReplayBuffer
 from agentzoo.runtime.envs import Adapter
@@ -44,19 +45,21 @@ class SeeingAlgorithm(Toy):
 SEEING = agent("Seeing", SeeingAlgorithm)
 
 
-def learn(env: object, run: Path, steps: int, *callbacks: Callback, **fields: object) -> Keep:
+def learn(
+    env: object, run: Path, steps: int, *callbacks: Callback, **fields: object
+) -> tuple[Agent, Keep]:
     keep = Keep()
     learner = SEEING(env, preset="debug", device="cpu", seed=3, **fields)
     learner.learn(steps, run=run, callbacks=[keep, *callbacks], progress=False)
-    return keep
+    return learner, keep
 
 
 @pytest.mark.parametrize("parallel", [False, True])
 def test_annotate_sees_what_neither_replay_nor_policy_gets(tmp_path: Path, parallel: bool) -> None:
     # a chunk is 1,024 rows: more of them, so that values are late for the first of a chunk too
     steps = 1_100 * (1 + parallel)
-    keep = learn(Watched, tmp_path, steps, envs=1 + parallel, parallel=parallel)
-    learner, replay = keep.training.learner, keep.training.replay
+    learner, keep = learn(Watched, tmp_path, steps, envs=1 + parallel, parallel=parallel)
+    replay = keep.training.replay
     assert list(learner.spec.obs) == ["observation"]
     assert "twice" not in (replay.dtype.names or ())
     for rows in all_rows(replay):
@@ -106,7 +109,7 @@ def test_a_lost_world_ends_its_episode_at_the_last_stored_transition(
 ) -> None:
     file = tmp_path / "count"
     douse = Douse(file, count, 460)
-    keep = learn(
+    _, keep = learn(
         partial(Watched, str(file)), tmp_path / "run", 1_000, douse,
         envs=1 + parallel, parallel=parallel, checkpoint_every=300,
     )  # fmt: skip
