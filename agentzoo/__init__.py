@@ -7,6 +7,8 @@ package is missing raises one sentence with the pip line that mends it.
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from .agents.registry import OWN
+
 if TYPE_CHECKING:
     from . import hub, runtime
     from .agent import Agent, load
@@ -14,11 +16,13 @@ if TYPE_CHECKING:
     from .agents.dreamer_v2 import DreamerV2
     from .agents.dreamer_v3 import DreamerV3
     from .agents.planet import PlaNet
+    from .agents.tdmpc2 import TDMPC2
     from .runtime import DreamEnv, evaluate, make_env
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "TDMPC2",
     "Agent",
     "DreamEnv",
     "Dreamer",
@@ -47,13 +51,10 @@ EXTRAS = {
 }
 
 _HOMES = {
+    **{name: entry.target.partition(":")[0] for name, entry in OWN.items()},
     "Agent": ".agent",
     "DreamEnv": ".runtime",
     "load": ".agent",
-    "Dreamer": ".agents.dreamer",
-    "DreamerV2": ".agents.dreamer_v2",
-    "DreamerV3": ".agents.dreamer_v3",
-    "PlaNet": ".agents.planet",
     "evaluate": ".runtime",
     "make_env": ".runtime",
 }

@@ -5,7 +5,6 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -20,20 +19,23 @@ from agentzoo.runtime.envs import require_environment_like
 from agentzoo.runtime.errors import BundleError, ConfigError, RunError, SpaceError, nearest
 from agentzoo.runtime.evaluation.rollout import MAX_STEPS, Evaluation, evaluate
 from agentzoo.runtime.policy.noise import derive_seed
+from agentzoo.runtime.policy.planners import check_roles
 from agentzoo.runtime.policy.policy import Policy
 from agentzoo.runtime.policy.spaces import space_differences
 from agentzoo.runtime.spec import ActionSpec, Array, ObsSpec, PolicySpec
 from agentzoo.runtime.world.world import World
 
-from .algorithm import Algorithm, Partwise
+from .agents.registry import agents
+from .algorithm import Algorithm, Partwise, PlanningAlgorithm, Probing, missing_parts
 from .arguments import home, require_float32, step_budget, whole_number
 from .blocks.seeded_init import SeededInit
-from .config import AgentConfig, configure, one_of, parse_setting, setting, to_json
+from .config import AgentConfig, EnvFacts, configure, one_of, parse_setting, setting, to_json
 from .device import find_device
 from .environment import (
     OBJECTS,
     EnvLike,
     collecting,
+    facts_of,
     open_environment,
     require_environment,
     spaces_of,
@@ -51,12 +53,6 @@ from .train.loop import interruption, train
 from .train.parent import Parent, require_parts
 from .train.run_folder import locked, new_run_folder
 
-AGENTS = {
-    "Dreamer": ".agents.dreamer",
-    "DreamerV2": ".agents.dreamer_v2",
-    "DreamerV3": ".agents.dreamer_v3",
-    "PlaNet": ".agents.planet",
-}  # what a saved folder may name
 RESUMABLE = {  # what may differ where a run is resumed
     "total_steps",
     "checkpoint_every",
@@ -95,7 +91,7 @@ class Agent:
 
     config_class: ClassVar[type[AgentConfig]]
     algorithm_class: ClassVar[type[nn.Module]]
-    presets: ClassVar[Mapping[str, Mapping[str, object]]]
+    presets: ClassVar[Mapping[str, Mapping[str, object]]]  # the first is the one for any world
     tasks: ClassVar[Mapping[str, Mapping[str, object]]] = {}  # a paper's settings of single tasks
     deterministic: ClassVar[bool] = True  # the paper's evaluation protocol
     paper: ClassVar[str] = ""  # authors, year and arXiv number, for the model card
@@ -114,6 +110,7 @@ class Agent:
         seed: int | None = None,
         **overrides: object,
     ) -> None:
+        require_class(type(self))
         self.device = find_device(device)
         if self.device.type == "cpu":
             keep_freed_memory()  # before the first tensor
@@ -129,7 +126,10 @@ class Agent:
         self.env = ""  # resolved string, or "" for an environment object
         self._source: EnvLike | None = None
         self._world: World | None = None
+        self._facts: EnvFacts | None = None
         self._preset, self._overrides = preset, overrides
+        self._facts: EnvFacts | None = None  # where it is to learn; unknown of a loaded agent
+        self._loaded_differs: dict[str, list[str]] = {}
         known = sorted(self.presets)
         if preset is not None and preset not in known:
             raise ConfigError(
@@ -465,6 +465,7 @@ class Agent:
         agent.run_dir, agent.took = run, "" if run is None else which
         agent._loaded, agent._origin_env = folder, settings["env"]
         agent.parent = Parent(**settings["parent"]) if "parent" in settings else None
+        agent._loaded_differs = training["differs"]
         agent.env = settings["env"]
         agent._source = agent.env or None
         agent.config = configure(cls.config_class, settings["config"], name=cls.__name__)
@@ -562,13 +563,16 @@ class Agent:
     @classmethod
     def default_preset(cls, suite: str, obs: Mapping[str, ObsSpec]) -> str:
         """The preset for a suite ("" for an environment object) and observations."""
-        raise NotImplementedError(f"{cls.__name__} names no presets")
+        return next(iter(cls.presets))
 
     @classmethod
-    def env_overrides(
-        cls, config: Any, suite: str, obs: Mapping[str, ObsSpec], action: ActionSpec
-    ) -> Mapping[str, object]:
-        """Fields that the world decides, between the preset's (`config`) and the user's own."""
+    def env_overrides(cls, config: Any, world: EnvFacts) -> Mapping[str, object]:
+        """Fields that the world decides, between the preset's and the user's own.
+
+        Args:
+            config: the preset's.
+            world: where the agent is to learn.
+        """
         return {}
 
     def _build(self, env: EnvLike) -> None:
@@ -579,11 +583,12 @@ class Agent:
         require_environment_like(env)
         require_float32()
         built = hasattr(self, "algorithm")
-        specs = None if built else spaces_of(env)
-        if specs is not None:
-            task = envs.resolve(env, {}).partition("?")[0] if isinstance(env, str) else ""
-            preset = self._choose_preset(task.partition(":")[0], specs[0])
-            self.config = self._configure(task, *specs, preset, self._overrides)
+        specs = None
+        if not built:
+            self._facts = facts_of(env, self._overrides)
+            specs = self._facts.obs, self._facts.action
+            preset = self._choose_preset(self._facts.suite, specs[0])
+            self.config = self._configure(self._facts, preset, self._overrides)
             self._require_device()
         if isinstance(env, gym.vector.VectorEnv) and "envs" not in self._overrides:
             self.config = replace(self.config, envs=env.num_envs)
@@ -632,19 +637,13 @@ class Agent:
                 )
 
     def _configure(
-        self,
-        task: str,
-        obs: Mapping[str, ObsSpec],
-        action: ActionSpec,
-        preset: str,
-        overrides: Mapping[str, object],
+        self, world: EnvFacts, preset: str, overrides: Mapping[str, object]
     ) -> AgentConfig:
         """The preset's fields, what the world and the task decide, then the user's overrides."""
-        suite = task.partition(":")[0]
         name, fields = type(self).__name__, self.presets[preset]
         before = configure(self.config_class, fields, name=name)
-        world = {**self.env_overrides(before, suite, obs, action), **self.tasks.get(task, {})}
-        return configure(self.config_class, fields, world, overrides, name=name)
+        decided = {**self.env_overrides(before, world), **self.tasks.get(world.task, {})}
+        return configure(self.config_class, fields, decided, overrides, name=name)
 
     def _require_device(self) -> None:
         """Settings that only some devices have."""
@@ -665,7 +664,12 @@ class Agent:
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
         with SeededInit(derive_seed(self.seed, "weights")):
             network = self.algorithm_class(obs, action, self.config).to(self.device)
-        assert isinstance(network, Algorithm), f"{self.algorithm_class} lacks a part of Algorithm"
+        if lacking := missing_parts(network):
+            raise ConfigError(
+                f"{self.algorithm_class.__name__} lacks {', '.join(lacking)}; "
+                "agentzoo/algorithm.py says what each part is"
+            )
+        assert isinstance(network, Algorithm), type(network)
         taken = [key for key in obs if key in network.columns]
         if taken:
             raise SpaceError(
@@ -682,10 +686,13 @@ class Agent:
             carry=network.carry_spec,
             noise=noise_for_step(network.noise_spec),
             deterministic=self.deterministic,
-            plan=getattr(network, "plan_spec", None),
+            plan=network.plan_spec if isinstance(network, PlanningAlgorithm) else None,
             precision=self.config.precision,
             seed=self.seed,
+            probes=network.probes if isinstance(network, Probing) else {},
         )
+        if self.spec.plan is not None:
+            check_roles(self.spec)
         self.policy = Policy(TorchStep(network, self.device), self.spec)
         self._world = None
 
@@ -707,22 +714,28 @@ class Agent:
 
     def _training(self) -> dict[str, Any]:
         """How this agent was trained, for whoever wants to do it again."""
-        suite = self.env.partition(":")[0]
-        chosen = self._choose_preset(suite, self.spec.obs)
-        task = self.env.partition("?")[0]
-        paper = self.default_preset(suite, self.spec.obs)
-        theirs = to_json(self._configure(task, self.spec.obs, self.spec.action, paper, {}))
-        ours = to_json(self.config)
+        chosen = self._choose_preset(self.env.partition(":")[0], self.spec.obs)
         return {
             "preset": chosen,
             "overrides": [f"{name}={setting(one)}" for name, one in self._overrides.items()],
             "env_steps": self.env_steps,
             "paper": self.paper,
-            "differs": {
-                name: [setting(theirs[name]), setting(one)]
-                for name, one in ours.items()
-                if name not in RESUMABLE and not same(theirs[name], one)
-            },
+            "differs": self._differs(),
+        }
+
+    def _differs(self) -> dict[str, list[str]]:
+        """Fields that are otherwise than in the paper: name -> theirs and ours.
+
+        Of a loaded agent what its folder says: how long episodes were is not known any more.
+        """
+        if self._facts is None:
+            return self._loaded_differs
+        paper = self.default_preset(self._facts.suite, self.spec.obs)
+        theirs, ours = to_json(self._configure(self._facts, paper, {})), to_json(self.config)
+        return {
+            name: [setting(theirs[name]), setting(one)]
+            for name, one in ours.items()
+            if name not in RESUMABLE and not same(theirs[name], one)
         }
 
     def _settings(self) -> dict[str, Any]:
@@ -808,12 +821,14 @@ def load(folder: str | Path, *, which: str = "newest", device: str = "auto") -> 
     """
     given, folder = folder, hub.locate(home(folder))
     name = read_settings(stored(folder, which)[0])["agent"]
-    if name not in AGENTS:
+    found = agents()
+    if name not in found:
         raise BundleError(
-            f"{given} holds a {name!r}, which this version does not know; "
-            f"{nearest(str(name), AGENTS, 'agents')}"
+            f"{given} holds a {name!r}, which no installed package registers; "
+            f"{nearest(str(name), sorted(found), 'agents')}. Install the package that brings it, "
+            f"or import its class and use {name}.load"
         )
-    kind = getattr(import_module(AGENTS[name], __package__), name)
+    kind = found[name].load()
     return kind.load(folder, which=which, device=device)
 
 
@@ -839,3 +854,22 @@ def module(algorithm: Algorithm) -> nn.Module:
     """The algorithm as the nn.Module it is."""
     assert isinstance(algorithm, nn.Module), type(algorithm)
     return algorithm
+
+
+def require_class(kind: type[Agent]) -> None:
+    """Refuse a class that lacks what every agent has.
+
+    Raises:
+        ConfigError: naming what is missing.
+    """
+    needed = {
+        "config_class": "its configuration, a subclass of AgentConfig",
+        "algorithm_class": "its networks, an nn.Module that is an Algorithm",
+        "presets": 'settings by name, such as {"debug": {"prefill": 100}}',
+    }
+    lacking = [f"{name} ({what})" for name, what in needed.items() if not hasattr(kind, name)]
+    if lacking or not kind.presets:
+        raise ConfigError(
+            f"{kind.__name__} lacks {', '.join(lacking) or 'a preset'}; docs/own_agent.md tells "
+            "how an agent is made"
+        )

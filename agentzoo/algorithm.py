@@ -116,6 +116,7 @@ class Algorithm(Protocol):
         ...
 
 
+@runtime_checkable
 class Annotating(Protocol):
     """Algorithms that add columns to the rows they collect (latents, late rewards)."""
 
@@ -132,6 +133,7 @@ class Annotating(Protocol):
         ...
 
 
+@runtime_checkable
 class Measuring(Protocol):
     """Algorithms that keep statistics of the rows they collect, in buffers."""
 
@@ -152,6 +154,7 @@ class Partwise(Protocol):
         ...
 
 
+@runtime_checkable
 class Choosing(Protocol):
     """Algorithms that make discrete choices in a step: a class, the best of n samples."""
 
@@ -165,11 +168,48 @@ class Choosing(Protocol):
         ...
 
 
-class PlanningAlgorithm(Algorithm, Protocol):
-    """Acts by planning: `step` is `observe`, then the cross-entropy planner over `score`."""
+@runtime_checkable
+class Probing(Protocol):
+    """Algorithms that have more of a step compared than its outcome.
 
-    plan_spec: PlanSpec
+    Values of candidates, logits: numbers that show a wrong graph before an action does. They are
+    outputs of the step's graph, stand in the golden trace, and are compared by `verify`.
+    """
+
+    probes: Mapping[str, TensorSpec]
+
+    def probe(
+        self, carry: Carry, obs: Obs, noise: Noise, deterministic: Tensor
+    ) -> Mapping[str, Tensor]:
+        """(B, *shape) of each name in `probes`; pure, as `step` is, and of the same step."""
+        ...
+
+
+@runtime_checkable
+class Imagining(Protocol):
+    """Algorithms that can show what they expect to see."""
+
+    def open_loop(self, batch: Batch, noise: NoiseSource, context: int = 5) -> dict[str, Tensor]:
+        """Observations by key: seen for `context` rows of each sequence, imagined after.
+
+        (B, T, h, w, c) in [0, 1] for images, (B, T, n) for vectors.
+        """
+        ...
+
+
+@runtime_checkable
+class PlanningAlgorithm(Algorithm, Protocol):
+    """Acts by planning: `step` is `observe`, then the planner that `plan_spec` names.
+
+    A planner with heads asks for more: `Continuing`, `Valuing`, `Proposing`.
+    """
+
     action: ActionSpec
+
+    @property
+    def plan_spec(self) -> PlanSpec:
+        """Which planner, and its settings; a plain attribute will do."""
+        ...
 
     def observe(self, carry: Carry, obs: Obs, noise: Noise) -> Carry:
         """The filtering half of a step, exported as observe.onnx."""
@@ -178,8 +218,41 @@ class PlanningAlgorithm(Algorithm, Protocol):
     def imagine(self, carry: Carry, action: Tensor, noise: Noise) -> tuple[Carry, Tensor]:
         """One imagined step, exported as score.onnx: the next carry and the reward (N,).
 
-        The batch holds candidates. Reads no `prev_action`; `noise` holds the tensors of the role
-        `score`.
+        The batch holds candidates. Reads no `prev_action` and no plan; `noise` holds the tensors of
+        the role `score`.
+        """
+        ...
+
+
+@runtime_checkable
+class Continuing(Protocol):
+    """Planning algorithms with the head `continue`."""
+
+    def cont(self, carry: Carry) -> Tensor:
+        """(N,) probability that the episode goes on at an imagined state; part of score.onnx."""
+        ...
+
+
+@runtime_checkable
+class Valuing(Protocol):
+    """Planning algorithms with the head `value`."""
+
+    def value(self, carry: Carry, noise: Noise) -> Tensor:
+        """(N,) expected return from an imagined state, exported as value.onnx.
+
+        `noise` holds the tensors of the roles `value` and `shared`.
+        """
+        ...
+
+
+@runtime_checkable
+class Proposing(Protocol):
+    """Planning algorithms with the head `policy`."""
+
+    def policy(self, carry: Carry, noise: Noise, deterministic: Tensor) -> Tensor:
+        """(N, A) actions in model units at imagined states, exported as propose.onnx.
+
+        `noise` holds the tensors of the role `policy`; `deterministic` (N,) asks for the mode.
         """
         ...
 
@@ -218,3 +291,31 @@ class Stateful(Protocol):
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Read tensors back, exactly the same names and shapes."""
         ...
+
+
+HEADS: Mapping[str, type] = {"continue": Continuing, "value": Valuing, "policy": Proposing}
+
+
+def missing_parts(network: object) -> list[str]:
+    """Missing parts of an algorithm, as "part of Protocol"; empty where it is whole.
+
+    One that has a `plan_spec` has to plan, and to have the heads that its planner names.
+    """
+    wanted: list[type] = [Algorithm]
+    if hasattr(network, "plan_spec"):
+        wanted = [PlanningAlgorithm]
+        if isinstance(network, PlanningAlgorithm):
+            wanted += [HEADS[head] for head in network.plan_spec.heads]
+    lacking: list[str] = []
+    for protocol in wanted:
+        parts = {name for one in protocol.__mro__ for name in _parts(one)}
+        found = [name for name in sorted(parts) if not hasattr(network, name)]
+        lacking += [f"{name} of {protocol.__name__}" for name in found]
+    return lacking
+
+
+def _parts(protocol: type) -> list[str]:
+    if not getattr(protocol, "_is_protocol", False):
+        return []
+    methods = [n for n, one in vars(protocol).items() if callable(one) or isinstance(one, property)]
+    return [n for n in (*methods, *protocol.__annotations__) if not n.startswith("_")]

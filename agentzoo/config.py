@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from agentzoo.runtime.errors import ConfigError, nearest
+from agentzoo.runtime.spec import ActionSpec, ObsSpec
+
+from .train.schedule import ByBurst, ByEpisode, ByRatio, Schedule
 
 RATES = ("lr", "rate", "eps", "clip", "decay")  # last words of fields that are never negative
 
@@ -17,27 +20,26 @@ RATES = ("lr", "rate", "eps", "clip", "decay")  # last words of fields that are 
 class AgentConfig:
     """The fields of every agent's configuration: the world's defaults, the schedule, the batch.
 
-    Subclasses add their own fields; a trailing comment gives unit and source.
+    The defaults are nobody's paper: no repeat, an update a step. Subclasses say their own, and add
+    their own fields; a trailing comment gives unit and source.
     """
 
-    total_steps: int = 5_000_000  # environment steps including repeat; learn()'s default budget
-    repeat: int = 2  # action repeat, where the environment string leaves it open
+    total_steps: int = 100_000  # environment steps including repeat; learn()'s default budget
+    repeat: int = 1  # action repeat, where the environment string leaves it open
     render: str = "default"  # default|fast, where the environment string leaves it open
     protocol: str | None = None  # settings by name, where the environment string leaves them open
     envs: int = 1  # environments collected from at a time
     parallel: bool = True  # several environments: a process for each; the rows are the same
     overlap: bool = False  # spread a burst's updates over the collecting that leads to the next
     worker_timeout: float = 300.0  # seconds without an answer after which a process counts as hung
-    prefill: int = 5_000  # environment steps of uniformly random actions before learning
-    pretrain: int = 100  # updates at the first opportunity
-    update_every: int = (
-        1_000  # environment steps between bursts of updates; 0 is each episode's end
-    )
-    updates: int = 100  # updates in a burst
+    prefill: int = 1_000  # environment steps of uniformly random actions before learning
+    pretrain: int = 1  # updates at the first opportunity
+    update_every: int = 1  # environment steps between bursts of updates; 0 is each episode's end
+    updates: int = 1  # updates in a burst
     train_ratio: float = 0.0  # rows trained on for each decision collected; 0 is bursts instead
-    batch_size: int = 50  # B, windows in a batch
-    batch_length: int = 50  # T, rows in a window
-    replay_rows: int = 5_000_000  # capacity of the replay buffer in rows
+    batch_size: int = 16  # B, windows in a batch
+    batch_length: int = 16  # T, rows in a window
+    replay_rows: int = 100_000  # capacity of the replay buffer in rows
     log_every: int = 1_000  # environment steps between lines of metrics
     # environment steps between evaluations; 0 is never, None as often as a tenth of the run allows
     eval_every: int | None = None
@@ -89,6 +91,52 @@ class AgentConfig:
         one_of("precision", self.precision, ("fp32", "tf32", "bf16"))
         one_of("kernels", self.kernels, ("fast", "plain"))
         one_of("capture", self.capture, ("auto", "on", "off"))
+
+    def schedule(self, repeat: int) -> Schedule:
+        """When updates are due: by ratio where there is one, else in bursts.
+
+        A recipe that updates otherwise overrides this.
+
+        Args:
+            repeat: environment steps in a decision.
+        """
+        if self.train_ratio:
+            return ByRatio(
+                prefill=self.prefill,
+                pretrain=self.pretrain,
+                ratio=self.train_ratio,
+                batch=self.batch_size,
+                length=self.batch_length,
+                envs=self.envs,
+                repeat=repeat,
+            )
+        if not self.update_every:
+            return ByEpisode(self.prefill, self.pretrain, self.updates)
+        return ByBurst(self.prefill, self.pretrain, self.update_every, self.updates, self.overlap)
+
+
+@dataclass(frozen=True)
+class EnvFacts:
+    """Facts of an environment that a recipe may know before it chooses its settings.
+
+    Attributes:
+        task: "suite:task", or "" for an environment object.
+        obs: the observations by key.
+        action: the environment's action.
+        time_limit: environment steps after which an episode is cut, if there is a known number.
+        repeat: environment steps in a decision where the string or the user says it, else None.
+    """
+
+    task: str
+    obs: Mapping[str, ObsSpec]
+    action: ActionSpec
+    time_limit: int | None = None
+    repeat: int | None = None
+
+    @property
+    def suite(self) -> str:
+        """The task's suite, or ""."""
+        return self.task.partition(":")[0]
 
 
 def require_numbers(values: Mapping[str, object]) -> None:

@@ -1,6 +1,6 @@
 """Where an agent learns: a string, an environment object, or a function that makes one."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,7 +12,7 @@ from agentzoo.runtime.errors import RunError
 from agentzoo.runtime.policy.spaces import action_spec, observation_specs
 from agentzoo.runtime.spec import ActionSpec, ObsSpec
 
-from .config import AgentConfig
+from .config import AgentConfig, EnvFacts
 
 EnvLike = str | gym.Env[Any, Any] | envs.VectorEnv | Callable[[], gym.Env[Any, Any]]
 OBJECTS = (gym.Env, gym.vector.VectorEnv)  # there is one, it is in use, and it is the user's
@@ -35,6 +35,31 @@ def spaces_of(env: EnvLike) -> tuple[dict[str, ObsSpec], ActionSpec]:
     if probe is not env:
         probe.close()
     return specs
+
+
+def facts_of(env: EnvLike, overrides: Mapping[str, object]) -> EnvFacts:
+    """The facts of an environment; one that is opened for it is closed again."""
+    if isinstance(env, gym.vector.VectorEnv):
+        return EnvFacts("", *spaces_of(env))
+    probe = env if isinstance(env, gym.Env) else open_environment(env)
+    require_environment_like(probe, made=True)
+    obs, action = observation_specs(probe.observation_space), action_spec(probe.action_space)
+    limit = envs.time_limit(probe)
+    if probe is not env:
+        probe.close()
+    if not isinstance(env, str):
+        return EnvFacts("", obs, action, limit)
+    limit = envs.settings_of(env).get("max_episode_steps", limit)
+    # a string that says its own gives the same whatever is offered
+    said = {envs.settings_of(envs.resolve(env, {"repeat": one})).get("repeat") for one in (1, 2)}
+    repeat = said.pop() if len(said) == 1 else overrides.get("repeat")
+    return EnvFacts(
+        task=envs.resolve(env, {}).partition("?")[0],
+        obs=obs,
+        action=action,
+        time_limit=limit if isinstance(limit, int) and limit > 0 else None,
+        repeat=repeat if isinstance(repeat, int) else None,
+    )
 
 
 @contextmanager

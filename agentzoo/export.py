@@ -22,13 +22,20 @@ from agentzoo.runtime.bundle.manifest import GOLDEN, MANIFEST, OPSET, write_mani
 from agentzoo.runtime.errors import BundleError, ConfigError
 from agentzoo.runtime.files import require_no_link, write_plain
 from agentzoo.runtime.policy.onnx_session import GraphSpec, Port, graph_specs
-from agentzoo.runtime.policy.planners import first_proposals
 from agentzoo.runtime.policy.spaces import encode, env_action
 from agentzoo.runtime.spec import Array, Arrays, ObsSpec, PolicySpec
 
 from . import __version__
-from .algorithm import Algorithm, PlanningAlgorithm
-from .torch_step import TorchImagine, arrays, tensor, tensors
+from .algorithm import (
+    Algorithm,
+    Choosing,
+    Continuing,
+    PlanningAlgorithm,
+    Probing,
+    Proposing,
+    Valuing,
+)
+from .torch_step import TorchModel, arrays, tensor, tensors
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -166,24 +173,54 @@ class FlatStep(nn.Module):
         carry, action = self.algorithm.step(
             values["carry"], values["obs"], values["noise"], values["deterministic"][""]
         )
-        return {"carry": carry, "action": {"": action}}
+        return {"carry": carry, "action": {"": action}, "probe": self.probed(values)}
+
+    def probed(self, values: dict[str, dict[str, Tensor]]) -> dict[str, Tensor]:
+        """The algorithm's probes, compared beside the outcome; often none."""
+        if not isinstance(self.algorithm, Probing):
+            return {}
+        # a planner's filtering half has no flag, and makes no use of it
+        first = values["obs"]["is_first"]
+        mode = values.get("deterministic", {"": torch.zeros_like(first)})[""]
+        return dict(self.algorithm.probe(values["carry"], values["obs"], values["noise"], mode))
 
 
 class _Observe(FlatStep):
     def run(self, values: dict[str, dict[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
         algorithm = cast("PlanningAlgorithm", self.algorithm)
         carry = algorithm.observe(values["carry"], values["obs"], values["noise"])
-        return {"carry": {**values["carry"], **carry}}
+        return {"carry": {**values["carry"], **carry}, "probe": self.probed(values)}
 
 
 class _Score(FlatStep):
     def run(self, values: dict[str, dict[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
         algorithm = cast("PlanningAlgorithm", self.algorithm)
         carry, reward = algorithm.imagine(values["carry"], values["action"][""], values["noise"])
-        return {"carry": {**values["carry"], **carry}, "reward": {"": reward}}
+        found = {"carry": {**values["carry"], **carry}, "reward": {"": reward}}
+        if "continue" in algorithm.plan_spec.heads:
+            found["continue"] = {"": cast("Continuing", algorithm).cont(carry)}
+        return found
 
 
-MODULES = {"policy.onnx": FlatStep, "observe.onnx": _Observe, "score.onnx": _Score}
+class _Value(FlatStep):
+    def run(self, values: dict[str, dict[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
+        algorithm = cast("Valuing", self.algorithm)
+        return {"value": {"": algorithm.value(values["carry"], values["noise"])}}
+
+
+class _Propose(FlatStep):
+    def run(self, values: dict[str, dict[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
+        algorithm, mode = cast("Proposing", self.algorithm), values["deterministic"][""]
+        return {"action": {"": algorithm.policy(values["carry"], values["noise"], mode)}}
+
+
+MODULES = {
+    "policy.onnx": FlatStep,
+    "observe.onnx": _Observe,
+    "score.onnx": _Score,
+    "value.onnx": _Value,
+    "propose.onnx": _Propose,
+}
 
 
 def _module(algorithm: Algorithm, spec: PolicySpec, name: str) -> FlatStep:
@@ -336,18 +373,17 @@ def _record(
     margin = _margin(algorithm, values)
     carried = by_role(graph.outputs, outputs, slice(None))["carry"]
     if spec.plan is not None:  # any action does, and a plan for every step would take long
-        carried["prev_action"] = first_proposals(spec, noise)[0][:, 0, 0]
+        carried["prev_action"] = _any_action(spec, noise)
     return {**inputs, **outputs, "address": address, "margin": margin}, carried
 
 
 def _margin(algorithm: Algorithm, values: Mapping[str, Arrays]) -> Array:
     """(1,) float32; inf for an algorithm that makes no discrete choices."""
-    margin = getattr(algorithm, "margin", None)
-    if margin is None:
+    if not isinstance(algorithm, Choosing):
         return np.full(1, np.inf, np.float32)
     obs = {**values["obs"], "is_first": values["is_first"][""]}
     mode = tensor(values["deterministic"][""])
-    found = margin(tensors(values["carry"]), tensors(obs), tensors(values["noise"]), mode)
+    found = algorithm.margin(tensors(values["carry"]), tensors(obs), tensors(values["noise"]), mode)
     array: Array = found.numpy(force=True).astype(np.float32)
     if array.shape != (1,) or not array[0] >= 0:
         raise BundleError(
@@ -357,8 +393,14 @@ def _margin(algorithm: Algorithm, values: Mapping[str, Arrays]) -> Array:
     return array
 
 
+def _any_action(spec: PolicySpec, noise: Arrays) -> Array:
+    """(1, A): the first candidate's first action, by whatever the planner draws."""
+    (name,) = (name for name, one in spec.noise.items() if one.role == "plan")
+    return np.clip(noise[name][:, 0, 0, 0], -1.0, 1.0)
+
+
 def _returns(algorithm: Algorithm, spec: PolicySpec, golden: Arrays) -> Array:
     """(10, J) returns of the first proposals of the first rows."""
-    imagine = TorchImagine(cast("PlanningAlgorithm", algorithm))
+    model = TorchModel(cast("PlanningAlgorithm", algorithm)).model()
     rows = range(min(SCORED, len(golden["margin"])))
-    return np.concatenate([score_first(imagine, spec, golden, slice(t, t + 1)) for t in rows])
+    return np.concatenate([score_first(model, spec, golden, slice(t, t + 1)) for t in rows])

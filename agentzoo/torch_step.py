@@ -1,14 +1,16 @@
 """An algorithm's acting and imagining steps in numpy, for the runtime's `Policy` and planners."""
 
 from collections.abc import Mapping
+from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from agentzoo.runtime.policy.planners import ImaginedStep, PlanModel
 from agentzoo.runtime.spec import Array, Arrays
 
-from .algorithm import Algorithm, PlanningAlgorithm
+from .algorithm import Algorithm, Continuing, PlanningAlgorithm, Proposing, Valuing
 
 
 class TorchStep:
@@ -38,18 +40,51 @@ class TorchStep:
         return arrays(carried), action.numpy(force=True)
 
 
-class TorchImagine:
-    """A planning algorithm's imagined step in numpy, on the CPU."""
+class TorchModel:
+    """A planning algorithm as what a planner asks, in numpy, on the CPU.
+
+    Args:
+        algorithm: what observes, imagines, and has the heads of its planner.
+    """
 
     def __init__(self, algorithm: PlanningAlgorithm) -> None:
-        """Wrap `algorithm`."""
-        self.algorithm = algorithm
+        self.algorithm, self.heads = algorithm, algorithm.plan_spec.heads
 
-    def __call__(self, carry: Arrays, action: Array, noise: Arrays, /) -> tuple[Arrays, Array]:
-        """The next carry and the reward (N,); see the runtime's `Imagine`."""
-        with torch.no_grad():
-            carried, reward = self.algorithm.imagine(tensors(carry), tensor(action), tensors(noise))
-        return arrays(carried), reward.numpy(force=True)
+    def model(self) -> PlanModel:
+        """One callable for each graph."""
+        return PlanModel(
+            self.observe,
+            self.imagine,
+            self.value if "value" in self.heads else None,
+            self.policy if "policy" in self.heads else None,
+        )
+
+    @torch.no_grad()
+    def observe(self, carry: Arrays, obs: Arrays, noise: Arrays) -> Arrays:
+        """The filtering half of a step; see `agentzoo.runtime.policy.planners.Observe`."""
+        return arrays(self.algorithm.observe(tensors(carry), tensors(obs), tensors(noise)))
+
+    @torch.no_grad()
+    def imagine(self, carry: Arrays, action: Array, noise: Arrays) -> ImaginedStep:
+        """One imagined step; see `agentzoo.runtime.policy.planners.Imagine`."""
+        state, reward = self.algorithm.imagine(tensors(carry), tensor(action), tensors(noise))
+        cont = None
+        if "continue" in self.heads:
+            cont = cast("Continuing", self.algorithm).cont(state).numpy(force=True)
+        return ImaginedStep(arrays(state), reward.numpy(force=True), cont)
+
+    @torch.no_grad()
+    def value(self, carry: Arrays, noise: Arrays) -> Array:
+        """The value of imagined states; see `agentzoo.runtime.policy.planners.Value`."""
+        found = cast("Valuing", self.algorithm).value(tensors(carry), tensors(noise))
+        return found.numpy(force=True)
+
+    @torch.no_grad()
+    def policy(self, carry: Arrays, noise: Arrays, deterministic: Array) -> Array:
+        """The policy's actions at imagined states; see `agentzoo.runtime.policy.planners.Act`."""
+        mode = tensor(deterministic)
+        found = cast("Proposing", self.algorithm).policy(tensors(carry), tensors(noise), mode)
+        return found.numpy(force=True)
 
 
 def tensor(array: Array, device: torch.device | str = "cpu") -> Tensor:

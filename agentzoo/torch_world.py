@@ -6,13 +6,13 @@ from typing import cast
 import torch
 
 from agentzoo.runtime.errors import ConfigError
-from agentzoo.runtime.policy.planners import Rollouts, Score
+from agentzoo.runtime.policy.planners import PlanModel
 from agentzoo.runtime.spec import Array, Arrays, PolicySpec
 from agentzoo.runtime.world.signature import JUDGEMENTS, WorldSpec
 from agentzoo.runtime.world.world import Start, World
 
 from .algorithm import Algorithm, Carry, Noise, PlanningAlgorithm, WorldModel
-from .torch_step import TorchImagine, arrays, tensor, tensors
+from .torch_step import TorchModel, arrays, tensor, tensors
 
 
 class TorchWorld:
@@ -20,7 +20,7 @@ class TorchWorld:
 
     Attributes:
         world: what it judges, and whether it acts.
-        score: returns of action sequences, for agents that plan.
+        planned: what a planner asks, for agents that plan.
     """
 
     def __init__(self, algorithm: Algorithm, device: torch.device | str = "cpu") -> None:
@@ -37,8 +37,8 @@ class TorchWorld:
         self.algorithm, self.device = algorithm, torch.device(device)
         self.model = cast("WorldModel", algorithm)
         self.world = world_spec(algorithm)
-        plans = None if self.world.acts else TorchImagine(cast("PlanningAlgorithm", algorithm))
-        self.score: Score | None = None if plans is None else Rollouts(plans)
+        plans = isinstance(algorithm, PlanningAlgorithm)
+        self.planned: PlanModel | None = TorchModel(algorithm).model() if plans else None
 
     def observe(self, carry: Arrays, obs: Arrays, noise: Arrays, deterministic: Array, /) -> Arrays:
         """One acting step without its action, or a planner's filtering half."""

@@ -23,7 +23,7 @@ from agentzoo.agents.planet import PlaNet, PlaNetAlgorithm, PlaNetConfig
 from agentzoo.config import configure
 from agentzoo.export import export
 from agentzoo.runtime import Policy, load_policy
-from agentzoo.runtime.spec import PlanSpec, PolicySpec
+from agentzoo.runtime.spec import CEMSpec, PolicySpec
 from agentzoo.torch_step import TorchStep
 from agentzoo.train.allocator import keep_freed_memory
 from agentzoo.train.collector import noise_for_step
@@ -73,12 +73,12 @@ def product() -> Decide:
     return lambda: torch.mm(a, b, out=out)
 
 
-def changed(plan: PlanSpec, factors: dict[str, float]) -> dict[str, int]:
+def changed(plan: CEMSpec, factors: dict[str, float]) -> dict[str, int]:
     """The settings that differ."""
     return {name: round(asdict(plan)[name] * by) for name, by in factors.items()}
 
 
-def row(name: str, plan: PlanSpec, decide: dict[str, Decide], rounds: int) -> str:
+def row(name: str, plan: CEMSpec, decide: dict[str, Decide], rounds: int) -> str:
     """One line of the table."""
     with FlopCounterMode(display=False) as counter:
         decide["torch"]()
@@ -106,7 +106,7 @@ def table(preset: str, name: str, rounds: int, threads: int) -> Iterator[str]:
         for suffix, factors in GROWTH.items():
             changes = changed(usual, factors)
             policy = load_policy(folder, provider="cpu", threads=threads, plan=changes)
-            assert policy.spec.plan is not None
+            assert isinstance(policy.spec.plan, CEMSpec)
             algorithm.plan_spec = policy.spec.plan
             eager = Policy(TorchStep(algorithm), policy.spec)
             decide: dict[str, Decide] = {

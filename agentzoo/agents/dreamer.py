@@ -35,7 +35,7 @@ from ..blocks.optim import Adam
 from ..blocks.returns import lambda_return
 from ..blocks.rssm import RSSM, State
 from ..blocks.standardize import FORMS
-from ..config import AgentConfig, one_of
+from ..config import AgentConfig, EnvFacts, one_of
 from ..replay.samplers import EpisodeSampler
 
 GROUPS = {
@@ -445,6 +445,15 @@ def noise_spec(latent: GaussianLatent, actor: Actor, action: ActionSpec) -> dict
 class DreamerConfig(AgentConfig):
     """Settings of Dreamer; the defaults are danijar/dreamer's for the DeepMind Control Suite."""
 
+    total_steps: int = 5_000_000  # environment steps including repeat; learn()'s default budget
+    repeat: int = 2  # action repeat, where the environment string leaves it open
+    prefill: int = 5_000  # environment steps of uniformly random actions
+    pretrain: int = 100  # updates at the first opportunity
+    update_every: int = 1_000  # environment steps between bursts of updates
+    updates: int = 100  # in a burst
+    batch_size: int = 50  # B, sequences in a batch
+    batch_length: int = 50  # T, transitions in a sequence
+    replay_rows: int = 5_000_000  # capacity of the replay buffer
     deter: int = 200  # D, deterministic state
     stoch: int = 30  # S, Gaussian latent dimensions
     hidden: int = 200  # width of the RSSM's dense layers
@@ -595,18 +604,16 @@ class Dreamer(Agent):
         return "dmc_vision" if any(s.kind == "image" for s in obs.values()) else "dmc_state"
 
     @classmethod
-    def env_overrides(
-        cls, config: AgentConfig, suite: str, obs: Mapping[str, ObsSpec], action: ActionSpec
-    ) -> Mapping[str, object]:
+    def env_overrides(cls, config: AgentConfig, world: EnvFacts) -> Mapping[str, object]:
         """A continuation head where episodes can terminate; discrete settings for discrete actions.
 
         Source: google-research/dreamer configs `discrete` and `pcont`; the exploration's halving
         reaches its floor at two fifths of the run, as the paper's linear decay does.
         """
-        fields: dict[str, object] = {} if suite == "dmc" else {"cont": True}
-        if suite not in ("dmc", "atari"):
+        fields: dict[str, object] = {} if world.suite == "dmc" else {"cont": True}
+        if world.suite not in ("dmc", "atari"):
             fields["repeat"] = 1
-        if action.kind != "box":
+        if world.action.kind != "box":
             assert isinstance(config, DreamerConfig), type(config)
             fields |= {"horizon": min(10, config.horizon), "kl_scale": 0.1, "expl_amount": 0.4}
             fields |= {"expl_min": 0.1, "expl_decay": None}

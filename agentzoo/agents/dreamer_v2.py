@@ -38,7 +38,7 @@ from ..blocks.optim import Adam
 from ..blocks.returns import lambda_return
 from ..blocks.rssm import RSSM, State
 from ..blocks.standardize import FORMS
-from ..config import AgentConfig, one_of
+from ..config import AgentConfig, EnvFacts, one_of
 from ..replay.samplers import EpisodeSampler
 
 GROUPS = {
@@ -646,9 +646,7 @@ class DreamerV2(Agent):
         return {"atari": "atari_paper", "crafter": "crafter"}.get(suite, "defaults")
 
     @classmethod
-    def env_overrides(
-        cls, config: AgentConfig, suite: str, obs: Mapping[str, ObsSpec], action: ActionSpec
-    ) -> Mapping[str, object]:
+    def env_overrides(cls, config: AgentConfig, world: EnvFacts) -> Mapping[str, object]:
         """A continuation head where episodes can terminate; repeats where the papers repeat."""
-        fields: dict[str, object] = {"cont": suite != "dmc"}
-        return fields if suite in ("dmc", "atari") else {**fields, "repeat": 1}
+        fields: dict[str, object] = {"cont": world.suite != "dmc"}
+        return fields if world.suite in ("dmc", "atari") else {**fields, "repeat": 1}

@@ -57,7 +57,7 @@ from ..blocks.normalize import PercentileScale
 from ..blocks.optim import LaProp
 from ..blocks.returns import lambda_return
 from ..blocks.rssm import RSSM, State
-from ..config import AgentConfig, one_of
+from ..config import AgentConfig, EnvFacts, one_of
 from ..replay.samplers import OnlineSampler
 
 LAYERS = {"encoder": 3, "decoder": 3, "posterior": 1, "prior": 2,
@@ -531,6 +531,7 @@ class Sizes(NamedTuple):
 class DreamerV3Config(AgentConfig):
     """Settings of DreamerV3; the defaults are those of danijar/dreamerv3."""
 
+    replay_rows: int = 5_000_000  # capacity of the replay buffer
     size: str = "200m"  # 1m|12m|25m|50m|100m|200m|400m parameters
     units: int | None = None  # width of encoder, decoder and heads; None is the size's, 64 to 1536
     hidden: int | None = None  # width of the RSSM's dense layers; None is units
@@ -706,8 +707,6 @@ class DreamerV3(Agent):
         return suite if suite in cls.presets else ("pixels" if image else "state")
 
     @classmethod
-    def env_overrides(
-        cls, config: AgentConfig, suite: str, obs: Mapping[str, ObsSpec], action: ActionSpec
-    ) -> Mapping[str, object]:
+    def env_overrides(cls, config: AgentConfig, world: EnvFacts) -> Mapping[str, object]:
         """Actions are repeated where the papers repeat them, in two suites."""
-        return {} if suite in ("dmc", "atari") else {"repeat": 1}
+        return {} if world.suite in ("dmc", "atari") else {"repeat": 1}

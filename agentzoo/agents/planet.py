@@ -17,10 +17,10 @@ from agentzoo.runtime.errors import ConfigError
 from agentzoo.runtime.policy.planners import check, check_draws, check_plan
 from agentzoo.runtime.spec import (
     ActionSpec,
+    CEMSpec,
     ColumnSpec,
     NoiseSpec,
     ObsSpec,
-    PlanSpec,
     TensorSpec,
 )
 
@@ -42,7 +42,7 @@ from ..blocks.optim import Adam
 from ..blocks.overshooting import overshoot
 from ..blocks.rssm import RSSM, State
 from ..blocks.standardize import FORMS
-from ..config import AgentConfig, one_of
+from ..config import AgentConfig, EnvFacts, one_of
 from ..planning import plan_step
 from ..replay.samplers import EpisodeSampler, Sampler
 
@@ -127,7 +127,7 @@ class PlaNetAlgorithm(nn.Module):
         self, carry: Carry, obs: Obs, noise: Noise, deterministic: Tensor
     ) -> tuple[Carry, Tensor]:
         """Filter the observation, then plan; `deterministic` changes nothing."""
-        return plan_step(self, carry, obs, noise)
+        return plan_step(self, carry, obs, noise, deterministic)
 
     def observe(self, carry: Carry, obs: Obs, noise: Noise) -> Carry:
         """The filtering half of a step: one sample of the posterior, from which all plans start."""
@@ -329,6 +329,10 @@ def build_dynamics(embed: int, action: int, config: "PlaNetConfig") -> RSSM:
 class PlaNetConfig(AgentConfig):
     """Settings of PlaNet; the defaults are google-research/planet's last ones."""
 
+    repeat: int = 2  # action repeat, where the environment string leaves it open
+    prefill: int = 5_000  # environment steps of uniformly random actions
+    batch_size: int = 50  # B, sequences in a batch
+    batch_length: int = 50  # T, transitions in a sequence
     total_steps: int = 1_000_000  # 1,000 episodes, the paper's table 1
     pretrain: int = 100  # before the first planned episode
     update_every: int = 0  # each episode's end
@@ -379,9 +383,9 @@ class PlaNetConfig(AgentConfig):
             )
 
     @property
-    def plan(self) -> PlanSpec:
+    def plan(self) -> CEMSpec:
         """The planner's settings."""
-        return PlanSpec(
+        return CEMSpec(
             horizon=self.horizon,
             candidates=self.candidates,
             elites=self.elites,
@@ -471,8 +475,6 @@ class PlaNet(Agent):
         return "dmc_vision" if any(s.kind == "image" for s in obs.values()) else "dmc_state"
 
     @classmethod
-    def env_overrides(
-        cls, config: AgentConfig, suite: str, obs: Mapping[str, ObsSpec], action: ActionSpec
-    ) -> Mapping[str, object]:
+    def env_overrides(cls, config: AgentConfig, world: EnvFacts) -> Mapping[str, object]:
         """Actions are repeated in the DeepMind Control Suite alone, as often as the task says."""
-        return {} if suite == "dmc" else {"repeat": 1}
+        return {} if world.suite == "dmc" else {"repeat": 1}

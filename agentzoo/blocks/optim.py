@@ -93,6 +93,7 @@ class Adam(Moments):
         betas: decay rates of the two moments.
         decay: share of every parameter that is taken away each step, whatever the learning rate;
             torch.optim.AdamW's `weight_decay` times `lr`.
+        torch_eps: add eps after bias correction, as torch.optim.Adam does.
 
     Source: Kingma & Ba 2015 (arXiv:1412.6980), end of section 2; tf.keras.optimizers.Adam. Decay
     Loshchilov & Hutter 2019 (arXiv:1711.05101), in the form of danijar/dreamerv2
@@ -108,10 +109,12 @@ class Adam(Moments):
         clip: float = torch.inf,
         betas: tuple[float, float] = (0.9, 0.999),
         decay: float = 0.0,
+        torch_eps: bool = False,
     ) -> None:
         super().__init__(params)
         self.lr, self.eps, self.clip, self.betas, self.decay = lr, eps, clip, betas, decay
         self.warmup = 0  # updates in which the rate rises from 0, for weights that learned before
+        self.torch_eps = torch_eps
 
     @torch.no_grad()
     def step(self, grads: Sequence[Tensor]) -> Tensor:
@@ -132,10 +135,11 @@ class Adam(Moments):
         torch._foreach_mul_(square, b2)
         torch._foreach_addcmul_(square, clipped, clipped, 1 - b2)
         scale = torch._foreach_sqrt(square)
-        torch._foreach_add_(scale, self.eps)
-        change = torch._foreach_div(mean, scale)
         # expm1: 1 - 0.999 in float32 has four digits
-        bias = torch.sqrt(-torch.expm1(step * math.log(b2))) / -torch.expm1(step * math.log(b1))
+        spread = torch.sqrt(-torch.expm1(step * math.log(b2)))
+        torch._foreach_add_(scale, self.eps * spread if self.torch_eps else self.eps)
+        change = torch._foreach_div(mean, scale)
+        bias = spread / -torch.expm1(step * math.log(b1))
         rate = self.lr * (step / self.warmup).clamp(max=1) if self.warmup else self.lr
         torch._foreach_mul_(change, rate * bias)
         if self.decay:

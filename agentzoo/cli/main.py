@@ -8,16 +8,17 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from agentzoo.runtime.errors import AgentZooError, ConfigError, RunError, nearest
+from agentzoo.runtime.errors import AgentZooError, ConfigError, RunError
 from agentzoo.runtime.printable import printable
 
 from .. import __version__
+from ..agents.registry import agents
+from ..agents.registry import named as registered
 
 if TYPE_CHECKING:
     from agentzoo.runtime.evaluation.rollout import Evaluation
@@ -25,12 +26,7 @@ if TYPE_CHECKING:
 
     from ..agent import Agent
 
-AGENTS = {  # command line -> class
-    "dreamer": "Dreamer",
-    "dreamerv2": "DreamerV2",
-    "dreamerv3": "DreamerV3",
-    "planet": "PlaNet",
-}
+KNOWN = ", ".join(sorted(entry.command for entry in agents().values()))
 
 app = typer.Typer(
     name="agentzoo",
@@ -84,6 +80,12 @@ MaxSteps = Annotated[
 Provider = Annotated[
     Literal["auto", "cpu", "cuda"], typer.Option(help="What ONNX Runtime runs on.")
 ]
+Plan = Annotated[
+    str | None,
+    typer.Option(
+        help="A planner's settings, as candidates=200,elites=20; off: its policy network alone."
+    ),
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 
 
@@ -117,7 +119,7 @@ def quickstart(
 
 @app.command()
 def learn(
-    agent: Annotated[str, typer.Argument(help="Which agent: " + ", ".join(AGENTS) + ".")],
+    agent: Annotated[str, typer.Argument(help=f"Which agent: {KNOWN}.")],
     env: Annotated[str, typer.Argument(help="Environment, such as dmc:walker-walk.")],
     budget: Annotated[
         int | None,
@@ -220,6 +222,7 @@ def evaluate(
     check: Annotated[
         bool, typer.Option("--check", help="Play the published episodes again, and compare.")
     ] = False,
+    plan: Plan = None,
 ) -> None:
     """Run a policy and say what it scores; nothing is written but to --record and --video."""
     from agentzoo.hub import require_own_folder
@@ -233,7 +236,7 @@ def evaluate(
     for out in (one for one in (record, video) if one is not None):
         require_own_folder(out)  # before the episodes are played
     folder = folder_of(source)
-    policy = open_policy(source, provider=provider)
+    policy = open_policy(source, provider=provider, plan=plan)
     if check:
         if folder is None or not isinstance(policy, Policy):
             raise ConfigError(f"--check plays a bundle's published episodes; {source} is a server")
@@ -376,6 +379,7 @@ def serve(
     ] = None,
     max_dreams: Annotated[int, typer.Option(min=1, help="Episodes and dreams of the page.")] = 2,
     runs: Annotated[Path | None, typer.Option(help="A folder of runs, for the page.")] = None,
+    plan: Plan = None,
 ) -> None:
     """Serve policies to evaluation harnesses: openpi, vla-eval, Open Inference Protocol."""
     import logging
@@ -393,7 +397,7 @@ def serve(
         raise AgentZooError("name the policies to serve, or a --config models.toml; one of the two")
     limits = {
         "threads": threads, "max_batch": max_batch, "max_wait_ms": max_wait_ms,
-        "max_queue": max_queue, "provider": provider,
+        "max_queue": max_queue, "provider": provider, "plan": plan or "",
     }  # fmt: skip
     models = (
         read_models(config) if config else [model_settings(one, **limits) for one in sources or []]
@@ -561,11 +565,7 @@ def agent_class(name: str) -> "type[Agent]":
     Raises:
         AgentZooError: with the nearest names.
     """
-    key = name.lower().replace("-", "").replace("_", "")
-    if key not in AGENTS:
-        hint = nearest(key, AGENTS, "agents")
-        raise AgentZooError(f'there is no agent called "{name}"; {hint}')
-    return getattr(import_module("agentzoo"), AGENTS[key])  # lazy: torch only now
+    return registered(name).load()  # torch only now
 
 
 def settings_of(kind: "type[Agent]", settings: Sequence[str]) -> dict[str, object]:

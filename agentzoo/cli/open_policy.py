@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agentzoo.runtime.errors import AgentZooError, BundleError
+from agentzoo.runtime.errors import AgentZooError, BundleError, ConfigError
 
 if TYPE_CHECKING:
     from agentzoo.runtime.evaluation.rollout import SessionMaker
@@ -28,20 +28,32 @@ def folder_of(source: str) -> Path | None:
     return locate(source, serving=True)
 
 
-def open_policy(source: str, *, provider: "Provider" = "auto") -> "SessionMaker":
+def open_policy(
+    source: str, *, provider: "Provider" = "auto", plan: str | None = None
+) -> "SessionMaker":
     """A policy from a bundle's folder, a published one such as `me/walker@main`, or a URL.
+
+    Args:
+        source: which of them.
+        provider: what ONNX Runtime runs on, here.
+        plan: a planner's settings as on the command line, or "off"; None leaves them.
 
     Raises:
         BundleError: if it is none of them, or a folder that does not pass its checks.
+        ConfigError: if `plan` does not fit the policy, or a server is to plan otherwise.
         ServingError: if the server does not answer.
     """
     if (folder := folder_of(source)) is None:
         from agentzoo.runtime import RemotePolicy
 
+        if plan is not None:
+            raise ConfigError(f"{source} plans as it was told to; say plan where it is served")
         return RemotePolicy(source)
     from agentzoo.runtime import load_policy
+    from agentzoo.runtime.policy.planners import parse_plan
 
-    return load_policy(folder, provider=provider)
+    changes = None if plan is None else parse_plan(plan)
+    return load_policy(folder, provider=provider, plan=changes)
 
 
 def locate(model: "ModelSettings") -> Path:

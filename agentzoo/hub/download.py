@@ -6,7 +6,7 @@ import shutil
 import warnings
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from huggingface_hub import (
     HfApi,
@@ -21,6 +21,7 @@ from agentzoo.runtime.bundle.manifest import MANIFEST, read_json, read_manifest
 from agentzoo.runtime.errors import BundleError
 from agentzoo.runtime.files import open_plain, places, stands
 from agentzoo.runtime.policy.onnx_session import Provider
+from agentzoo.runtime.policy.planners import Changes
 from agentzoo.runtime.policy.policy import Policy
 from agentzoo.runtime.strict_json import read_object
 
@@ -86,7 +87,7 @@ def load_policy(
     threads: int = 1,
     seed: int | None = None,
     deterministic: bool | None = None,
-    plan: Mapping[str, int] | None = None,
+    plan: Changes | Literal["off"] | None = None,
     cache_dir: str | Path | None = None,
     token: str | None = None,
 ) -> Policy:

@@ -34,11 +34,33 @@ def read_fields(cls: type[D], value: object, where: str) -> D:
     if unknown:
         hint = nearest(unknown[0], known, "known fields")
         raise BundleError(f'"{where}" has the unknown field "{unknown[0]}"; {hint}')
+    optional = {field.name for field in fields(cls) if field.metadata.get("optional")}
+    known = [name for name in known if name in entries or name not in optional]
     missing = [name for name in known if name not in entries]
     if missing:
         raise BundleError(f'"{where}" lacks the field "{missing[0]}"; export the policy again')
     kinds = get_type_hints(cls)
     return cls(**{name: _read(kinds[name], entries[name], f"{where}.{name}") for name in known})
+
+
+def write_fields(value: "DataclassInstance") -> dict[str, object]:
+    """A dataclass as a plain JSON object, for `read_fields`; empty optional fields are left out."""
+    return {
+        field.name: _plain(getattr(value, field.name))
+        for field in fields(value)
+        if getattr(value, field.name) or not field.metadata.get("optional")
+    }
+
+
+def _plain(value: object) -> object:
+    if is_dataclass(value) and not isinstance(value, type):
+        return write_fields(value)
+    if isinstance(value, Mapping):
+        entries = cast("Mapping[str, object]", value)
+        return {key: _plain(item) for key, item in entries.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in cast("list[object]", value)]
+    return value
 
 
 def read_object(value: object, where: str) -> dict[str, object]:
@@ -57,7 +79,7 @@ def _read(kind: object, value: object, where: str) -> object:
     if is_dataclass(kind):
         return read_fields(cast("type[DataclassInstance]", kind), value, where)
     if origin is UnionType:
-        return None if value is None else _read(args[0], value, where)
+        return None if value is None else _read(_chosen(args, value, where), value, where)
     if origin is tuple:
         return tuple(_read(args[0], item, where) for item in _list(value, where))
     if origin is Mapping:
@@ -66,6 +88,24 @@ def _read(kind: object, value: object, where: str) -> object:
     if origin is Literal:
         return _one_of(args, value, where)
     return _scalar(cast("type", kind), value, where)
+
+
+def _chosen(kinds: tuple[object, ...], value: object, where: str) -> object:
+    """Which of several dataclasses an object is: its `driver` says so, in all but the first."""
+    kinds = tuple(kind for kind in kinds if kind is not type(None))
+    if len(kinds) == 1:
+        return kinds[0]
+    drivers = {_driver(kind): kind for kind in kinds}
+    driver = read_object(value, where).get("driver")
+    if not isinstance(driver, str | None) or driver not in drivers:
+        known = ", ".join(sorted(name for name in drivers if name))
+        raise BundleError(f'"{where}.driver" is {driver!r:.80}, expected none, or one of {known}')
+    return drivers[driver]
+
+
+def _driver(kind: object) -> str | None:
+    named = get_type_hints(kind).get("driver")
+    return None if named is None else str(get_args(named)[0])
 
 
 def _scalar(kind: type, value: object, where: str) -> object:

@@ -3,18 +3,17 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from torch import Tensor
 
 from agentzoo.runtime.envs import FiveTuple, reset_env, step_env
 from agentzoo.runtime.errors import ConfigError, MissingExtraError
 from agentzoo.runtime.evaluation.rollout import MAX_STEPS, evaluate
 from agentzoo.runtime.policy.noise import derive_seed
 
-from ..algorithm import Batch, NoiseSource
+from ..algorithm import Imagining, NoiseSource
 from ..config import AgentConfig
 from ..replay.samplers import EpisodeSampler
 from . import plots
@@ -175,15 +174,6 @@ class _Watched(gym.Wrapper[Any, Any, Any, Any]):
         return observation, reward, terminated, truncated, info
 
 
-@runtime_checkable
-class Dreaming(Protocol):
-    """Algorithms whose model can be looked at: some rows seen, the rest imagined."""
-
-    def open_loop(self, batch: Batch, noise: NoiseSource, context: int = 5) -> dict[str, Tensor]:
-        """(B, T, h, w, c) in [0, 1] for images, (B, T, n) for vectors, by observation key."""
-        ...
-
-
 class Report(Callback):
     """Keeps a learning curve and the model's open-loop predictions in the run's folder.
 
@@ -219,14 +209,14 @@ class Report(Callback):
         try:
             if training.counters.episodes:
                 plots.learning_curve(training.folder, training.folder / "learning_curve.png")
-            if isinstance(training.learner.algorithm, Dreaming) and training.replay.episodes:
+            if isinstance(training.learner.algorithm, Imagining) and training.replay.episodes:
                 self._dream(training, training.learner.algorithm)
         except MissingExtraError as error:
             training.bar.note(f"no video of the model's dreams: {error}")
         except Exception as error:  # a picture is worth no run, whatever went wrong in drawing it
             training.bar.warn(f"no pictures of this step: {type(error).__name__}: {error}")
 
-    def _dream(self, training: Run, algorithm: Dreaming) -> None:
+    def _dream(self, training: Run, algorithm: Imagining) -> None:
         learner, seed = training.learner, derive_seed(training.learner.seed, "dream")
         batch, _ = training.replay.sample(
             EpisodeSampler(), self.sequences, self.length, np.random.default_rng(seed)

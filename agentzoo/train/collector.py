@@ -1,8 +1,7 @@
 """Collection: the acting half of training. One decision of every environment at a time."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import cast
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -10,10 +9,11 @@ from torch import Tensor
 
 from agentzoo.runtime.envs import Adapter, episode_seed
 from agentzoo.runtime.policy.noise import derive_seed, draw, with_plan_axes
-from agentzoo.runtime.spec import ActionSpec, NoiseSpec, PlanSpec
+from agentzoo.runtime.spec import ActionSpec, NoiseSpec
 
 from ..algorithm import (
     Algorithm,
+    Annotating,
     Carry,
     Measuring,
     Noise,
@@ -150,9 +150,8 @@ class Collector:
         self._carry, self._actions = self._act()
         rows = {**self.rows, "action": self._carry["prev_action"].cpu().numpy()}
         rows = self._annotated(rows)
-        if hasattr(self.algorithm, "measure"):
-            measuring = cast("Measuring", self.algorithm)
-            measuring.measure(rows, learning=self.counters.updates > 0)
+        if isinstance(self.algorithm, Measuring):
+            self.algorithm.measure(rows, learning=self.counters.updates > 0)
         last = rows["is_last"]
         rows["action"] = np.where(last[:, None], np.float32(0), rows["action"])  # unused
         for i, env in enumerate(self.active):
@@ -186,16 +185,17 @@ class Collector:
 
     def _perceive(self, obs: Obs, noise: Noise, *, planning: bool) -> Carry:
         """The carry after this decision; a random action is not worth a planner's search."""
-        if not planning and hasattr(self.algorithm, "plan_spec"):
-            return cast("PlanningAlgorithm", self.algorithm).observe(self._carry, obs, noise)
+        if not planning and isinstance(self.algorithm, PlanningAlgorithm):
+            return self.algorithm.observe(self._carry, obs, noise)
         greedy = torch.zeros(len(self.active), dtype=torch.bool, device=self.device)
         return self.algorithm.step(self._carry, obs, noise, greedy)[0]
 
     def _annotated(self, rows: Transitions) -> Transitions:
-        annotate = getattr(self.algorithm, "annotate", None)
-        if annotate is None:
+        if not isinstance(self.algorithm, Annotating):
             return rows
-        rows, late, self._state = annotate(rows, self.active, self._carry, self._state)
+        rows, late, self._state = self.algorithm.annotate(
+            rows, self.active, self._carry, self._state
+        )
         for env, back, values in late:
             if back:
                 # rows of this decision are not stored yet: the newest stored one is one row back
@@ -286,7 +286,7 @@ def noise_for_collection(
     specs = algorithm.noise_spec
     exploring = {name: spec for name, spec in specs.items() if spec.role == "explore"}
     prefill = NoiseSpec(shape=(action.size,), kind="uniform", role="explore")
-    plan: PlanSpec | None = getattr(algorithm, "plan_spec", None)
+    plan = algorithm.plan_spec if isinstance(algorithm, PlanningAlgorithm) else None
     if plan is not None and not planning:
-        plan = replace(plan, iterations=0)
+        plan = plan.idle
     return {**with_plan_axes(specs, plan), **exploring, "prefill": prefill}

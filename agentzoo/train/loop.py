@@ -36,96 +36,6 @@ SLOW_UPDATE_S = 2.0  # an update slower than this on a CPU is meant for a GPU
 GRACE = 10_000  # steps of an environment without a time limit before its episode is cut
 
 
-@dataclass(frozen=True)
-class UpdateSchedule:
-    """How many updates are due: a function of the counters, so a resumed run owes the same.
-
-    Args:
-        prefill: environment steps of random actions, before which none is due.
-        pretrain: updates at the first opportunity.
-        every: environment steps between bursts; 0 is at the end of each episode.
-        updates: updates in a burst.
-        spread: update as rows arrive, as many in all, instead of in bursts.
-    """
-
-    prefill: int
-    pretrain: int
-    every: int
-    updates: int
-    spread: bool = False
-
-    def due(self, env_step: int, episodes: int) -> int:
-        """Updates that should have been done by now.
-
-        Args:
-            env_step: environment steps so far, repeat included.
-            episodes: episodes finished since prefill ended.
-        """
-        if env_step < self.prefill:
-            return 0
-        steps = env_step - self.prefill
-        if self.spread:
-            return self.pretrain + steps * self.updates // self.every
-        bursts = steps // self.every if self.every else episodes
-        return self.pretrain + self.updates * bursts
-
-
-@dataclass(frozen=True)
-class RatioSchedule:
-    """Updates in proportion to what was collected, owed in fractions: a function of the counters.
-
-    The first update is due when the replay holds as many windows as one update has rows.
-
-    Args:
-        prefill: environment steps of random actions, before which none is due.
-        pretrain: updates at the first opportunity.
-        ratio: rows trained on for each decision collected.
-        batch: B, windows in a batch.
-        length: T + 1, rows in a window; the first is context.
-        envs: environments collected from at a time.
-        repeat: environment steps in a decision.
-
-    Source: danijar/dreamerv3 embodied/run/train.py, elements' when.Ratio: the updates begin at 1088
-    decisions of one environment, or 2048 of 16, and the first call makes exactly one.
-    """
-
-    prefill: int
-    pretrain: int
-    ratio: float
-    batch: int
-    length: int
-    envs: int
-    repeat: int
-
-    def due(self, env_step: int, episodes: int) -> int:
-        """Updates that should have been done by now.
-
-        Args:
-            env_step: environment steps so far, repeat included.
-            episodes: not used.
-        """
-        rows = self.batch * (self.length - 1)
-        begin = rows + self.envs * (self.length - 1)
-        decisions = env_step // self.repeat - max(begin, self.prefill // self.repeat)
-        return self.pretrain + int(decisions * self.ratio / rows) if decisions >= 0 else 0
-
-
-def update_schedule(config: AgentConfig, repeat: int) -> UpdateSchedule | RatioSchedule:
-    """The schedule of a configuration: by ratio where it names one, else bursts."""
-    if not config.train_ratio:
-        c = config
-        return UpdateSchedule(c.prefill, c.pretrain, c.update_every, c.updates, c.overlap)
-    return RatioSchedule(
-        config.prefill,
-        config.pretrain,
-        config.train_ratio,
-        config.batch_size,
-        config.batch_length,
-        config.envs,
-        repeat,
-    )
-
-
 @dataclass
 class Training:
     """One sitting of a run; callbacks are given this object.
@@ -164,7 +74,7 @@ class Training:
         scheduled = config
         if parent is not None and parent.has_replay:
             scheduled = replace(config, prefill=0, pretrain=0)
-        self.schedule = update_schedule(scheduled, self.adapter.repeat)
+        self.schedule = scheduled.schedule(self.adapter.repeat)
         if parent is not None and not parent.has_optimizer:
             for optimizer in self.learner.algorithm.optimizers().values():
                 if isinstance(optimizer, Adam):
@@ -285,9 +195,9 @@ class Training:
         self._update_seconds.append(seconds)
         if len(self._update_seconds) != TIMED_UPDATES:
             return
-        config, median = self.learner.config, float(np.median(self._update_seconds))
+        median = float(np.median(self._update_seconds))
         due = self.schedule.due(self.bar.total, 0) - self.counters.updates
-        if config.update_every or config.train_ratio:
+        if self.schedule.counts_steps:
             self.bar.note(
                 f"about {duration(due * median)} of updates ahead: {due:,} of {median:.2f} s each"
             )

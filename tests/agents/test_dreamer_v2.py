@@ -17,13 +17,12 @@ from agentzoo.blocks.acting import autocast
 from agentzoo.blocks.heads import NormalPrediction
 from agentzoo.blocks.optim import Adam
 from agentzoo.blocks.rssm import State
-from agentzoo.config import configure
+from agentzoo.config import EnvFacts, configure
 from agentzoo.export import export
 from agentzoo.replay.samplers import EpisodeSampler
 from agentzoo.runtime import verify
 from agentzoo.runtime.errors import ConfigError
 from agentzoo.runtime.spec import ActionSpec, ObsSpec
-from agentzoo.train.loop import update_schedule
 from tests.agents.fake_envs import Steer
 
 
@@ -221,7 +220,7 @@ def test_updates_of_the_papers_runs(preset: str, every: int, updates: int) -> No
     c = configure(DreamerV2Config, DreamerV2.presets[preset])
     assert c.update_every == every
     assert c.total_steps // c.update_every * c.updates == updates
-    schedule = update_schedule(c, c.repeat)
+    schedule = c.schedule(c.repeat)
     assert schedule.due(c.prefill - 1, 0) == 0
     assert schedule.due(c.prefill, 0) == c.pretrain
     after = (c.total_steps - c.prefill) // every
@@ -851,7 +850,9 @@ def test_default_preset_follows_suite_and_observations() -> None:
     ],
 )
 def test_the_world_decides_continuation_and_repeat(suite: str, fields: dict) -> None:
-    assert DreamerV2.env_overrides(DreamerV2Config(), suite, STATE, box()) == fields
+    assert (
+        DreamerV2.env_overrides(DreamerV2Config(), EnvFacts(f"{suite}:any", STATE, box())) == fields
+    )
 
 
 def test_ends_are_prioritised_where_the_settings_say_so() -> None:

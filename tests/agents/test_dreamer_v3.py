@@ -36,8 +36,9 @@ from agentzoo.runtime import verify
 from agentzoo.runtime.errors import ConfigError, EpisodeError
 from agentzoo.runtime.spec import ActionSpec, ObsSpec
 from agentzoo.train.callbacks import Callback
-from agentzoo.train.loop import RatioSchedule, Training, update_schedule
-from tests.agents.test_contract import Keep
+from agentzoo.train.loop import Training
+from agentzoo.train.schedule import ByRatio
+from tests.agents.contract import Keep
 
 TINY: Mapping[str, object] = {**DreamerV3.presets["debug"], "imag_last": None, "horizon": 4}
 
@@ -269,7 +270,7 @@ def test_updates_of_the_papers_runs(preset: str, decisions: int, updates: int) -
     name, _, paper = preset.partition("-")
     overrides = {"train_ratio": 128.0} if paper else {}
     config = configure(DreamerV3Config, DreamerV3.presets[name], overrides)
-    schedule = update_schedule(config, config.repeat)
+    schedule = config.schedule(config.repeat)
     begin = 2048 if config.envs == 16 else 1088
     assert schedule.due(begin * config.repeat - 1, 0) == 0
     assert schedule.due(begin * config.repeat, 0) == 1
@@ -277,13 +278,13 @@ def test_updates_of_the_papers_runs(preset: str, decisions: int, updates: int) -
 
 
 def test_fractions_of_an_update_are_owed_and_never_lost() -> None:
-    schedule = RatioSchedule(prefill=0, pretrain=1, ratio=0.3, batch=4, length=9, envs=1, repeat=2)
+    schedule = ByRatio(prefill=0, pretrain=1, ratio=0.3, batch=4, length=9, envs=1, repeat=2)
     due = [schedule.due(step, 0) for step in range(0, 4_000, 2)]
     assert due[39] == 0
     assert due[40] == 1
     assert due[1_000] == 1 + int(960 * 0.3 / 32)
     assert set(np.diff(due)) == {0, 1}
-    late = RatioSchedule(prefill=500, pretrain=1, ratio=0.3, batch=4, length=9, envs=1, repeat=2)
+    late = ByRatio(prefill=500, pretrain=1, ratio=0.3, batch=4, length=9, envs=1, repeat=2)
     assert late.due(499, 0) == 0
     assert late.due(500, 0) == 1
 

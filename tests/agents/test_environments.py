@@ -20,9 +20,9 @@ from agentzoo.runtime.errors import ConfigError, RunError, WorkerError
 from agentzoo.train.callbacks import Callback
 from agentzoo.train.checkpoint import newest, whole
 from agentzoo.train.logger import read_metrics
-from agentzoo.train.loop import Training, UpdateSchedule
-from tests.agents.contract import CARTPOLE
-from tests.agents.test_contract import Keep, all_rows, assert_same_run
+from agentzoo.train.loop import Training
+from agentzoo.train.schedule import ByBurst
+from tests.agents.contract import CARTPOLE, Keep, all_rows, assert_same_run
 from tests.agents.test_training import counters
 from tests.agents.toys import TOYS
 from tests.envs.fake_envs import Countdown, Marking, Mortal
@@ -187,7 +187,7 @@ def test_processes_step_while_updates_are_made(tmp_path: Path):
 class TestOverlap:
     def test_as_many_updates_as_in_bursts_but_not_at_once(self):
         fields = {"prefill": 400, "pretrain": 7, "every": 1_000, "updates": 100}
-        bursts, spread = UpdateSchedule(**fields), UpdateSchedule(**fields, spread=True)
+        bursts, spread = ByBurst(**fields), ByBurst(**fields, spread=True)
         assert spread.due(399, 0) == 0
         for k in range(50):
             assert spread.due(400 + 1_000 * k, 0) == bursts.due(400 + 1_000 * k, 0) == 7 + 100 * k

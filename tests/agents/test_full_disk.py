@@ -12,8 +12,7 @@ import torch
 
 from agentzoo.runtime.errors import RunError
 from agentzoo.train.logger import read_metrics
-from tests.agents.contract import CASES
-from tests.agents.test_contract import Keep, assert_same_run
+from tests.agents.contract import CASES, Keep, assert_same_run
 from tests.agents.test_training import counters, toy
 
 STEPS = 2_000

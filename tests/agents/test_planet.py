@@ -20,17 +20,16 @@ from agentzoo.blocks.latents import GaussianLatent
 from agentzoo.blocks.rssm import State
 from agentzoo.config import configure
 from agentzoo.export import export
-from agentzoo.planning import rollout_returns
+from agentzoo.planning import TorchRollouts
 from agentzoo.runtime import load_policy, verify
 from agentzoo.runtime.envs import resolve
 from agentzoo.runtime.errors import ConfigError, SpaceError
 from agentzoo.runtime.evaluation.rollout import evaluate_random
 from agentzoo.runtime.policy.noise import draw, with_plan_axes
-from agentzoo.runtime.policy.planners import PlanStep, Rollouts
+from agentzoo.runtime.policy.planners import PlanStep
 from agentzoo.runtime.policy.policy import Policy
-from agentzoo.runtime.spec import ActionSpec, Arrays, ObsSpec, PlanSpec, PolicySpec
-from agentzoo.torch_step import TorchImagine, TorchStep, arrays, tensors
-from agentzoo.train.loop import UpdateSchedule
+from agentzoo.runtime.spec import ActionSpec, CEMSpec, ObsSpec, PolicySpec
+from agentzoo.torch_step import TorchModel, TorchStep
 from tests.agents.fake_envs import Steer
 
 IMAGE = {"image": ObsSpec(kind="image", shape=(64, 64, 3), source=(64, 64, 3))}
@@ -140,7 +139,7 @@ def test_reward_heads_of_the_text_and_of_the_first_release(
 
 def test_schedule_is_a_hundred_updates_an_episode() -> None:
     c = PlaNetConfig()
-    schedule = UpdateSchedule(c.prefill, c.pretrain, c.update_every, c.updates)
+    schedule = c.schedule(c.repeat)
     assert (c.prefill, c.batch_size, c.batch_length, c.expl_amount) == (5000, 50, 50, 0.3)
     assert schedule.due(4999, 0) == 0
     # the first planned episode follows the first hundred updates
@@ -149,7 +148,7 @@ def test_schedule_is_a_hundred_updates_an_episode() -> None:
 
 
 def test_plan_of_the_paper() -> None:
-    assert PlaNetConfig().plan == PlanSpec(horizon=12, candidates=1000, elites=100, iterations=10)
+    assert PlaNetConfig().plan == CEMSpec(horizon=12, candidates=1000, elites=100, iterations=10)
 
 
 def test_deviation_and_entropy_of_a_fresh_latent() -> None:
@@ -400,7 +399,7 @@ def test_returns_are_the_sums_of_imagined_rewards() -> None:
     algorithm = build()
     carry = {k: torch.randn_like(v) for k, v in algorithm.initial(2).items()}
     actions, noise = torch.rand(2, 5, 4, 2) * 2 - 1, {"score": torch.randn(2, 5, 4, 3)}
-    returns = rollout_returns(algorithm, carry, actions, noise)
+    returns = TorchRollouts(algorithm, carry).returns(actions, noise, {})
     for b in range(2):
         for j in range(5):
             state, total = {k: v[b : b + 1] for k, v in carry.items()}, 0.0
@@ -551,11 +550,7 @@ def test_given_the_same_returns_torch_and_the_runtime_plan_the_same() -> None:
     algorithm = Known(STATE, box(), config)
     spec = policy_spec(algorithm, STATE)
 
-    def observe(carry: Arrays, obs: Arrays, noise: Arrays) -> Arrays:
-        with torch.no_grad():
-            return arrays(algorithm.observe(tensors(carry), tensors(obs), tensors(noise)))
-
-    served = Policy(PlanStep(observe, Rollouts(TorchImagine(algorithm)), spec), spec)
+    served = Policy(PlanStep(TorchModel(algorithm).model(), spec), spec)
     trained = Policy(TorchStep(algorithm), spec)
     for row in np.random.default_rng(0).standard_normal((4, 5), np.float32):
         action = served.act(row)

@@ -17,8 +17,8 @@ from agentzoo import Dreamer, DreamerV2, DreamerV3, PlaNet
 from agentzoo.agent import AGENTS, Agent
 from agentzoo.train.callbacks import Callback
 from agentzoo.train.loop import Training
+from tests.agents.contract import all_rows
 from tests.agents.fake_envs import Catch
-from tests.agents.test_contract import all_rows
 
 UPDATES = 100  # of which the prior must have a gradient in half
 SIZES: dict[str, dict[str, object]] = {

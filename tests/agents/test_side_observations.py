@@ -18,7 +18,7 @@ from agentzoo.runtime.errors import ConfigError, ObservationError, WorkerError
 from agentzoo.runtime.spec import ActionSpec, ColumnSpec, ObsSpec
 from agentzoo.train.callbacks import Callback
 from agentzoo.train.loop import Training
-from tests.agents.test_contract import Keep, all_rows
+from tests.agents.contract import Keep, all_rows
 from tests.agents.toys import Toy, agent
 from tests.envs.fake_envs import Breaking, Countdown, Doomed, Mortal, Watched
 

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import gymnasium as gym
@@ -11,18 +12,18 @@ import numpy as np
 import pytest
 import torch
 
-from agentzoo import Dreamer, DreamerV2, DreamerV3, PlaNet
+from agentzoo import Dreamer, DreamerV2, DreamerV3, PlaNet, testing
 from agentzoo.agent import Agent, module
-from agentzoo.config import parse_setting
+from agentzoo.config import AgentConfig, parse_setting
 from agentzoo.runtime.envs import Adapter
 from agentzoo.runtime.errors import BundleError, ConfigError, EpisodeError, ProviderError, RunError
 from agentzoo.train.callbacks import Callback, StopOnReturn
 from agentzoo.train.checkpoint import Counters, newest, read_tensors, whole
 from agentzoo.train.logger import read_metrics
-from agentzoo.train.loop import Training, UpdateSchedule, checkpoint_grace
+from agentzoo.train.loop import Training, checkpoint_grace
 from agentzoo.train.run_folder import locked
-from tests.agents.contract import CASES, PENDULUM
-from tests.agents.test_contract import Keep, all_rows, assert_same_run
+from agentzoo.train.schedule import ByBurst, ByDecision, ByEpisode, ByRatio
+from tests.agents.contract import CASES, PENDULUM, Keep, all_rows
 from tests.agents.toys import TOYS
 
 TOY = TOYS["TruncatedActor"]
@@ -61,7 +62,7 @@ class Short(gym.Env[np.ndarray, np.ndarray]):
 class TestSchedule:
     def test_dreamer_counts_of_the_paper(self):
         # 100 updates per 1,000 environment steps after 5,000 of prefill, and 100 at first
-        schedule = UpdateSchedule(prefill=5_000, pretrain=100, every=1_000, updates=100)
+        schedule = ByBurst(prefill=5_000, pretrain=100, every=1_000, updates=100)
         assert schedule.due(4_999, 0) == 0
         assert schedule.due(5_000, 0) == 100
         assert schedule.due(5_999, 0) == 100
@@ -69,11 +70,32 @@ class TestSchedule:
         assert schedule.due(1_000_000, 0) == 99_500 + 100
 
     def test_planet_counts_a_burst_for_each_episode(self):
-        schedule = UpdateSchedule(prefill=5_000, pretrain=100, every=0, updates=100)
+        schedule = ByEpisode(prefill=5_000, pretrain=100, updates=100)
         assert [schedule.due(5_000 + 1_000 * n, n) for n in range(4)] == [100, 200, 300, 400]
 
+    def test_an_update_for_each_decision(self):
+        schedule = ByDecision(prefill=5_000, pretrain=2_500, updates=1, repeat=2)
+        found = [schedule.due(step, 0) for step in (4_999, 5_000, 5_001, 5_002, 15_000)]
+        assert found == [0, 2_500, 2_500, 2_501, 7_500]
+
+    def test_a_configuration_says_its_own(self):
+        fields = {"prefill": 10, "pretrain": 3, "updates": 2, "batch_size": 4, "batch_length": 5}
+        bursts = AgentConfig(**fields, update_every=20)
+        assert bursts.schedule(2) == ByBurst(prefill=10, pretrain=3, every=20, updates=2)
+        assert AgentConfig(**fields, update_every=0).schedule(2) == ByEpisode(10, 3, 2)
+        by_ratio = AgentConfig(**fields, train_ratio=8.0, envs=3).schedule(2)
+        assert by_ratio == ByRatio(
+            prefill=10, pretrain=3, ratio=8.0, batch=4, length=5, envs=3, repeat=2
+        )
+        assert [one.counts_steps for one in (bursts.schedule(2), by_ratio)] == [True, True]
+        assert not AgentConfig(**fields, update_every=0).schedule(2).counts_steps
+
+    def test_the_defaults_are_nobodys_paper(self):
+        config = AgentConfig()
+        assert (config.repeat, config.updates, config.train_ratio) == (1, 1, 0.0)
+
     def test_two_hundred_and_fifty_replayed_rows_for_each_environment_step(self):
-        schedule = UpdateSchedule(prefill=5_000, pretrain=0, every=1_000, updates=100)
+        schedule = ByBurst(prefill=5_000, pretrain=0, every=1_000, updates=100)
         assert schedule.due(105_000, 0) * 50 * 50 / 100_000 == 250
 
 
@@ -452,23 +474,10 @@ def test_ctrl_c_inside_an_evaluation_without_an_end(tmp_path: Path, monkeypatch)
 
 @pytest.mark.parametrize("parallel", [True, False])
 def test_killed_between_two_environments_resumes_bit_for_bit(parallel: bool, tmp_path: Path):
-    torch.set_num_threads(1)
-    uninterrupted, resumed = Keep(), Keep()
-    CASES["LatentStore"].make(envs=2, parallel=parallel).learn(
-        1_600, run=tmp_path / "a", callbacks=[uninterrupted], progress=False
-    )
-    command = ["LatentStore", str(tmp_path / "b"), "1600", "1100", "envs=2", f"parallel={parallel}"]
-    process = subprocess.run(
-        [sys.executable, "-m", "tests.agents.sigkill_worker", *command],
-        capture_output=True,
-        text=True,
-    )
-    assert process.returncode == -signal.SIGKILL, process.stderr
-    assert 0 < counters(tmp_path / "b").env_step < 1_100
-    CASES["LatentStore"].make(envs=2, parallel=parallel).learn(
-        1_600, run=tmp_path / "b", callbacks=[resumed], progress=False
-    )
-    assert_same_run(uninterrupted, resumed)
+    fields = {"envs": 2, "parallel": parallel}
+    case = replace(CASES["LatentStore"], fields=fields, steps=1_600, kill_at=1_100)
+    learned = testing.learn(case, tmp_path / "a")
+    testing.check_resume(learned, tmp_path / "b")
 
 
 def test_a_half_written_checkpoint_is_not_taken(tmp_path: Path):

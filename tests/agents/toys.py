@@ -1,10 +1,12 @@
-"""Five toy recipes, each with one odd demand on the seams; the contract test runs them all.
+"""Seven toy recipes, each with one odd demand on the seams; the contract test runs them all.
 
 BestOfMany          its greedy action is the best of 100 samples
 TruncatedActor      its action is a truncated normal, inverted from uniform noise
 LatentStore         stores latents with its rows and writes them back from a context row
 Planner             has no actor: two exported graphs and the cross-entropy planner
 LateRewards         columns that arrive rows later, and a learned first state
+PathIntegral        plans by MPPI: value, end of the episode, proposals, a plan kept in the carry
+Probed              has intermediate outputs compared
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,10 +38,11 @@ from agentzoo.planning import plan_step
 from agentzoo.replay.samplers import EpisodeSampler, StreamSampler
 from agentzoo.runtime.spec import (
     ActionSpec,
+    CEMSpec,
     ColumnSpec,
+    MPPISpec,
     NoiseSpec,
     ObsSpec,
-    PlanSpec,
     TensorSpec,
 )
 
@@ -205,7 +208,7 @@ class LatentStoreAlgorithm(Toy):
 class PlannerAlgorithm(Toy):
     """Odd demand: no actor; a filtering graph, a scoring graph, and the planner between them."""
 
-    plan_spec = PlanSpec(horizon=3, candidates=12, elites=4, iterations=2)
+    plan_spec = CEMSpec(horizon=3, candidates=12, elites=4, iterations=2)
 
     def __init__(self, obs: Mapping[str, ObsSpec], action: ActionSpec, config: AgentConfig) -> None:
         super().__init__(obs, action, config)
@@ -220,11 +223,14 @@ class PlannerAlgorithm(Toy):
     def step(
         self, carry: Carry, obs: Obs, noise: Noise, deterministic: Tensor
     ) -> tuple[Carry, Tensor]:
-        return plan_step(self, carry, obs, noise)
+        return plan_step(self, carry, obs, noise, deterministic)
 
     def imagine(self, carry: Carry, action: Tensor, noise: Noise) -> tuple[Carry, Tensor]:
         deter = self.model(action, carry["deter"]) + 0.01 * noise["score"]
         return {"deter": deter}, self.reward(deter)[..., 0]
+
+    def beyond(self, states: Tensor, batch: Batch) -> Tensor | float:
+        return 0.0
 
     def update(self, batch: Batch, noise: NoiseSource) -> tuple[Metrics, WriteBack]:
         states = self.unroll(batch, self.initial(len(batch["reward"]))["deter"])
@@ -232,8 +238,73 @@ class PlannerAlgorithm(Toy):
         loss = (self.reward(states)[..., 0] - batch["reward"]).square().mean()
         loss = loss + (ahead - states.flatten(0, 1)).square().mean()
         loss = loss + self.actor(states).square().mean() + 0 * noise.normal(1).sum()
+        loss = loss + self.beyond(states, batch)
         self.optimizer.step(torch.autograd.grad(loss, list(self.parameters())))
         return {"loss/toy": loss.detach()}, {}
+
+
+class PathIntegralAlgorithm(PlannerAlgorithm):
+    """Odd demand: MPPI with a value, an end of the episode, proposals and a warm start."""
+
+    plan_spec = MPPISpec(
+        heads=("continue", "value", "policy"),
+        horizon=3,
+        candidates=12,
+        elites=4,
+        iterations=2,
+        proposals=3,
+        discount=0.9,
+    )
+
+    def __init__(self, obs: Mapping[str, ObsSpec], action: ActionSpec, config: AgentConfig) -> None:
+        super().__init__(obs, action, config)
+        self.worth = nn.Linear(UNITS, 2)
+        self.optimizer = Adam(dict(self.named_parameters()), lr=1e-2)
+        self.noise_spec = {
+            **self.noise_spec,
+            "proposed": NoiseSpec(shape=(action.size,), role="policy"),
+            "pick": NoiseSpec(shape=(2,), kind="uniform", role="shared"),
+            "jitter": NoiseSpec(shape=(), role="value"),
+            "elite": NoiseSpec(shape=(), kind="uniform", role="elite"),
+            "perturb": NoiseSpec(shape=(action.size,), role="perturb"),
+        }
+        self.carry_spec = {**self.carry_spec, **self.plan_spec.memory(action.size)}
+
+    def observe(self, carry: Carry, obs: Obs, noise: Noise) -> Carry:
+        seen = {name: carry[name] for name in ("deter", "prev_action")}
+        first = obs["is_first"][:, None]
+        start = {name: torch.zeros_like(tensor) for name, tensor in seen.items()}
+        seen = {name: torch.where(first, start[name], seen[name]) for name in seen}
+        vector = torch.cat([obs[key] for key in self.keys], -1)
+        deter = self.core(torch.cat([vector, seen["prev_action"]], -1), seen["deter"])
+        return {**carry, "deter": deter, "prev_action": seen["prev_action"]}
+
+    def cont(self, carry: Carry) -> Tensor:
+        return torch.sigmoid(carry["deter"][:, 0])
+
+    def value(self, carry: Carry, noise: Noise) -> Tensor:
+        return (self.worth(carry["deter"]) * noise["pick"]).sum(-1) + 0.01 * noise["jitter"]
+
+    def policy(self, carry: Carry, noise: Noise, deterministic: Tensor) -> Tensor:
+        mean, std = self.actor(carry["deter"]).chunk(2, -1)
+        sample = mean + F.softplus(std) * noise["proposed"]
+        return torch.tanh(torch.where(deterministic[:, None], mean, sample))
+
+    def beyond(self, states: Tensor, batch: Batch) -> Tensor:
+        return (self.worth(states).mean(-1) - batch["reward"]).square().mean()
+
+
+class ProbedAlgorithm(Toy):
+    """Odd demand: has its logits compared, not only the action they lead to."""
+
+    def __init__(self, obs: Mapping[str, ObsSpec], action: ActionSpec, config: AgentConfig) -> None:
+        super().__init__(obs, action, config)
+        self.probes = {"stats": TensorSpec(shape=(2 * action.size,))}
+
+    def probe(
+        self, carry: Carry, obs: Obs, noise: Noise, deterministic: Tensor
+    ) -> Mapping[str, Tensor]:
+        return {"stats": self.actor(self.observe(carry, obs, noise)["deter"])}
 
 
 class LateRewardsAlgorithm(Toy):
@@ -289,4 +360,7 @@ TOYS = {
     "LatentStore": agent("LatentStore", LatentStoreAlgorithm),
     "Planner": agent("Planner", PlannerAlgorithm),
     "LateRewards": agent("LateRewards", LateRewardsAlgorithm),
+    "PathIntegral": agent("PathIntegral", PathIntegralAlgorithm),
+    "Probed": agent("Probed", ProbedAlgorithm),
 }
+globals().update(TOYS)  # other processes find a class by its name in this module

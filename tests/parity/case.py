@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import agentzoo
 from agentzoo.agent import Agent
+from agentzoo.agents.tdmpc2 import TDMPC2
 from agentzoo.config import configure
 from agentzoo.runtime.policy.spaces import action_spec, observation_specs
 
@@ -22,6 +23,7 @@ AGENTS: dict[str, type[Agent]] = {
     "planet": agentzoo.PlaNet,
     "dreamer_v2": agentzoo.DreamerV2,
     "dreamer_v3": agentzoo.DreamerV3,
+    "tdmpc2": TDMPC2,
 }
 
 Arrays = dict[str, np.ndarray]

@@ -13,8 +13,7 @@ pytest.importorskip("torch")
 
 import agentzoo
 from agentzoo import hub
-from agentzoo.agent import AGENTS
-from agentzoo.cli.main import AGENTS as SPELLINGS
+from agentzoo.agents.registry import OWN
 from agentzoo.hub import RepoNotFoundError, download, load_policy, search
 from agentzoo.hub.errors import AddressError
 from agentzoo.hub.naming import parse, repo_name
@@ -35,7 +34,7 @@ STANDING = [
 
 
 def test_every_agent_class_has_a_recipe() -> None:
-    assert {recipe.agent for recipe in RECIPES.values()} == set(AGENTS) == set(SPELLINGS.values())
+    assert {recipe.agent for recipe in RECIPES.values()} == set(OWN)
 
 
 def test_one_ships_and_names_are_the_usual_ones() -> None:

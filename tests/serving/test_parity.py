@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 
-from agentzoo.planning import rollout_returns
+from agentzoo.planning import TorchRollouts
 from agentzoo.runtime import load_policy, verify
 from agentzoo.runtime.errors import ConfigError
-from agentzoo.runtime.spec import PlanSpec
-from agentzoo.torch_step import TorchStep, arrays, tensor, tensors
+from agentzoo.runtime.policy.planners import Rollouts
+from agentzoo.runtime.spec import CEMSpec
+from agentzoo.torch_step import TorchStep, arrays, tensors
 from tests.serving.toys import PlanningToy, random_inputs, seeded, torch_policy, toy_spec
 
 STEPS = 100
@@ -40,15 +41,14 @@ def test_planning_graphs_equal_torch_teacher_forced(bundles, batch):
         _, obs, noise = random_inputs(spec, batch, t)
         latent = {"latent": noise["latent"]}
         expected = arrays(toy.observe(tensors(carry), tensors(obs), tensors(latent)))
-        found = step.observe(carry, obs, latent)
+        found = step.model.observe(carry, obs, latent)
         for name in spec.carry:
             np.testing.assert_allclose(found[name], expected[name], atol=1e-4, err_msg=name)
         actions = np.clip(noise["plan"][:, t % 3], -1, 1)
         rollout = {"rollout": noise["rollout"][:, t % 3]}
-        returns = rollout_returns(toy, tensors(expected), tensor(actions), tensors(rollout))
-        np.testing.assert_allclose(
-            step.score(expected, actions, rollout), returns.numpy(), atol=1e-4
-        )
+        returns = TorchRollouts(toy, tensors(expected)).score(actions, rollout, {})
+        ours = Rollouts(step.model, expected).score(actions, rollout, {})
+        np.testing.assert_allclose(ours, returns, atol=1e-4)
         carry = expected | {"prev_action": actions[:, 0, 0]}
 
 
@@ -64,7 +64,7 @@ def test_plan_changes_at_load_and_stays_torchs(bundles):
     folder, _ = bundles("planning")
     changed = {"horizon": 5, "candidates": 31, "elites": 3, "iterations": 2}
     policy = load_policy(folder, provider="cpu", plan=changed)
-    trained = torch_policy(seeded(PlanningToy, PlanSpec(**changed)))
+    trained = torch_policy(seeded(PlanningToy, CEMSpec(**changed)))
     assert policy.spec.plan == trained.spec.plan
     usual = load_policy(folder, provider="cpu")
     for row in np.random.default_rng(0).standard_normal((3, 3)):

@@ -11,7 +11,7 @@ from gymnasium import spaces
 from agentzoo.runtime.errors import ConfigError, ObservationError
 from agentzoo.runtime.policy.noise import draw, generator, with_plan_axes
 from agentzoo.runtime.policy.policy import Policy, PolicyState
-from agentzoo.runtime.spec import NoiseSpec, PlanSpec
+from agentzoo.runtime.spec import CEMSpec, NoiseSpec
 from tests.serving.toys import BOX, DISCRETE, PICTURE, VECTOR, Toy, seeded, torch_policy
 
 RNG = np.random.default_rng(0)
@@ -185,7 +185,7 @@ def test_drawn_noise_has_the_planners_axes_and_no_exploration():
         "plan": NoiseSpec(shape=(2,), role="plan"),
         "explore": NoiseSpec(shape=(2,), role="explore"),
     }
-    plan = PlanSpec(horizon=4, candidates=5, elites=2, iterations=6)
+    plan = CEMSpec(horizon=4, candidates=5, elites=2, iterations=6)
     shapes = {name: spec.shape for name, spec in with_plan_axes(specs, plan).items()}
     assert shapes == {"latent": (3,), "plan": (6, 5, 4, 2)}
 

@@ -12,7 +12,7 @@ from agentzoo.planning import plan_step
 from agentzoo.runtime.policy.noise import draw, with_plan_axes
 from agentzoo.runtime.policy.policy import Policy
 from agentzoo.runtime.policy.spaces import action_spec, observation_specs
-from agentzoo.runtime.spec import Arrays, NoiseSpec, PlanSpec, PolicySpec, TensorSpec
+from agentzoo.runtime.spec import Arrays, CEMSpec, NoiseSpec, PlanSpec, PolicySpec, TensorSpec
 from agentzoo.torch_step import TorchStep
 
 CANDIDATES = 16
@@ -101,19 +101,21 @@ class PlanningToy(Toy):
 
     def __init__(self, plan: PlanSpec | None = None) -> None:
         super().__init__(VECTOR, BOX)
-        self.plan_spec = plan or PlanSpec(horizon=3, candidates=20, elites=4, iterations=3)
+        self.plan_spec = plan or CEMSpec(horizon=3, candidates=20, elites=4, iterations=3)
         self.reward = nn.Linear(DETER + STOCH, 1)
         self.noise_spec = {
             "plan": NoiseSpec(shape=(self.action.size,), role="plan"),
             "latent": NoiseSpec(shape=(STOCH,)),
             "rollout": NoiseSpec(shape=(STOCH,), role="score"),
         }
-        self.margin = None  # makes no discrete choices beside the planner's
 
     def step(
         self, carry: Carry, obs: Obs, noise: Noise, deterministic: Tensor
     ) -> tuple[Carry, Tensor]:
-        return plan_step(self, carry, obs, noise)
+        return plan_step(self, carry, obs, noise, deterministic)
+
+    def margin(self, carry: Carry, obs: Obs, noise: Noise, deterministic: Tensor) -> Tensor:
+        return torch.full(deterministic.shape, torch.inf)  # no choice beside the planner's
 
     def imagine(self, carry: Carry, action: Tensor, noise: Noise) -> tuple[Carry, Tensor]:
         embed = torch.zeros(action.shape[0], 8)

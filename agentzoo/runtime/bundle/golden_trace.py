@@ -18,8 +18,8 @@ import numpy as np
 
 from ..errors import BundleError
 from ..policy.noise import draw, with_plan_axes
-from ..policy.onnx_session import Graph, OnnxImagine, Port, Ports, graph_specs
-from ..policy.planners import Imagine, Rollouts, first_proposals
+from ..policy.onnx_session import Graph, Port, Ports, graph_specs, onnx_model
+from ..policy.planners import PlanModel, first_returns
 from ..spec import Array, Arrays, PlanSpec, PolicySpec
 
 SCORED = 10  # rows whose proposals are scored: a whole planner's decision costs 1,000 rollouts
@@ -218,10 +218,10 @@ def check_trace(
     chunks = [slice(at, at + batch) for at in range(0, rows, batch)]
     error = np.concatenate([_step_error(graph, golden, chunk) for chunk in chunks])
     if spec.plan is not None:
-        imagine = OnnxImagine(graphs["score.onnx"])
+        model = onnx_model(graphs)
         chunks = [slice(at, min(at + batch, SCORED)) for at in range(0, min(rows, SCORED), batch)]
         for chunk in chunks:
-            returns = score_first(imagine, spec, golden, chunk)
+            returns = score_first(model, spec, golden, chunk)
             error[chunk] = np.maximum(error[chunk], difference(returns, golden["returns"][chunk]))
     return TraceComparison(error, golden["margin"])
 
@@ -237,15 +237,14 @@ def _step_error(graph: Graph, golden: Arrays, rows: slice) -> Array:
     )
 
 
-def score_first(imagine: Imagine, spec: PolicySpec, golden: Arrays, rows: slice) -> Array:
+def score_first(model: PlanModel, spec: PolicySpec, golden: Arrays, rows: slice) -> Array:
     """Returns (B, J) of what a planner scores first in rows of the trace.
 
-    The proposals' noise is drawn again by its address; recorded it would be most of the file.
+    The planner's noise is drawn again by its address; recorded it would be most of the file.
     """
     ports = graph_specs(spec)["observe.onnx"].outputs
     carry = by_role(ports, golden, rows)["carry"]
-    actions, rollouts = first_proposals(spec, trace_noise(spec, golden["address"][rows]))
-    return Rollouts(imagine)(carry, actions, rollouts)
+    return first_returns(model, spec, carry, trace_noise(spec, golden["address"][rows]))
 
 
 def trace_noise(spec: PolicySpec, address: Array) -> Arrays:

@@ -6,21 +6,14 @@ The format is described in docs/bundle.md.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import NamedTuple, Self, cast
+from typing import Literal, NamedTuple, Self, cast
 
 import numpy as np
 
 from ..errors import BundleError
 from ..files import stands
-from ..policy.onnx_session import (
-    Graph,
-    OnnxImagine,
-    OnnxObserve,
-    OnnxStep,
-    Provider,
-    graph_specs,
-)
-from ..policy.planners import PlanStep, Rollouts, replanned
+from ..policy.onnx_session import Graph, OnnxStep, Provider, graph_specs, onnx_model
+from ..policy.planners import Changes, PlanStep, as_changes, replanned
 from ..policy.policy import Policy, Step
 from ..printable import printable
 from ..spec import Arrays, PlanSpec, PolicySpec
@@ -86,7 +79,7 @@ def load_policy(
     threads: int = 1,
     seed: int | None = None,
     deterministic: bool | None = None,
-    plan: Mapping[str, int] | None = None,
+    plan: Changes | Literal["off"] | None = None,
 ) -> Policy:
     """Check a bundle's folder and open its policy.
 
@@ -98,7 +91,8 @@ def load_policy(
         deterministic: whether actions are the distribution's mode where a call does not say; None
             is the paper's evaluation protocol.
         plan: settings of a planning agent that differ from the bundle's, such as
-            `{"candidates": 200, "elites": 20}`; also horizon and iterations.
+            `{"candidates": 200, "elites": 20}`; "off" leaves the search out, so that the policy
+            network acts by itself, where the agent has one.
 
     Raises:
         BundleError: if the folder is incomplete, damaged, foreign or from a newer version.
@@ -118,18 +112,22 @@ def load_policy(
 
 
 def load_verified(
-    folder: str | Path, *, provider: Provider = "auto", threads: int = 1
+    folder: str | Path,
+    *,
+    provider: Provider = "auto",
+    threads: int = 1,
+    plan: Changes | Literal["off"] | None = None,
 ) -> tuple[Policy, Verification]:
     """`load_policy` and `verify` in one: what replayed the trace is what acts.
 
     Raises:
-        BundleError, MissingExtraError, ProviderError: as those two.
+        BundleError, ConfigError, MissingExtraError, ProviderError: as those two.
     """
     folder = Path(folder)
     manifest = read_manifest(folder)
     graphs = _open_graphs(folder, manifest, provider, threads)
     found = judge(graphs, manifest.policy, read_trace_of(folder, manifest))
-    spec = manifest.policy
+    spec = manifest.policy if plan is None else replanned(manifest.policy, plan)
     digest = policy_digest(spec, manifest.files)
     step = _step(
         spec, graphs, _Origin(str(folder.absolute()), digest, provider, threads, spec.plan)
@@ -173,14 +171,13 @@ def _step(spec: PolicySpec, graphs: Mapping[str, Graph], origin: _Origin) -> Ste
     if spec.plan is None:
         step = _BundleStep(graphs["policy.onnx"])
     else:
-        score = Rollouts(OnnxImagine(graphs["score.onnx"]))
-        step = _BundlePlanStep(OnnxObserve(graphs["observe.onnx"]), score, spec)
+        step = _BundlePlanStep(onnx_model(graphs), spec)
     step.origin = origin
     return step
 
 
 def _reopened(origin: _Origin) -> Step:
-    plan = None if origin.plan is None else asdict(origin.plan)
+    plan = None if origin.plan is None else as_changes(origin.plan)
     policy = load_policy(origin.folder, provider=origin.provider, threads=origin.threads, plan=plan)
     if policy.digest != origin.digest:
         raise BundleError(

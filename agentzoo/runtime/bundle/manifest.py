@@ -10,7 +10,7 @@ from ..errors import BundleError
 from ..files import open_plain, stands, write_plain
 from ..policy.onnx_session import GraphSpec, graph_specs
 from ..spec import PolicySpec
-from ..strict_json import read_fields, read_object
+from ..strict_json import read_fields, read_object, write_fields
 from ..world.signature import TRACE, WorldSpec, check_world, world_graph_specs
 from .spec_check import check_spec
 
@@ -111,7 +111,7 @@ def write_manifest(
         provenance=provenance,
         world=world,
     )
-    entries = asdict(manifest)
+    entries = write_fields(manifest)
     if world is None:
         del entries["world"]
     text = json.dumps(entries, indent=1, allow_nan=False)

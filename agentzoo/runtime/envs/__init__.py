@@ -21,6 +21,7 @@ from .suite import (
     settings_of,
     suites,
 )
+from .time_limit import time_limit
 from .vector import VectorEnv
 
 __all__ = [
@@ -49,4 +50,5 @@ __all__ = [
     "settings_of",
     "step_env",
     "suites",
+    "time_limit",
 ]

@@ -12,10 +12,9 @@ from typing import Any, cast
 
 import numpy as np
 
-from ..spec import Array, Arrays, NoiseSpec, PlanSpec
+from ..spec import PLANNED, Array, Arrays, NoiseSpec, PlanSpec
 
 MASK = (1 << 64) - 1
-PLANNED = ("plan", "score")  # roles whose tensors a planner draws for every proposal
 
 
 def generator(seed: int, row: int, step: int, tensor: int = 0) -> np.random.Generator:
@@ -33,11 +32,13 @@ def with_plan_axes(
 
     Args:
         specs: noise tensors by name; `explore` ones are left out.
-        plan: gives `plan` and `score` tensors their leading axes (iterations, candidates, horizon).
+        plan: gives a planner's tensors their leading axes, such as (iterations, candidates,
+            horizon).
     """
-    lead = (plan.iterations, plan.candidates, plan.horizon) if plan else ()
     return {
-        name: replace(spec, shape=(*lead, *spec.shape)) if spec.role in PLANNED else spec
+        name: replace(spec, shape=(*plan.axes(spec.role), *spec.shape))
+        if plan and spec.role in PLANNED
+        else spec
         for name, spec in specs.items()
         if spec.role != "explore"
     }

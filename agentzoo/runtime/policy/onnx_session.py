@@ -14,7 +14,8 @@ from typing import Literal, Protocol
 import numpy as np
 
 from ..errors import BundleError, MissingExtraError, ProviderError
-from ..spec import Array, Arrays, PolicySpec, TensorSpec
+from ..spec import MEMORY, Array, Arrays, NoiseRole, PolicySpec, TensorSpec
+from .planners import ImaginedStep, PlanModel
 
 Provider = Literal["auto", "cpu", "cuda"]
 Role = Literal[
@@ -25,7 +26,10 @@ Role = Literal[
     "deterministic",
     "action",
     "reward",
+    "continue",
+    "value",
     "returns",
+    "probe",
     "judgement",
 ]
 
@@ -85,28 +89,45 @@ def graph_specs(spec: PolicySpec) -> dict[str, GraphSpec]:
     """The files a policy's graphs stand in, and every tensor's name in them.
 
     Returns:
-        `policy.onnx`, or for planning agents `observe.onnx` and `score.onnx`.
+        `policy.onnx`, or for planning agents `observe.onnx` and `score.onnx`, and `value.onnx` and
+        `propose.onnx` where they have these heads. The one that filters comes first.
 
     Raises:
         BundleError: if the policy has more than 100 tensors of a kind.
     """
-    state_in = numbered("state_in", "carry", spec.carry)
-    state_out = numbered("state_out", "carry", spec.carry)
+    carry = {k: one for k, one in spec.carry.items() if k != MEMORY or spec.plan is None}
+    state_in, state_out = (numbered(f"state_{way}", "carry", carry) for way in ("in", "out"))
     obs = numbered("obs", "obs", _tensors(spec.obs)) | single("is_first", (), "bool")
-    step_noise = _noise(spec, planned=False)
+    step_noise = _noise(spec, "latent", "action", "dequantise")
+    probes = numbered("probe", "probe", spec.probes)
     if spec.plan is None:
         inputs = state_in | obs | step_noise | single("deterministic", (), "bool")
         dtype = "float32" if spec.action.kind == "box" else "int64"
-        outputs = state_out | single("action", spec.action.shape, dtype)
+        outputs = state_out | single("action", spec.action.shape, dtype) | probes
         return {"policy.onnx": GraphSpec(inputs=inputs, outputs=outputs)}
-    # one imagined step: rows are candidates, so the planner's settings are in no graph's shape
+    observe = GraphSpec(inputs=state_in | obs | step_noise, outputs=state_out | probes)
+    return {"observe.onnx": observe, **_planned(spec, _imagined(state_in), _imagined(state_out))}
+
+
+def _planned(spec: PolicySpec, state_in: Ports, state_out: Ports) -> dict[str, GraphSpec]:
+    """The graphs of a planner: rows are candidates, so its settings are in no graph's shape."""
+    assert spec.plan is not None, spec.agent
+    heads = spec.plan.heads
     action = single("action", (spec.action.size,), "float32")
-    inputs = _imagined(state_in) | action | _noise(spec, planned=True)
-    outputs = _imagined(state_out) | single("reward", (), "float32")
-    return {
-        "observe.onnx": GraphSpec(inputs=state_in | obs | step_noise, outputs=state_out),
-        "score.onnx": GraphSpec(inputs=inputs, outputs=outputs),
+    number = {name: single(name, (), "float32") for name in ("reward", "continue", "value")}
+    arrived = number["reward"] | (number["continue"] if "continue" in heads else {})
+    graphs = {
+        "score.onnx": GraphSpec(
+            inputs=state_in | action | _noise(spec, "score"), outputs=state_out | arrived
+        )
     }
+    if "value" in heads:
+        inputs = state_in | _noise(spec, "value", "shared")
+        graphs["value.onnx"] = GraphSpec(inputs=inputs, outputs=number["value"])
+    if "policy" in heads:
+        inputs = state_in | _noise(spec, "policy") | single("deterministic", (), "bool")
+        graphs["propose.onnx"] = GraphSpec(inputs=inputs, outputs=action)
+    return graphs
 
 
 def slug(key: str) -> str:
@@ -132,11 +153,10 @@ class Shaped(Protocol):
         ...
 
 
-def _noise(spec: PolicySpec, *, planned: bool) -> Ports:
-    """Noise of the filtering step, or of one imagined step."""
+def _noise(spec: PolicySpec, *roles: NoiseRole) -> Ports:
+    """Noise of some roles; a tensor's number is its place among all of them."""
     tensors = {key: TensorSpec(shape=noise.shape) for key, noise in spec.noise.items()}
     ports = numbered("noise", "noise", tensors)
-    roles = ("score",) if planned else ("latent", "action", "dequantise")
     return {name: port for name, port in ports.items() if spec.noise[port.key].role in roles}
 
 
@@ -438,8 +458,7 @@ class OnnxStep:
                 "deterministic": {"": deterministic},
             }
         )
-        action = outputs.pop(("action", ""))
-        return {key: array for (_, key), array in outputs.items()}, action
+        return _carried(outputs), outputs["action", ""]
 
 
 class OnnxObserve:
@@ -452,7 +471,7 @@ class OnnxObserve:
     def __call__(self, carry: Arrays, obs: Arrays, noise: Arrays, /) -> Arrays:
         """The carry after this observation; `prev_action` is left as it was."""
         inputs = {"carry": carry, "obs": obs, "noise": noise, "is_first": {"": obs["is_first"]}}
-        return {key: array for (_, key), array in self.graph.run(inputs).items()}
+        return _carried(self.graph.run(inputs))
 
 
 class OnnxImagine:
@@ -462,8 +481,47 @@ class OnnxImagine:
         """Wrap an open graph."""
         self.graph = graph
 
-    def __call__(self, carry: Arrays, action: Array, noise: Arrays, /) -> tuple[Arrays, Array]:
-        """The next carry, without `prev_action`, and the reward (N,) of actions (N, A)."""
+    def __call__(self, carry: Arrays, action: Array, noise: Arrays, /) -> ImaginedStep:
+        """The next carry without `prev_action`, the reward (N,) of actions (N, A), and more."""
         outputs = self.graph.run({"carry": carry, "action": {"": action}, "noise": noise})
-        reward = outputs.pop(("reward", ""))
-        return {key: array for (_, key), array in outputs.items()}, reward
+        return ImaginedStep(_carried(outputs), outputs["reward", ""], outputs.get(("continue", "")))
+
+
+class OnnxValue:
+    """The value of an imagined state: `value.onnx`."""
+
+    def __init__(self, graph: Graph) -> None:
+        """Wrap an open graph."""
+        self.graph = graph
+
+    def __call__(self, carry: Arrays, noise: Arrays, /) -> Array:
+        """(N,)."""
+        return self.graph.run({"carry": carry, "noise": noise})["value", ""]
+
+
+class OnnxPropose:
+    """The policy's action at an imagined state: `propose.onnx`."""
+
+    def __init__(self, graph: Graph) -> None:
+        """Wrap an open graph."""
+        self.graph = graph
+
+    def __call__(self, carry: Arrays, noise: Arrays, deterministic: Array, /) -> Array:
+        """(N, A) in model units."""
+        values = {"carry": carry, "noise": noise, "deterministic": {"": deterministic}}
+        return self.graph.run(values)["action", ""]
+
+
+def _carried(outputs: Mapping[tuple[str, str], Array]) -> Arrays:
+    return {key: array for (role, key), array in outputs.items() if role == "carry"}
+
+
+def onnx_model(graphs: Mapping[str, Graph]) -> PlanModel:
+    """A planning agent's open graphs as what a planner asks."""
+    value, policy = graphs.get("value.onnx"), graphs.get("propose.onnx")
+    return PlanModel(
+        observe=OnnxObserve(graphs["observe.onnx"]),
+        imagine=OnnxImagine(graphs["score.onnx"]),
+        value=None if value is None else OnnxValue(value),
+        policy=None if policy is None else OnnxPropose(policy),
+    )

@@ -11,6 +11,7 @@ import numpy as np
 
 from ..bundle.load import load_verified
 from ..errors import AgentZooError
+from ..policy.planners import parse_plan
 from ..policy.policy import Policy
 from ..spec import PolicySpec
 from .batcher import Batch, Batcher, BatchLimits
@@ -133,7 +134,10 @@ class Model:
 
 def _open(settings: ModelSettings, locate: Locate, number: int) -> Version:
     folder = locate(settings)
-    policy, found = load_verified(folder, provider=settings.provider, threads=settings.threads)
+    plan = parse_plan(settings.plan) if settings.plan else None
+    policy, found = load_verified(
+        folder, provider=settings.provider, threads=settings.threads, plan=plan
+    )
     check_names(settings.name, policy.spec)
     for rows in _warm_sizes(policy.spec, settings.max_batch):
         _warm_up(policy, rows)

@@ -29,6 +29,8 @@ class ModelSettings:
         max_batch: rows in one call of the step.
         max_wait_ms: how long a row may wait for others.
         max_queue: rows that may wait; further ones are refused.
+        plan: a planner's settings ("candidates=200,elites=20"), "off" for its policy network alone,
+            or "" for those of the bundle.
     """
 
     name: str
@@ -39,6 +41,7 @@ class ModelSettings:
     max_batch: int = 64
     max_wait_ms: float = 2.0
     max_queue: int = 1024
+    plan: str = ""
 
     def __post_init__(self) -> None:
         """Check what can be checked without opening anything."""

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 
 from ..bundle.onnx_check import check_onnx
-from ..policy.onnx_session import Graph, OnnxImagine, OnnxObserve, OnnxStep, Provider
-from ..policy.planners import Rollouts, Score
+from ..policy.onnx_session import Graph, OnnxObserve, OnnxStep, Provider, onnx_model
+from ..policy.planners import PlanModel
 from ..spec import Array, Arrays, PolicySpec
 from .signature import DECODE, IMAGINE, WorldSpec, latent_tensors, world_graph_specs
 
@@ -14,7 +14,7 @@ class OnnxWorld:
 
     Attributes:
         world: what it judges, and whether it acts.
-        score: returns of action sequences, for agents that plan.
+        planned: what a planner asks, for agents that plan.
     """
 
     def __init__(self, spec: PolicySpec, world: WorldSpec, graphs: Mapping[str, Graph]) -> None:
@@ -23,8 +23,7 @@ class OnnxWorld:
         self._imagine, self._decode = graphs[IMAGINE], graphs[DECODE]
         self._step = OnnxStep(graphs["policy.onnx"]) if spec.plan is None else None
         self._filter = None if spec.plan is None else OnnxObserve(graphs["observe.onnx"])
-        scored = None if spec.plan is None else OnnxImagine(graphs["score.onnx"])
-        self.score: Score | None = None if scored is None else Rollouts(scored)
+        self.planned: PlanModel | None = None if spec.plan is None else onnx_model(graphs)
 
     def observe(self, carry: Arrays, obs: Arrays, noise: Arrays, deterministic: Array, /) -> Arrays:
         """One acting step without its action, or a planner's filtering half."""

@@ -11,7 +11,7 @@ from typing import Literal, get_args
 
 from ..errors import BundleError
 from ..policy.onnx_session import GraphSpec, Port, Ports, numbered, single
-from ..spec import ObsSpec, PolicySpec, TensorSpec
+from ..spec import MEMORY, ObsSpec, PolicySpec, TensorSpec
 
 IMAGINE, DECODE, TRACE = "world_imagine.onnx", "world_decode.onnx", "world_golden.npz"
 FILES = (IMAGINE, DECODE, TRACE)
@@ -75,8 +75,9 @@ def world_graph_specs(spec: PolicySpec, world: WorldSpec) -> dict[str, GraphSpec
 
 
 def latent_tensors(spec: PolicySpec) -> dict[str, TensorSpec]:
-    """The carry without the action, which a dream replaces: name -> tensor."""
-    return {name: one for name, one in spec.carry.items() if name != "prev_action"}
+    """The carry without the action, which a dream replaces, and a planner's plan."""
+    own = ("prev_action",) if spec.plan is None else ("prev_action", MEMORY)
+    return {name: one for name, one in spec.carry.items() if name not in own}
 
 
 def dream_noise(spec: PolicySpec) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 
 from ..errors import ConfigError, ObservationError
 from ..policy.noise import draw, with_plan_axes
-from ..policy.planners import Score, plan, planning_noise
+from ..policy.planners import Draws, PlanModel, Rollouts, decide
 from ..policy.policy import NEXT_STEP, SEEDS, PolicyState
 from ..policy.spaces import (
     Observation,
@@ -24,7 +24,7 @@ from ..policy.spaces import (
     model_action,
     raw_observation,
 )
-from ..spec import Array, Arrays, NoiseSpec, ObsSpec, PolicySpec
+from ..spec import MEMORY, PLANNED, Array, Arrays, NoiseSpec, ObsSpec, PolicySpec
 from .signature import WorldSpec, latent_tensors
 
 Chooser = Callable[
@@ -59,8 +59,8 @@ class WorldFunctions(Protocol):
         ...
 
     @property
-    def score(self) -> Score | None:
-        """Returns of action sequences, for agents that plan."""
+    def planned(self) -> PlanModel | None:
+        """The agent as a planner sees it, where it plans."""
         ...
 
 
@@ -194,7 +194,7 @@ class World:
         every = with_plan_axes(spec.noise, spec.plan)
         self._seen = _only(every, "latent", "action", "dequantise")
         self._dreamt = _only(every, "latent", "action")
-        self._planned = _only(every, "plan", "score")
+        self._planned = _only(every, *PLANNED)
 
     def __repr__(self) -> str:
         """Say whose world it is and what it judges."""
@@ -361,12 +361,24 @@ class World:
 
     def proposal(self, state: PolicyState) -> Array:
         """The policy's action in a state, (B, A) in model units; a planner plans it."""
-        score, spec = self._model.score, self.spec
-        if score is None or spec.plan is None:
+        planned, spec = self._model.planned, self.spec
+        if planned is None or spec.plan is None:
             return state.carry["prev_action"]
-        noise = planning_noise(spec, draw(self._planned, state.address))
-        latent = {name: state.carry[name] for name in latent_tensors(spec)}
-        return plan(score, latent, spec.plan, spec.action, noise)
+        noise, mode = draw(self._planned, state.address), np.full(len(state), self._mode(None))
+        rollouts = Rollouts(planned, state.carry, spec.plan.discount)
+        # a dream keeps no plan: each one is made anew
+        memory = {
+            name: np.zeros((len(state), *one.shape), np.float32)
+            for name, one in spec.plan.memory(spec.action.size).items()
+        }
+        return decide(
+            rollouts.search(),
+            spec.plan,
+            spec.action,
+            Draws(spec.noise, noise),
+            mode,
+            memory.get(MEMORY),
+        )[0]
 
     def decode(self, state: PolicyState | Dream) -> dict[str, Array]:
         """States as observations, in the environment's own form: images uint8.
