@@ -230,7 +230,7 @@ def test_the_cards_command_trains_the_agent_again(bundle: Path, tmp_path: Path) 
     (command,) = (block for block in fenced(card) if block.startswith("agentzoo learn"))
     program, *words = shlex.split(command.replace("\\\n", " "))
     threads = f"import torch; torch.set_num_threads({torch.get_num_threads()})"
-    code = f"{threads}; from agentzoo import cli; cli.main()"
+    code = f"{threads}; from agentzoo.cli.main import main; main()"
     more = ["--run", str(tmp_path / "run"), "--device", "cpu"]
     again = [sys.executable, "-c", code, *words, *more]
     subprocess.run(again, cwd=Path(cli.__file__).parents[1], check=True, capture_output=True)
