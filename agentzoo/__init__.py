@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from .agents.dreamer_v3 import DreamerV3
     from .agents.planet import PlaNet
     from .agents.tdmpc2 import TDMPC2
+    from .foreign import ForeignPolicy, bundle
     from .runtime import DreamEnv, evaluate, make_env
+    from .stable_baselines import from_sb3
 
 __version__ = "0.1.0"
 
@@ -28,9 +30,12 @@ __all__ = [
     "Dreamer",
     "DreamerV2",
     "DreamerV3",
+    "ForeignPolicy",
     "PlaNet",
     "__version__",
+    "bundle",
     "evaluate",
+    "from_sb3",
     "hub",
     "load",
     "make_env",
@@ -55,6 +60,9 @@ _HOMES = {
     "Agent": ".agent",
     "DreamEnv": ".runtime",
     "load": ".agent",
+    "ForeignPolicy": ".foreign",
+    "bundle": ".foreign",
+    "from_sb3": ".stable_baselines",
     "evaluate": ".runtime",
     "make_env": ".runtime",
 }

@@ -22,7 +22,7 @@ from agentzoo.runtime.bundle.manifest import GOLDEN, MANIFEST, OPSET, write_mani
 from agentzoo.runtime.errors import BundleError, ConfigError
 from agentzoo.runtime.files import require_no_link, write_plain
 from agentzoo.runtime.policy.onnx_session import GraphSpec, Port, graph_specs
-from agentzoo.runtime.policy.spaces import encode, env_action
+from agentzoo.runtime.policy.spaces import encode, env_action, model_action
 from agentzoo.runtime.spec import Array, Arrays, ObsSpec, PolicySpec
 
 from . import __version__
@@ -345,12 +345,21 @@ def _trace(algorithm: Algorithm, spec: PolicySpec, steps: int, row_at: Rows) -> 
     """Act by torch on the observations, and write every step down (see `golden_ports`)."""
     carry = {name: np.zeros((1, *one.shape), one.dtype) for name, one in spec.carry.items()}
     rows: list[Arrays] = []
+    units = np.zeros(spec.action.size, np.float32)
     for t in range(steps):
-        row, first = row_at(t, carry["prev_action"][0])
+        row, first = row_at(t, units)
         record, carry = _record(algorithm, spec, carry, row, first, t)
         rows.append(record)
+        units = _units(spec, carry, record)
     golden = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
     return golden if spec.plan is None else {**golden, "returns": _returns(algorithm, spec, golden)}
+
+
+def _units(spec: PolicySpec, carry: Arrays, record: Arrays) -> Array:
+    """(A,) the action of a recorded step in model units, also where the carry does not keep it."""
+    if "prev_action" in carry:
+        return carry["prev_action"][0]
+    return model_action(spec.action, record["action"])[0]
 
 
 def _record(

@@ -75,6 +75,11 @@ def read_settings(folder: Path) -> dict[str, Any]:
         raise BundleError(
             f"{path} has format {found}, this version reads up to {FORMAT}; update agentzoo"
         )
+    if settings.get("library") is not None:
+        raise BundleError(
+            f"{folder} holds a policy that agentzoo did not train, so there is no agent to load; "
+            f'act with it by agentzoo.runtime.load_policy("{folder}")'
+        )
     if "training" not in settings:
         raise BundleError(
             f"{path} does not say how its agent was trained; it was written before agentzoo's "

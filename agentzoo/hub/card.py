@@ -16,7 +16,7 @@ from agentzoo.runtime.printable import printable
 
 from .naming import Address
 from .package import CARD, CURVE, LIMITS, VIDEO, Package, check_size
-from .settings import TrainingRecord
+from .settings import Library, TrainingRecord
 
 TASK = "reinforcement-learning"
 OWN = "<!-- made by agentzoo; remove this line to keep a text of your own -->"
@@ -27,6 +27,7 @@ TOOK = {
     "newest": " It is the run's last policy.",
     "best": " It is the run's best policy by evaluation, over other episodes than the score's.",
 }
+DIFFERS = "## What differs from the paper\n\n"
 TEMPLATE = Path(__file__).parent / "templates" / "card.md"
 
 
@@ -89,7 +90,9 @@ def metadata(package: Package, license_id: str) -> ModelCardData:
         metric_value=f"{results.mean:.2f} +/- {results.std:.2f}",
         verified=False,
     )
-    tags = ["agentzoo", "deep-reinforcement-learning", TASK, "world-model", agent.lower(), name]
+    library = package.settings.library
+    kind = "world-model" if library is None else library.name or "pytorch"
+    tags = ["agentzoo", "deep-reinforcement-learning", TASK, kind, agent.lower(), name]
     return ModelCardData(
         license=license_id,
         library_name="agentzoo",
@@ -138,16 +141,36 @@ def body(package: Package, address: Address) -> str:
         sha256=results.policy_sha256[:16],
         pictures=_pictures(package.files),
         address=address.plain,
-        train=_install("train", results.env),
+        use=_use_torch(package, address, episodes),
+        maker=_maker(package.settings.library),
         onnx=_install("onnx", results.env),
         pin="" if address.kind == "zoo" else PIN,
         run="\nfrom agentzoo.runtime import evaluate\n" if has_env else "\n",
         scores=_scores(results.scores),
-        try_agent=f"print(agent.evaluate({episodes}).mean)" if has_env else "agent.act(obs)",
         try_policy=f"print(evaluate(policy, {episodes}).mean)" if has_env else "policy.act(obs)",
         training=_training(package, training),
-        differs=_differs(training),
+        differs="" if package.settings.library else f"{DIFFERS}{_differs(training)}\n\n",
     )
+
+
+def _use_torch(package: Package, address: Address, episodes: str) -> str:
+    """How the agent itself is loaded; nothing of a policy that another library trained."""
+    if package.settings.library is not None:
+        return ""
+    env = package.results.env
+    call = f"print(agent.evaluate({episodes}).mean)" if env else "agent.act(obs)"
+    return (
+        f"```python\nimport agentzoo                              # {_install('train', env)}\n\n"
+        f'agent = agentzoo.load("{address.plain}")\n{call}\n```\n\nWithout PyTorch:\n\n'
+    )
+
+
+def _maker(library: Library | None) -> str:
+    """The clause that says who trained and who exported a policy."""
+    if library is None:
+        return "trained and exported by agentzoo"
+    name = plain(f"{library.name} {library.version}") if library.name else "its author's own code"
+    return f"trained by {name} and exported by agentzoo"
 
 
 def plain(text: str) -> str:
@@ -203,6 +226,11 @@ def _pictures(files: Sequence[str]) -> str:
 
 def _training(package: Package, training: TrainingRecord | None) -> str:
     made = _made(package.manifest.provenance)
+    if package.settings.library is not None:
+        steps = training.env_steps if training else 0
+        known = f"{steps:,} environment steps" if steps else "a number of steps that is not known"
+        maker = _maker(package.settings.library)
+        return f"It was {maker}, after {known}; {made}."
     if training is None:
         return f"The folder does not say; {made}."
     if not package.settings.env:

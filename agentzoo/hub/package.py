@@ -108,10 +108,12 @@ def read_package(folder: Path, without: Collection[str] = ()) -> Package:
     for name in without:
         if name not in PICTURES:
             raise ConfigError(f'"{name}" cannot be left out; only {" and ".join(PICTURES)} can')
-    _require_files(folder, (CONFIG, WEIGHTS, MANIFEST, GOLDEN, RESULTS, *PICTURES), without)
+    _require_files(folder, (CONFIG, WEIGHTS, MANIFEST, GOLDEN, RESULTS, VIDEO), without)
     manifest = read_manifest(folder)
     _require_files(folder, manifest.graphs, ())
     settings = check_content(folder, manifest)
+    if settings.library is None:  # of another library's policy there is no run to draw
+        _require_files(folder, (CURVE,), without)
     results = read_results(folder)
     _check_score(results, manifest, folder)
     present = (name for name in NAMES if name != CARD and stands(folder / name))

@@ -54,6 +54,19 @@ class ParentRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Library:
+    """The library that trained a policy in agentzoo's place.
+
+    Attributes:
+        name: of its distribution ("stable-baselines3"); "" for its author's own code.
+        version: the one that was installed.
+    """
+
+    name: str
+    version: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Spaces:
     """The agent's inputs and outputs, as in the manifest."""
 
@@ -73,6 +86,7 @@ class Settings:
         training: how it was trained; None in a folder saved by an earlier version.
         took: which policy of its run it is, newest or best; "" where the folder does not say.
         parent: the policy that its run continued from, if it did.
+        library: what trained it, if that was not agentzoo.
     """
 
     agent: str
@@ -82,6 +96,7 @@ class Settings:
     training: TrainingRecord | None
     took: Literal["", "newest", "best"]
     parent: ParentRecord | None
+    library: Library | None = None
 
 
 def read_settings(folder: Path) -> Settings:
@@ -109,5 +124,6 @@ def read_settings(folder: Path) -> Settings:
         "training": value.get("training"),
         "took": value.get("took", ""),
         "parent": parent,
+        "library": value.get("library"),
     }
     return read_fields(Settings, {**given, **later}, CONFIG)

@@ -227,7 +227,8 @@ class PolicySpec:
         env: resolved environment string, or "" when the agent learned on a user's own object.
         obs: observations by key; a bare Box has the key "observation".
         action: the environment's action.
-        carry: recurrent tensors by name; always holds `prev_action` in model units.
+        carry: recurrent tensors by name, perhaps none; a `prev_action` is in model units, and
+            planners and world models have one.
         noise: noise tensors by name, `explore` ones left out.
         deterministic: the paper's evaluation protocol; used where the caller says nothing.
         plan: the planner's settings for planning agents, else None.

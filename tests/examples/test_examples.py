@@ -92,6 +92,13 @@ def test_own_environment_learns_in_a_users_class(
     assert len(list((tmp_path / "run" / "checkpoints").iterdir())) > 0
 
 
+def test_export_sb3_scores_without_torch_s_library(tmp_path: Path) -> None:
+    pytest.importorskip("stable_baselines3")
+    folder = tmp_path / "ppo"
+    assert 5 < (example("export_sb3")(steps=64, folder=str(folder), episodes=1) or 0) <= 500
+    assert load_policy(folder).spec.agent == "PPO"
+
+
 def test_every_example_is_run_here() -> None:
     # act_with_openpi.py runs in that client's environment: tests/serving/test_harness_clients.py
     source = Path(__file__).read_text()

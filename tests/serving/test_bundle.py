@@ -131,7 +131,11 @@ def test_foreign_folder(tmp_path):
         (lambda m: m.update(extra=1), 'unknown field "extra"'),
         (lambda m: m["files"].pop("policy.onnx"), r"does not list policy\.onnx"),
         (lambda m: m["files"].update({"../x": m["files"]["policy.onnx"]}), "which no bundle has"),
-        (lambda m: m["policy"]["carry"].pop("prev_action"), "lacks prev_action"),
+        (lambda m: m["policy"]["carry"].pop("prev_action"), "names the graphs'"),
+        (
+            lambda m: m["policy"]["carry"]["prev_action"].update(shape=[9]),
+            r"prev_action of float32 and shape \(9,\), expected model units",
+        ),
         (lambda m: m["policy"]["noise"]["latent"].update(shape=[1 << 30]), "which no policy has"),
         (lambda m: m["policy"]["carry"]["deter"].update(dtype="O"), 'dtype "O"'),
         (lambda m: m["graphs"]["policy.onnx"]["inputs"].pop("is_first"), "names the graphs'"),
@@ -140,6 +144,14 @@ def test_foreign_folder(tmp_path):
 def test_manifest_is_read_strictly(folder, change, match):
     edit(folder, change)
     with pytest.raises(BundleError, match=match):
+        load_policy(folder)
+
+
+def test_a_planner_s_carry_holds_the_previous_action(bundles, tmp_path):
+    folder = tmp_path / "planning"
+    shutil.copytree(bundles("planning")[0], folder)
+    edit(folder, lambda m: m["policy"]["carry"].pop("prev_action"))
+    with pytest.raises(BundleError, match="lacks prev_action in model units, which planners"):
         load_policy(folder)
 
 

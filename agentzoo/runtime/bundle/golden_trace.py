@@ -255,9 +255,9 @@ def trace_noise(spec: PolicySpec, address: Array) -> Arrays:
 
 def by_role(ports: Mapping[str, Port], arrays: Arrays, rows: slice) -> dict[str, Arrays]:
     """Arrays that are named as in a graph, by role and key."""
-    values: dict[str, Arrays] = {port.role: {} for port in ports.values()}
+    values: dict[str, Arrays] = {"carry": {}, "noise": {}}  # which a policy may do without
     for name, port in ports.items():
-        values[port.role][port.key] = arrays[name][rows]
+        values.setdefault(port.role, {})[port.key] = arrays[name][rows]
     return values
 
 

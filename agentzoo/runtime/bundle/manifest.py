@@ -76,7 +76,7 @@ def read_manifest(folder: Path, digests: Mapping[str, str] | None = None) -> Man
     _check_format(value.get("format"), folder)
     # a bundle without a world model does not mention one
     manifest = read_fields(Manifest, {"world": None, **value}, MANIFEST)
-    check_spec(manifest.policy)
+    check_spec(manifest.policy, has_world=manifest.world is not None)
     if manifest.world is not None:
         check_world(manifest.world)
     if manifest.graphs != _graph_specs(manifest.policy, manifest.world):

@@ -15,8 +15,12 @@ DTYPES = ("bool", "float16", "float32", "float64", "uint8", "int8", "int16", "in
 INDICES = ("uint8", "int8", "int16", "int32", "int64", "uint16", "uint32", "uint64")
 
 
-def check_spec(spec: PolicySpec) -> None:
+def check_spec(spec: PolicySpec, *, has_world: bool = False) -> None:
     """Refuse a spec whose fields contradict each other, or that no policy has.
+
+    Args:
+        spec: the policy's.
+        has_world: whether a world model stands beside it.
 
     Raises:
         BundleError: naming the field, what stands there and what was expected.
@@ -32,8 +36,22 @@ def check_spec(spec: PolicySpec) -> None:
     for key, one in spec.obs.items():
         _check_observation(key, one)
     _check_action(spec.action)
-    if spec.carry.get("prev_action") != TensorSpec(shape=(spec.action.size,)):
-        raise BundleError("the manifest's carry lacks prev_action in model units; export it again")
+    _check_prev_action(spec, is_needed=has_world or spec.plan is not None)
+
+
+def _check_prev_action(spec: PolicySpec, *, is_needed: bool) -> None:
+    """Planners and world models read it from the carry; any other policy may keep it."""
+    found, expected = spec.carry.get("prev_action"), TensorSpec(shape=(spec.action.size,))
+    if found is None and is_needed:
+        raise BundleError(
+            "the manifest's carry lacks prev_action in model units, which planners and world "
+            "models read; export it again"
+        )
+    if found is not None and found != expected:
+        raise BundleError(
+            f"the manifest's carry holds a prev_action of {found.dtype} and shape {found.shape}, "
+            f"expected model units, float32 and {expected.shape}; export it again"
+        )
 
 
 def _shapes(spec: PolicySpec) -> Sequence[tuple[int, ...]]:
