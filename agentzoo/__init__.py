@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .agents.dreamer import Dreamer
     from .agents.dreamer_v2 import DreamerV2
     from .agents.dreamer_v3 import DreamerV3
+    from .agents.ls_imagine import LSImagine
     from .agents.planet import PlaNet
     from .agents.tdmpc2 import TDMPC2
     from .foreign import ForeignPolicy, bundle
@@ -31,6 +32,7 @@ __all__ = [
     "DreamerV2",
     "DreamerV3",
     "ForeignPolicy",
+    "LSImagine",
     "PlaNet",
     "__version__",
     "bundle",

@@ -85,6 +85,7 @@ OWN = {
         "Dreamer": "dreamer",
         "DreamerV2": "dreamer_v2",
         "DreamerV3": "dreamer_v3",
+        "LSImagine": "ls_imagine",
         "PlaNet": "planet",
         "TDMPC2": "tdmpc2",
     }.items()

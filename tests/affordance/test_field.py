@@ -33,7 +33,7 @@ def walked(task: str, rules: Rules) -> list[Seen]:
         episode, is_over, reward = EpisodeViews(rules), False, 0.0
         while not is_over:
             side = info["side"]
-            map_ = check_map(side["mask"], side["frame"].shape[:2])
+            map_ = check_map(side["mask"] / 255, side["frame"].shape[:2])
             seen.append(episode.look(map_, side["frame"], float(reward), jumps, scores))
             action = walker(info["bearing"], info["distance"], rng)
             _, reward, terminated, truncated, info = env.step(action)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from agentzoo import TDMPC2, Dreamer, DreamerV2, DreamerV3, PlaNet
+from agentzoo import TDMPC2, Dreamer, DreamerV2, DreamerV3, LSImagine, PlaNet
 from agentzoo.replay.buffer import ReplayBuffer
 from agentzoo.testing import Case
 from agentzoo.train.callbacks import Callback
@@ -20,6 +20,7 @@ if EXAMPLES not in sys.path:
 from own_agent import OneStep  # noqa: E402  (a module as a user's own would be)
 
 PENDULUM, CARTPOLE = "gym:Pendulum-v1", "gym:CartPole-v1"
+FIELD = "vizdoom:harvest-tree?far=near&map=oracle&max_episode_steps=160&size=48"
 CASES = {
     "BestOfMany": Case(TOYS["BestOfMany"], PENDULUM),
     "TruncatedActor": Case(TOYS["TruncatedActor"], PENDULUM),
@@ -37,6 +38,7 @@ CASES = {
     "DreamerV2-discrete": Case(DreamerV2, CARTPOLE, {"envs": 4}),
     "DreamerV3": Case(DreamerV3, PENDULUM, {"repeat": 2, "envs": 4}),
     "DreamerV3-discrete": Case(DreamerV3, CARTPOLE, {"envs": 4, "parallel": False}),
+    "LSImagine": Case(LSImagine, FIELD, {"envs": 2}),
     "PlaNet": Case(PlaNet, PENDULUM, {"repeat": 2}),
     "TDMPC2": Case(TDMPC2, PENDULUM),
 }

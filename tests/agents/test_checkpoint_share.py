@@ -19,10 +19,13 @@ SHARE = 0.05  # of a run, at most
 UPDATE_S = 1 / 60
 # 200 million parameters: the authors' took 0.4 s on an A100 (arXiv:2301.04104, GPU days)
 LARGE_UPDATE_S = 0.1
+# of worlds that are slower than learning: 6 steps a second (qiwang067/LS-Imagine issue 5)
+STEP_S = {"LSImagine-minedojo": 1 / 6}
 EPISODE = 1_000  # environment steps, of agents that update at an episode's end
 
 PRESETS = {f"{case.agent.__name__}-{case.preset}": case for case in [*CASES, *SLOW]}
 IMAGE = {"image": ObsSpec(kind="image", shape=(64, 64, 3), source=(64, 64, 3))}
+MAP = {"map": ObsSpec(kind="image", shape=(64, 64, 1), source=(64, 64, 1))}
 VECTOR = {"observations": ObsSpec(kind="vector", shape=(24,), source=(24,))}  # a walker's
 BOX = ActionSpec(kind="box", size=6, shape=(6,), dtype="float32", low=(-1.0,) * 6, high=(1.0,) * 6)
 BUTTONS = ActionSpec(kind="discrete", size=18, shape=(), dtype="int64", nvec=(18,), start=(0,))
@@ -33,7 +36,8 @@ def settings(case: Case) -> tuple[AgentConfig, torch.nn.Module]:
     kind, env = case.agent, case.env if isinstance(case.env, str) else ""
     suite, task = env.partition(":")[0], env.partition("?")[0]
     obs = VECTOR if "obs=state" in env or suite == "gym" else IMAGE
-    action = BUTTONS if suite in ("atari", "crafter") else BOX
+    obs = {**obs, **MAP} if suite == "vizdoom" else obs
+    action = BUTTONS if suite in ("atari", "crafter", "vizdoom") else BOX
     fields = kind.presets[case.preset]
     before = configure(kind.config_class, fields)
     world = {**kind.env_overrides(before, suite, obs, action), **kind.tasks.get(task, {})}
@@ -69,7 +73,8 @@ def seconds_between(config: AgentConfig, algorithm: torch.nn.Module) -> float:
 def test_writing_checkpoints_takes_a_small_share_of_a_run(name: str) -> None:
     config, algorithm = settings(PRESETS[name])
     seconds = checkpoint_bytes(config, algorithm) / DISK
-    assert seconds / seconds_between(config, algorithm) < SHARE
+    collecting = STEP_S.get(name, 0.0) * config.checkpoint_every
+    assert seconds / (seconds_between(config, algorithm) + collecting) < SHARE
 
 
 def test_the_calculation_by_hand() -> None:

@@ -13,7 +13,7 @@ import gymnasium as gym
 import pytest
 import torch
 
-from agentzoo import Dreamer, DreamerV2, DreamerV3, PlaNet
+from agentzoo import Dreamer, DreamerV2, DreamerV3, LSImagine, PlaNet
 from agentzoo.agent import AGENTS, Agent
 from agentzoo.train.callbacks import Callback
 from agentzoo.train.loop import Training
@@ -27,6 +27,8 @@ SIZES: dict[str, dict[str, object]] = {
     "DreamerV2": {"deter": 32, "hidden": 32, "units": 32, "depth": 4, "imagine_starts": 16},
     "DreamerV3": {"deter": 64, "hidden": 32, "units": 32, "depth": 4, "classes": 8,
                   "imag_last": 4, "train_ratio": 0.1},
+    "LSImagine": {"deter": 64, "hidden": 32, "units": 32, "depth": 4, "classes": 8,
+                  "imag_last": 4, "train_ratio": 0.1},
 }  # fmt: skip
 SMALL: dict[str, object] = {
     **{"batch_size": 4, "batch_length": 9, "horizon": 3, "prefill": 1_000, "pretrain": UPDATES},
@@ -34,6 +36,7 @@ SMALL: dict[str, object] = {
 }
 STATE, PIXELS = "dmc:cartpole-swingup?obs=state", "dmc:cartpole-swingup"
 CARTPOLE, PENDULUM, PONG = "gym:CartPole-v1", "gym:Pendulum-v1", "atari:pong"
+FIELD = "vizdoom:harvest-tree?far=near&map=oracle&max_episode_steps=160"
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,7 @@ CASES = [
     Case(PlaNet, "dmc_state", STATE),
     Case(DreamerV2, "defaults", CARTPOLE),
     Case(DreamerV3, "dmc_proprio", STATE),  # with its 16 environments
+    Case(LSImagine, "debug", FIELD),
 ]
 SLOW = [
     Case(Dreamer, "cpu", STATE),
@@ -105,6 +109,8 @@ SLOW = [
     Case(DreamerV3, "pixels", Catch),
     Case(DreamerV3, "cpu_pixels", PIXELS),
     Case(DreamerV3, "debug_pixels", PIXELS),
+    Case(LSImagine, "cpu", FIELD),
+    Case(LSImagine, "minedojo", FIELD),  # where there is a map
 ]
 
 

@@ -167,7 +167,7 @@ def test_spaces_and_side(field: gym.Env) -> None:
     }  # fmt: skip
     assert field.action_space == gym.spaces.Discrete(12)
     np.testing.assert_array_equal(observation["image"], shrunk(info["side"]["frame"], 64))
-    np.testing.assert_array_equal(observation["map"], shrunk(255 * info["side"]["mask"], 64))
+    np.testing.assert_array_equal(observation["map"], shrunk(info["side"]["mask"], 64))
     np.testing.assert_array_equal(field.render(), info["side"]["frame"])
 
 
@@ -452,3 +452,12 @@ def test_a_mistake_in_an_actor_ends_a_worker_not_the_learner() -> None:
     with make_env("vizdoom:basic"):
         pass
     assert shared_memory() == before
+
+
+def test_agents_can_collect_with_a_map() -> None:
+    adapter = Adapter.open("vizdoom:harvest-tree?far=near&map=oracle")
+    assert list(adapter.side) == ["frame", "mask"]
+    rows = adapter.reset([0], [0])
+    assert rows["mask"].shape == (1, 160, 256, 1)
+    assert rows["mask"].dtype == np.uint8
+    adapter.close()

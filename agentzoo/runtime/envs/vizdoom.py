@@ -297,7 +297,7 @@ class Field(Doom):
 
     The reward is 1 where the goal is reached, which terminates the episode, else 0. With a map the
     observation has `map` (size, size, 1) uint8, the share of each pixel that shows the target (255
-    is all of it), and `info["side"]` has `mask` (160, 256, 1) uint8, 1 where the frame shows it.
+    is all of it), and `info["side"]` has `mask` (160, 256, 1) uint8, 255 where the frame shows it.
     `info` has `is_success`, `steps_to_success` in decisions, which is the limit until then, and of
     the nearest target its `distance` in map units and its `bearing` in degrees, left of the view.
     """
@@ -340,7 +340,7 @@ class Field(Doom):
         self.action_space = gym.spaces.Discrete(len(ACTIONS))
         if has_map:
             self._spaces["map"] = gym.spaces.Box(0, 255, (size, size, 1), np.uint8)
-            self._side_spaces["mask"] = gym.spaces.Box(0, 1, (HEIGHT, WIDTH, 1), np.uint8)
+            self._side_spaces["mask"] = gym.spaces.Box(0, 255, (HEIGHT, WIDTH, 1), np.uint8)
             self._declare()
 
     def _begin(self, seed: int) -> None:
@@ -399,7 +399,7 @@ class Field(Doom):
             sheep = [each for each in state.objects if each.name == ACTORS[self._task]]
             self._sheep = [(each.position_x, each.position_y) for each in sheep]
         if self._has_map:
-            self._mask = self._seen(state)[..., None].astype(np.uint8)
+            self._mask = 255 * self._seen(state)[..., None].astype(np.uint8)
         return state
 
     def _seen(self, state: Any) -> Array:
@@ -433,7 +433,7 @@ class Field(Doom):
         seen = super()._observation()
         if not self._has_map:
             return seen
-        return {**seen, "map": shrunk(self._mask * 255, self.size)}
+        return {**seen, "map": shrunk(self._mask, self.size)}
 
     def _side(self) -> Arrays:
         side = super()._side()
