@@ -162,7 +162,7 @@ def task_of(folder: Path) -> str:
 
 
 def variant_of(folder: Path) -> str:
-    """What the runs were made with."""
+    """The versions and settings that the runs were made with."""
     name = folder.name.partition("@")[2]
     return VARIANTS.get(name, name)
 
@@ -214,7 +214,7 @@ def row(folder: Path) -> str:
 
 
 def at_equal_steps(mine: Curve, published: Curve | None) -> list[str]:
-    """What was published at the same steps: the last bin, and the mean of all bins so far."""
+    """The published returns at the same steps: the last bin, and the mean of all bins so far."""
     if published is None:
         return ["", ""]
     here = np.isin(published.steps, mine.steps)
