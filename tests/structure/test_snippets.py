@@ -17,6 +17,7 @@ import re
 import shlex
 import shutil
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -101,8 +102,10 @@ def port() -> Iterator[int]:
 def test_snippets_run(
     page: Path, port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for package in ("torch", "dm_control", "ale_py", "vizdoom"):
-        pytest.importorskip(package)
+    # Looked up, not imported: MuJoCo loads OpenGL at its import, which is agentzoo's to prepare.
+    missing = [name for name in ("torch", "dm_control", "ale_py", "vizdoom") if not find_spec(name)]
+    if missing:
+        pytest.skip(f"not installed: {', '.join(missing)}")
     monkeypatch.chdir(tmp_path)
     for folder, name in PREPARED.get(page.name, {}).items():
         shutil.copytree(ROOT / "zoo" / name, tmp_path / folder)
