@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def model_to_watch(source: str, scratch: Path) -> "tuple[ModelSettings, Path | None]":
-    """What to serve, and the folder of runs to show beside it.
+    """The policies to serve, and the folder of runs to show beside them.
 
     A run, or a saved agent, is exported with its world model first, which needs PyTorch.
 

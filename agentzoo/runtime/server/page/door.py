@@ -83,7 +83,7 @@ def check_visitor(request: web.Request) -> None:
 
 
 class Page:
-    """What the page shows of one server.
+    """The page's view of one server.
 
     Attributes:
         service: the server's.
@@ -161,7 +161,7 @@ class Page:
         }
 
     def hello(self) -> dict[str, object]:
-        """What there is to see."""
+        """The things there are to see."""
         found = [_described(model) for model in self.service.models.values() if model.current]
         return {"kind": "hello", "models": found, "runs": self.runs is not None}
 
@@ -314,7 +314,7 @@ class Visitor:
 
 
 def _controls(message: Mapping[str, object]) -> dict[str, object]:
-    """What a watcher may ask of an episode; the rest is left out."""
+    """The wishes a watcher may have of an episode; others are left out."""
     kinds = {"pause": bool, "step": bool, "again": bool}
     asked: dict[str, object] = {
         name: message[name] for name, kind in kinds.items() if type(message.get(name)) is kind

@@ -1,4 +1,4 @@
-"""What the page is sent of an episode or a dream: one binary message for each step.
+"""Frames of an episode or a dream for the page: one binary message for each step.
 
 A message is the length of a JSON header (four bytes, little-endian), the header, and the pictures'
 bytes one after the other, as the header lists them.

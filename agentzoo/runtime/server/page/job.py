@@ -1,11 +1,11 @@
-"""What a worker of the page is told to do."""
+"""The job of a worker of the page."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What a worker does.
+    """A worker's job.
 
     Attributes:
         view: "watch" or "play".

@@ -87,7 +87,7 @@ class RunCurves:
                 self.curves.setdefault(name, []).append((float(step), float(one)))
 
     def facts(self) -> dict[str, object]:
-        """What the page lists."""
+        """The runs that the page lists."""
         return {
             "name": self.name,
             "agent": self.agent,

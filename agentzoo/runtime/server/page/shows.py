@@ -29,7 +29,7 @@ HEAD = struct.Struct("<Ic")
 
 
 class Audience(Protocol):
-    """Whoever is shown something."""
+    """A watcher, who is shown something."""
 
     async def frame(self, content: bytes) -> None:
         """One frame; may be dropped if the last ones have not been read yet."""
@@ -65,11 +65,11 @@ class Show:
 
     @property
     def key(self) -> tuple[object, ...]:
-        """What two watchers have to ask alike to share an episode."""
+        """The wishes that two watchers have to share to share an episode."""
         return (self.model, self.job.folder, self.job.seed, self.job.deterministic)
 
     def facts(self) -> dict[str, object]:
-        """What a watcher is told when the show begins for them."""
+        """The message to a watcher when the show begins for them."""
         return {
             "kind": "watching" if self.job.view == "watch" else "playing",
             "model": self.model,

@@ -40,7 +40,7 @@ LONGEST_PLAY = 10_000  # steps of a dream
 
 @dataclass
 class Controls:
-    """What people have asked for, read between steps."""
+    """The requests of people, read between steps."""
 
     is_paused: bool = False
     steps: int = 0
