@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from agentzoo.config import AgentConfig, configure
+from agentzoo.config import AgentConfig, EnvFacts, configure
 from agentzoo.runtime.spec import ActionSpec, ObsSpec
-from agentzoo.train.loop import update_schedule
 from tests.agents.test_preset_behaviour import CASES, SLOW, Case
 
 DISK = 200e6  # bytes a second
@@ -40,7 +39,8 @@ def settings(case: Case) -> tuple[AgentConfig, torch.nn.Module]:
     action = BUTTONS if suite in ("atari", "crafter", "vizdoom") else BOX
     fields = kind.presets[case.preset]
     before = configure(kind.config_class, fields)
-    world = {**kind.env_overrides(before, suite, obs, action), **kind.tasks.get(task, {})}
+    facts = EnvFacts(task=task, obs=obs, action=action, time_limit=1_000, repeat=None)
+    world = {**kind.env_overrides(before, facts), **kind.tasks.get(task, {})}
     config = configure(kind.config_class, fields, world)
     with torch.device("meta"):
         return config, kind.algorithm_class(obs, action, config)
@@ -62,7 +62,7 @@ def checkpoint_bytes(config: AgentConfig, algorithm: torch.nn.Module) -> int:
 
 def seconds_between(config: AgentConfig, algorithm: torch.nn.Module) -> float:
     """Of updates alone, from one checkpoint to the next."""
-    schedule, half = update_schedule(config, config.repeat), config.total_steps // 2
+    schedule, half = config.schedule(config.repeat), config.total_steps // 2
     first, last = (schedule.due(step, step // EPISODE) for step in (half, 2 * half))
     updates = (last - first) / half * config.checkpoint_every * config.envs
     large = sum(one.numel() for one in algorithm.parameters()) > 1e8

@@ -14,7 +14,7 @@ from agentzoo.agent import Agent
 from agentzoo.runtime.errors import ConfigError, RunError
 from agentzoo.train.checkpoint import Counters, newest
 from agentzoo.train.parent import WARMUP
-from tests.agents.test_contract import Keep, all_rows
+from tests.agents.contract import Keep, all_rows
 from tests.agents.test_training import counters
 from tests.agents.toys import TOYS
 
