@@ -1115,7 +1115,6 @@ class LSImagine(Agent):
             **{"total_steps": 1_000_000, "repeat": 1, "deter": 4096, "horizon": 14},
             **{"batch_length": 33, "train_ratio": 16.0, "prefill": 2_500, "pretrain": 100},
             **{"jump_rule": "released", "zoom_margin": 1.0, "replay_rows": 1_000_000},
-            **{"eval_every": 10_000, "eval_episodes": 3, "final_episodes": 100},
             # two hours of a world that makes 6 steps a second
             "checkpoint_every": 50_000,
         },
