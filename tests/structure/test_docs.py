@@ -46,6 +46,11 @@ def test_every_page_is_in_the_index() -> None:
     assert [name for name in pages if f"({name})" not in index] == ["index.md"]
 
 
+def test_the_changelog_stands_in_two_folders_and_has_no_relative_links() -> None:
+    links = re.findall(r"\]\(([^)]+)\)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"))
+    assert [link for link in links if not link.startswith("https://")] == []
+
+
 def test_every_page_is_in_the_site() -> None:
     nav = (ROOT / "zensical.toml").read_text(encoding="utf-8")
     pages = [path.relative_to(ROOT / "docs") for path in (ROOT / "docs").glob("**/*.md")]
