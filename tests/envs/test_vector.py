@@ -162,7 +162,7 @@ def test_a_final_observation_that_is_not_given_is_an_error() -> None:
 
 
 def test_a_function_that_makes_one_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"a SyncVectorEnv was given .*passed itself"):
+    with pytest.raises(ConfigError, match=r"the function made a SyncVectorEnv .*passed itself"):
         Adapter.open(partial(two, DISABLED))
 
 

@@ -24,6 +24,8 @@ import pytest
 from typer.core import TyperGroup
 from typer.main import get_command
 
+import agentzoo
+
 ROOT = Path(__file__).parents[2]
 PAGES = [
     ROOT / "README.md",
@@ -75,7 +77,9 @@ class Substitution(ast.NodeTransformer):
         if name in AGENTS:
             pixels = "obs=state" not in ast.unparse(node) and "gym:" not in ast.unparse(node)
             given = {k: v for k, v in given.items() if k not in {"preset", "size", "batch_size"}}
-            given["preset"] = ast.Constant("debug_pixels" if pixels else "debug")
+            smallest = "debug_pixels" if pixels else "debug"
+            known = getattr(agentzoo, name).presets
+            given["preset"] = ast.Constant(smallest if smallest in known else "debug")
             given["final_episodes"] = given["eval_episodes"] = ast.Constant(1)
             if "envs" in given:
                 given["envs"] = ast.Constant(2)
