@@ -101,6 +101,7 @@ def test_export_sb3_scores_without_torch_s_library(tmp_path: Path) -> None:
 
 def test_every_example_is_run_here() -> None:
     # act_with_openpi.py runs in that client's environment: tests/serving/test_harness_clients.py
+    # own_agent.py is a case of tests/agents/test_contract.py
     source = Path(__file__).read_text()
     assert [p.stem for p in FOLDER.glob("*.py") if p.stem not in source] == []
 

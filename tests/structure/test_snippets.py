@@ -40,6 +40,12 @@ PREPARED = {  # page -> folder name -> the zoo's agent
 NOT_RUN = {  # (page, words of the snippet) -> why
     ("README.md", "push_to_hub"): "minutes: publishing scores ten whole episodes and films one",
     ("hub.md", "push_to_hub"): "minutes: publishing scores ten whole episodes and films one",
+    ("own_agent.md", "import OneStep"): "is examples/own_agent.py, which the contract tests run",
+    ("own_agent.md", "def schedule"): "a method of a class that is not shown",
+    (
+        "own_agent.md",
+        "check(Case",
+    ): "minutes: learns, kills and resumes; the contract tests do that",
     ("serving.md", "cuda_graph=True"): "needs an NVIDIA GPU",
     ("world_model.md", "stable_baselines3"): "minutes: PPO rounds up to 2,048 dreamed steps",
 }
