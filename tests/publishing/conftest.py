@@ -1,18 +1,10 @@
-"""The stand-in for the Hub, and bundles to publish.
+"""The stand-in for the Hub, and bundles to publish."""
 
-The client reads these settings when it is imported, and its progress bars are threads' business.
-"""
-
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-
-os.environ["HF_HUB_DISABLE_XET"] = "1"  # the stand-in speaks LFS
-os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
-os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 
 from tests.publishing.bundles import linear
 from tests.publishing.standin import TOKEN, StandIn, serving
@@ -23,7 +15,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
     """A stand-in with nothing in it; the client's cache and token are the test's own."""
     from huggingface_hub import constants
 
-    assert constants.HF_HUB_DISABLE_XET, "huggingface_hub was imported before this conftest"
+    assert constants.HF_HUB_DISABLE_XET, "huggingface_hub was imported before tests/conftest.py"
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
     monkeypatch.setenv("HF_TOKEN", TOKEN)
