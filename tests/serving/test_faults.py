@@ -594,7 +594,6 @@ def test_a_header_length_is_a_number_that_fits(live, length):
         ("POST", "/v2/models/a/versions/2/infer", 404),
         ("POST", "/v2/models/none/infer", 404),
         ("DELETE", "/v2", 405),
-        ("GET", "/", 426),
         ("GET", "/vla", 426),
         ("POST", "/v2/repository/models/a/load", 403),
     ],

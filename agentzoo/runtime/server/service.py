@@ -323,6 +323,7 @@ class Service:
 
     def observe(self) -> None:
         """Bring the gauges up to date; called before they are read."""
+        self._look_after_batchers()  # so that the log never says less than the gauges
         self.metrics.ready.set(float(self.is_ready))
         self.metrics.connections.set(len(self.connections) if self.connections else 0)
         self.metrics.sessions.clear()
