@@ -295,6 +295,17 @@ def test_state_works_in_a_process_that_set_nothing() -> None:
     assert fresh_process(code) == "(5,)"
 
 
+@draws
+def test_the_package_imported_before_still_draws() -> None:
+    code = (
+        "import warnings; warnings.simplefilter('ignore')\n"  # GLFW's, which finds no screen
+        "import dm_control\n"  # by itself it loads no OpenGL
+        "from agentzoo.runtime.envs import make_env\n"
+        "print(make_env('dmc:cartpole-balance').reset(seed=0)[0]['image'].shape)"
+    )
+    assert fresh_process(code) == "(64, 64, 3)"
+
+
 def test_without_opengl_states_work_and_pictures_say_what_to_install() -> None:
     code = (
         "from agentzoo.runtime.envs import make_env, opengl\n"

@@ -299,7 +299,7 @@ class _Painter:
 
 def _module(name: str) -> Any:
     """A module of dm_control, imported so that it finds an OpenGL that works."""
-    if "dm_control" not in sys.modules:
+    if "dm_control._render" not in sys.modules:  # which reads MUJOCO_GL, once
         choose_backend()
     try:
         return import_module(f"dm_control.{name}")
