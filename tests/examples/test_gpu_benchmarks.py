@@ -60,11 +60,11 @@ def test_learn_leaves_runs_that_go_on_and_scores_beside_the_published_ones(tmp_p
         "fp32",
     )
     first = table("learn", *given, "--frames", "1500")
-    assert [row[:2] for row in first] == [["walker-walk", "1,000"]]
+    assert [row[:2] for row in first] == [["walker-walk", "1,500"]]  # the final policy's
     assert (tmp_path / "walker-walk" / "learning_curve.png").exists()
     again = table("learn", *given, "--frames", "2100")
-    assert [row[:2] for row in again] == [["walker-walk", "2,000"]]
-    assert int(again[0][3]) == 2
+    assert [row[:2] for row in again] == [["walker-walk", "2,100"]]
+    assert int(again[0][3]) == 4  # at 1,000 and 2,000, and at each end
 
 
 def test_a_point_is_the_mean_of_the_evaluations_before_it(
