@@ -1,4 +1,4 @@
-"""The machine's inventory: versions, extras, an OpenGL library, accelerators."""
+"""`agentzoo doctor`, the machine's inventory: versions, extras, an OpenGL library, accelerators."""
 
 import json
 import platform
@@ -6,10 +6,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from importlib import metadata, util
+from typing import Annotated
 
-from agentzoo.runtime.envs.dmc import INSTALL_OPENGL
-from agentzoo.runtime.envs.minedojo import BRIDGE, INSTALL, PYTHON, interpreter
-from agentzoo.runtime.errors import ProviderError, pip_line
+import typer
+
+from agentzoo.runtime.errors import ConfigError, ProviderError, pip_line
 
 from .. import EXTRAS, __version__
 
@@ -23,6 +24,18 @@ context.make_current()
 context.free()
 """
 _BASE = ("numpy", "gymnasium", "huggingface_hub", "typer")
+
+
+def doctor(
+    subject: Annotated[
+        str, typer.Argument(help="minedojo, for what it needs; nothing for everything else")
+    ] = "",
+) -> None:
+    """Say what this machine has, and the line that installs what is missing."""
+    if subject not in ("", "minedojo"):
+        raise ConfigError(f'doctor was asked about "{subject}", expected minedojo or nothing')
+    for name, finding in minedojo() if subject else diagnosis():
+        typer.echo(f"{name:16} {finding}")
 
 
 def diagnosis() -> Iterator[tuple[str, str]]:
@@ -43,6 +56,8 @@ def diagnosis() -> Iterator[tuple[str, str]]:
 
 def minedojo() -> Iterator[tuple[str, str]]:
     """Name and finding, one pair a line of `agentzoo doctor minedojo`."""
+    from agentzoo.runtime.envs.minedojo import BRIDGE, INSTALL, PYTHON, interpreter
+
     try:
         python = interpreter()
     except ProviderError as error:
@@ -82,6 +97,8 @@ def version(module: str) -> str:
 
 def opengl() -> str:
     """Why rendering off screen does not work here, or "" when it does."""
+    from agentzoo.runtime.envs.dmc import INSTALL_OPENGL
+
     if util.find_spec("mujoco") is None:
         return f"not tried, mujoco is not installed; run: {pip_line('dmc')}"
     command = [sys.executable, "-c", _PROBE]

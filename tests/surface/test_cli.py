@@ -8,6 +8,8 @@ import pytest
 from typer.testing import CliRunner
 
 from agentzoo.cli import main as cli
+from agentzoo.cli.learn import agent_class, settings_of
+from agentzoo.cli.options import steps
 from agentzoo.runtime.errors import AgentZooError
 
 VERBS = (
@@ -41,7 +43,7 @@ def test_help_lists_the_verbs(capsys: pytest.CaptureFixture[str]) -> None:
     ("text", "number"), [("5e6", 5_000_000), ("50_000", 50_000), ("1", 1), ("2.5e3", 2_500)]
 )
 def test_steps_read_as_people_write_them(text: str, number: int) -> None:
-    assert cli.steps(text) == number
+    assert steps(text) == number
 
 
 @pytest.mark.parametrize("text", ["0", "-5", "1.5", "many", "nan", "inf"])
@@ -63,16 +65,16 @@ def test_an_unknown_agent_is_one_sentence_without_traceback(
 @pytest.mark.parametrize("name", ["dreamer", "Dreamer", "DREAMER"])
 def test_agents_are_found_in_any_case(name: str) -> None:
     pytest.importorskip("torch")
-    assert cli.agent_class(name).__name__ == "Dreamer"
+    assert agent_class(name).__name__ == "Dreamer"
 
 
 def test_settings_are_typed_by_the_configuration() -> None:
     pytest.importorskip("torch")
-    kind = cli.agent_class("dreamer")
-    found = cli.settings_of(kind, ["batch_size=8", "precision=bf16", "total_steps=5e6"])
+    kind = agent_class("dreamer")
+    found = settings_of(kind, ["batch_size=8", "precision=bf16", "total_steps=5e6"])
     assert found == {"batch_size": 8, "precision": "bf16", "total_steps": 5_000_000}
     with pytest.raises(AgentZooError, match=r'batchsize.*did you mean "batch_size"'):
-        cli.settings_of(kind, ["batchsize=8"])
+        settings_of(kind, ["batchsize=8"])
 
 
 def test_a_missing_bundle_is_one_sentence(

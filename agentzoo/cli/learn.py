@@ -1,0 +1,129 @@
+"""Training's commands: quickstart, learn, export."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from agentzoo.runtime.errors import ConfigError, RunError
+
+from ..agents.registry import agents
+from ..agents.registry import named as registered
+from .options import Device, Seed, steps
+
+if TYPE_CHECKING:
+    from ..agent import Agent
+
+KNOWN = ", ".join(sorted(entry.command for entry in agents().values()))
+
+
+def quickstart(
+    budget: Annotated[
+        int | None, typer.Option("--steps", parser=steps, help="Environment steps to learn for.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the run.")] = 0,
+    out: Annotated[Path, typer.Option(help="Folder to leave everything in.")] = Path("demo"),
+    smoke: Annotated[
+        bool, typer.Option("--smoke", help="The whole road in seconds; scores are not judged.")
+    ] = False,
+) -> None:
+    """Learn a small task, export it, run it without PyTorch, score it: minutes on two cores."""
+    from .quickstart import run
+
+    raise typer.Exit(run(out, steps=budget, seed=seed, smoke=smoke))
+
+
+def learn(
+    agent: Annotated[str, typer.Argument(help=f"Which agent: {KNOWN}.")],
+    env: Annotated[str, typer.Argument(help="Environment, such as dmc:walker-walk.")],
+    budget: Annotated[
+        int | None,
+        typer.Option("--steps", parser=steps, help="Environment steps, repeat included."),
+    ] = None,
+    preset: Annotated[str | None, typer.Option(help="Named settings, such as cpu.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="field=value; may be given many times.")
+    ] = None,
+    run: Annotated[Path | None, typer.Option(help="Run folder; an existing one goes on.")] = None,
+    checkpoint_every: Annotated[
+        int | None,
+        typer.Option(parser=steps, help="Steps of each environment between checkpoints."),
+    ] = None,
+    envs: Annotated[int | None, typer.Option(help="Environments to collect in at once.")] = None,
+    source: Annotated[
+        str | None,
+        typer.Option("--from", help="Continue from this run's, saved or published policy."),
+    ] = None,
+    parts: Annotated[
+        list[str] | None,
+        typer.Option(help="Part that alone learns on, of --from; may be given many times."),
+    ] = None,
+    device: Device = "auto",
+    seed: Seed = None,
+) -> None:
+    """Learn a policy for an environment, with logs and checkpoints in a run folder."""
+    kind = agent_class(agent)
+    overrides = settings_of(kind, settings or [])
+    named = {"checkpoint_every": checkpoint_every, "envs": envs}
+    overrides |= {name: value for name, value in named.items() if value is not None}
+    if source is None:
+        learner = kind(env, preset=preset, device=device, seed=seed, **overrides)
+    elif preset or overrides or seed is not None:
+        raise ConfigError(
+            f"--from {source} goes on with that policy's own settings and a seed of its own; "
+            "leave out --preset, --set, --seed, --envs and --checkpoint-every"
+        )
+    else:
+        learner = kind.load(source, device=device)
+    try:
+        learner.learn(budget, env if source else None, run=run, parts=parts or ())
+    except (KeyboardInterrupt, SystemExit) as stopped:
+        where = f"--run {learner.run}" if learner.run else "the same options"
+        typer.echo(f"stopped; to go on: the same command with {where}", err=True)
+        code = 130 if isinstance(stopped, KeyboardInterrupt) else int(str(stopped.code))
+        raise typer.Exit(code) from None
+    typer.echo(f"run:  {learner.run}")
+    typer.echo(f"next: agentzoo export {learner.run} my-policy")
+    typer.echo(f"on:   the same command with --run {learner.run}, and more --steps to go further")
+
+
+def export(
+    folder: Annotated[Path, typer.Argument(help="A run's folder, or a saved agent's.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write the bundle to.")],
+    which: Annotated[
+        Literal["newest", "best"], typer.Option(help="Of a run: the newest policy, or the best.")
+    ] = "newest",
+    world: Annotated[
+        bool, typer.Option("--world", help="Add the world model, to dream and to be watched.")
+    ] = False,
+) -> None:
+    """Turn a saved agent into a bundle that runs without PyTorch."""
+    from .. import load
+    from ..publish import draw_curve
+
+    agent = load(folder, which=which)
+    agent.export(out, world=world)
+    typer.echo(f"bundle: {out}")
+    if agent.run_dir is not None:
+        try:
+            typer.echo(f"curve:  {draw_curve(agent, out)}")
+        except RunError as error:
+            typer.echo(f"curve:  none: {error}")
+    typer.echo(f"next:   agentzoo evaluate {out} --record {out} --video {out / 'replay.mp4'}")
+
+
+def agent_class(name: str) -> "type[Agent]":
+    """The agent a command line names, in any spelling of case and dashes.
+
+    Raises:
+        AgentZooError: with the nearest names.
+    """
+    return registered(name).load()  # torch only now
+
+
+def settings_of(kind: "type[Agent]", settings: Sequence[str]) -> dict[str, object]:
+    """The `--set field=value` pairs as typed overrides."""
+    from ..config import parse_setting
+
+    return dict(parse_setting(kind.config_class, setting) for setting in settings)
