@@ -3,7 +3,7 @@
 One client asks for action after action, with and without 20 page visitors who watch an episode, in
 turns; each turn's median and 99th percentile are compared with its neighbour's. One line of JSON.
 
-python benchmarks/watchers.py tests/page/cartpole_pixels --turns 6
+python benchmarks/watchers.py tests/unit_runtime/server/page/cartpole_pixels --turns 6
 """
 
 import argparse

@@ -7,7 +7,7 @@ import torch
 
 from agentzoo.agent import module
 from agentzoo.algorithm import NoiseSource
-from tests.agents.test_capture import CASES, build, random_batch
+from tests.train.test_cuda_graph import CASES, build, random_batch
 
 
 @pytest.mark.parametrize("name", list(CASES))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from agentzoo.runtime import evaluate, load_policy
-from tests.serving.live import serving
+from tests.unit_runtime.server.live import serving
 
 pytest.importorskip("torch")
 
@@ -100,7 +100,8 @@ def test_export_sb3_scores_without_torch_s_library(tmp_path: Path) -> None:
 
 
 def test_every_example_is_run_here() -> None:
-    # act_with_openpi.py runs in that client's environment: tests/serving/test_harness_clients.py
+    # act_with_openpi.py runs in that client's environment:
+    # tests/unit_runtime/server/test_harness_clients.py
     # own_agent.py is a case of tests/agents/test_contract.py
     source = Path(__file__).read_text()
     assert [p.stem for p in FOLDER.glob("*.py") if p.stem not in source] == []

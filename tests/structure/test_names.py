@@ -85,6 +85,16 @@ def test_no_test_folder_shadows_a_package() -> None:
     assert list((ROOT / "tests").rglob("__init__.py")) == [ROOT / "tests" / "__init__.py"]
 
 
+def test_folders_of_tests_mirror_the_packages() -> None:
+    own = {"examples", "parity", "structure"}  # about more than one package
+    folders = {p.parent.relative_to(ROOT / "tests").as_posix()
+               for p in (ROOT / "tests").rglob("test_*.py")} - own  # fmt: skip
+    assert {"agents", "unit_runtime/policy", "unit_hub"} < folders
+    for folder in folders:
+        package = ROOT / "agentzoo" / folder.replace("unit_", "")
+        assert (package / "__init__.py").is_file(), f"tests/{folder} mirrors no package"
+
+
 @pytest.mark.parametrize("package", PACKAGES)
 def test_packages_say_they_are_typed(package: str) -> None:
     assert (ROOT / package / "py.typed").is_file()

@@ -101,7 +101,7 @@ class Substitution(ast.NodeTransformer):
 @pytest.fixture(scope="module")
 def port() -> Iterator[int]:
     from agentzoo.runtime.server import ModelSettings
-    from tests.serving.live import serving
+    from tests.unit_runtime.server.live import serving
 
     with serving(models=[ModelSettings(name="walker", source=str(WALKER), provider="cpu")]) as live:
         yield live.server.port

@@ -1,0 +1,327 @@
+"""A policy behind a network acts, predicts and is evaluated like one that is here."""
+
+import signal
+import threading
+import time
+from contextlib import contextmanager
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+
+from agentzoo.export import export
+from agentzoo.runtime import RemotePolicy, evaluate, load_policy
+from agentzoo.runtime.client.msgpack_arrays import pack, unpack
+from agentzoo.runtime.errors import ConfigError, NotFiniteError, ObservationError, ServingError
+from tests.unit_runtime.client.test_websocket import peer
+from tests.unit_runtime.server.live import serving
+from tests.unit_runtime.server.wires import Openpi
+from tests.unit_runtime.toys import Toy, seeded, toy_spec
+
+VECTORS = np.random.default_rng(1).standard_normal((12, 4)).astype(np.float32)
+CARTPOLE = "gym:CartPole-v1?max_episode_steps=30&repeat=1"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    with gym.make("CartPole-v1") as env:
+        toy = seeded(Toy, env.observation_space, env.action_space)
+    spec = toy_spec(toy, env=CARTPOLE, deterministic=False)
+    return export(toy, spec, tmp_path_factory.mktemp("cartpole"))
+
+
+@pytest.fixture(scope="module")
+def live(folder):
+    with serving(folder) as live:
+        yield live
+
+
+@pytest.fixture
+def remote(live):
+    policy = RemotePolicy(live.ws)
+    yield policy
+    policy.close()
+
+
+@pytest.fixture
+def local(folder):
+    return load_policy(folder, provider="cpu")
+
+
+def test_it_says_what_it_is(remote, local, live):
+    assert remote.spec == local.spec
+    assert (remote.digest, remote.seed) == (local.digest, local.seed)
+    assert repr(remote) == f"RemotePolicy('{live.ws}', Toy, seed=3)"
+
+
+@pytest.mark.parametrize("scheme", ["ws", "http"])
+def test_an_address_may_be_written_either_way(live, scheme):
+    policy = RemotePolicy(f"{scheme}://127.0.0.1:{live.server.port}/openpi/a")
+    assert policy.url == f"{live.ws}/openpi/a"
+    policy.close()
+
+
+def test_it_acts_like_the_policy_here(remote, local):
+    for t, row in enumerate(VECTORS):
+        if t == 6:
+            remote.reset()
+            local.reset()
+        mode = t % 3 == 0 or None
+        found, expected = remote.act(row, deterministic=mode), local.act(row, deterministic=mode)
+        assert found == expected
+        assert (found.dtype, found.shape) == (expected.dtype, expected.shape)
+
+
+def test_sessions_are_apart_and_seeded(remote, local):
+    for seed in (1, None, 9):
+        one, other = remote.session(seed), local.session(seed)
+        assert [one.act(row) for row in VECTORS] == [other.act(row) for row in VECTORS]
+        one.close()
+
+
+def test_predict_is_stable_baselines(remote, local):
+    state = expected_state = None
+    for t in range(3):
+        start = None if t == 0 else [False, True]
+        rows = VECTORS[2 * t : 2 * t + 2]
+        found, state = remote.predict(rows, state, start)
+        expected, expected_state = local.predict(rows, expected_state, start)
+        assert np.array_equal(found, expected)
+        assert np.array_equal(state.address, expected_state.address)
+        assert all(np.array_equal(state.carry[n], expected_state.carry[n]) for n in state.carry)
+    one, _ = remote.predict(VECTORS[0], deterministic=True)
+    assert one.shape == ()
+
+
+@pytest.mark.parametrize("envs", [1, 3])
+def test_evaluate_takes_it(remote, local, live, envs):
+    found = evaluate(remote, episodes=6, envs=envs)
+    expected = evaluate(local, episodes=6)
+    assert found.returns == expected.returns
+    assert (found.env, found.policy_sha256) == (expected.env, expected.policy_sha256)
+    assert found.deterministic is False
+    while len(live.service.sessions):  # every episode's connection was closed
+        time.sleep(0.01)
+
+
+def test_evaluate_takes_it_in_a_vector_environment(remote, local):
+    makes = [lambda: gym.make("CartPole-v1", max_episode_steps=30)] * 3
+    envs = SyncVectorEnv(makes, autoreset_mode=AutoresetMode.NEXT_STEP)
+    assert evaluate(remote, envs, episodes=5).returns == evaluate(local, episodes=5).returns
+
+
+def test_stable_baselines_evaluates_it(remote, local):
+    evaluation = pytest.importorskip("stable_baselines3.common.evaluation")
+    vec_env = pytest.importorskip("stable_baselines3.common.vec_env")
+    scores = []
+    for policy in (remote, local):
+        pair = vec_env.DummyVecEnv([lambda: gym.make("CartPole-v1", max_episode_steps=30)] * 2)
+        pair.seed(0)
+        scores.append(
+            evaluation.evaluate_policy(
+                policy, pair, n_eval_episodes=4, return_episode_rewards=True, warn=False
+            )
+        )
+        pair.close()
+    assert scores[0] == scores[1]
+
+
+def test_wrong_observations_are_the_sentences_of_a_local_policy(remote, local):
+    for bad in (VECTORS[:2], np.full(4, np.nan), {"x": 1}):
+        with pytest.raises(ObservationError) as expected:
+            local.act(bad)
+        with pytest.raises(ObservationError) as found:
+            remote.act(bad)
+        assert str(found.value) == str(expected.value)
+    with pytest.raises(ObservationError, match="the state is a tuple"):
+        remote.predict(VECTORS[0], (1,))
+    with pytest.raises(ServingError, match="2 observations came with 3 states") as caught:
+        remote.predict(VECTORS[:2], remote.predict(VECTORS[:3])[1])
+    assert caught.value.reason == "malformed"
+
+
+def test_nobody_there_is_a_sentence():
+    with pytest.raises(ServingError, match="cannot be reached"):
+        RemotePolicy("ws://127.0.0.1:9", timeout_s=2)  # the discard port
+    with pytest.raises(ConfigError, match="not the address of a server"):
+        RemotePolicy("127.0.0.1:8000")
+    with pytest.raises(ConfigError, match="not the address of a server"):
+        RemotePolicy("ftp://x")
+
+
+def test_a_seed_is_checked_here(live):
+    with pytest.raises(ConfigError, match="seed is -1"):
+        RemotePolicy(live.ws, seed=-1)
+
+
+def test_an_unknown_model_is_a_sentence(live):
+    with pytest.raises(ServingError, match="404"):
+        RemotePolicy(f"{live.ws}/openpi/none")
+
+
+def test_a_closed_policy_begins_again_only_when_told(remote):
+    remote.act(VECTORS[0])
+    remote.close()
+    with pytest.raises(ServingError, match="reset and begin another"):
+        remote.act(VECTORS[1])
+    remote.reset()
+    assert remote.act(VECTORS[1]).shape == ()
+
+
+# -- in step -------------------------------------------------------------------------------------
+
+
+def test_an_observation_that_is_refused_leaves_all_that_act_together_as_they_were(remote, local):
+    sessions = [remote.session(seed) for seed in (1, 2, 3)]
+    expected = [local.session(seed) for seed in (1, 2, 3)]
+    bad = np.full(4, np.nan, np.float32)
+    for t in range(0, 12, 3):
+        with pytest.raises(NotFiniteError, match="holds NaN"):
+            RemotePolicy.act_batch(sessions, [VECTORS[t], VECTORS[t], bad])
+        found = RemotePolicy.act_batch(sessions, list(VECTORS[t : t + 3]))
+        alone = [one.act(row) for one, row in zip(expected, VECTORS[t : t + 3], strict=True)]
+        assert found == alone
+    for one in sessions:
+        one.close()
+
+
+@contextmanager
+def interrupted(live):
+    """SIGINT for the main thread once a step is under way, which is then held until the end."""
+    policy = live.service.models["a"].current.policy
+    step, go, entered = policy.step, threading.Event(), threading.Event()
+
+    def held(*arguments):
+        entered.set()
+        assert go.wait(30)
+        return step(*arguments)
+
+    def interrupt() -> None:
+        assert entered.wait(30)
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    policy.step = held
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join(30)
+        policy.step = step
+        go.set()
+
+
+@pytest.mark.parametrize("others", [0, 1])
+def test_an_interrupt_while_waiting_loses_the_episode_and_never_the_order(
+    remote, local, live, others
+):
+    group = [remote, *(remote.session(9) for _ in range(others))]
+
+    def act(row):
+        return RemotePolicy.act_batch(group, [row] * len(group))[0]
+
+    assert act(VECTORS[0]) == local.act(VECTORS[0])
+    with interrupted(live), pytest.raises(KeyboardInterrupt):
+        act(VECTORS[1])
+    with pytest.raises(ServingError, match="reset and begin another") as caught:
+        act(VECTORS[2])
+    assert caught.value.reason == "session_lost"
+    local.reset()
+    for one in group:
+        one.reset()
+    assert [act(row) for row in VECTORS[3:]] == [local.act(row) for row in VECTORS[3:]]
+    for one in group[1:]:
+        one.close()
+
+
+def test_an_interrupted_predict_is_asked_again_on_another_connection(remote, local, live):
+    with interrupted(live), pytest.raises(KeyboardInterrupt):
+        remote.predict(VECTORS[:2])
+    found, _ = remote.predict(VECTORS[2:4])
+    assert np.array_equal(found, local.predict(VECTORS[2:4])[0])
+
+
+GOOD = np.array([1])
+ANSWERS = [
+    ({"actions": np.array([1.0], np.float32)}, "actions of float32 of shape"),
+    ({"actions": np.array([[1]])}, r"actions of int64 of shape \(1, 1\), expected int64 of"),
+    ({"actions": np.array([1, 1])}, r"of shape \(2,\)"),
+    ({"actions": np.zeros(0, np.int64)}, r"of shape \(0,\)"),
+    ({"actions": np.array([1], np.int32)}, "actions of int32"),
+    ({"actions": "left"}, "no actions"),
+    ({"actions": None}, "no actions"),
+    ({}, "no actions"),
+    ({"actions": GOOD, "seq": 1}, "an answer to request 1;"),
+    ({"actions": GOOD, "seq": None}, "an answer to request None"),
+    ({"actions": GOOD, "sha256": None}, "an answer that names no policy"),
+    ("deadline: too late", "says: too late"),
+    ([1, 2], "a message that cannot be read"),
+    (b"\xc1", "a message that cannot be read"),
+]
+
+
+@pytest.mark.parametrize(("answer", "match"), ANSWERS, ids=range(len(ANSWERS)))
+def test_an_answer_that_is_none_never_leaves_act(live, answer, match):
+    with Openpi(live.ws) as client:
+        metadata = client.metadata
+
+    def answers(socket):
+        socket.send(pack(metadata, "openpi"))
+        for message in socket:
+            numbered = answer
+            if isinstance(answer, dict):
+                sha256 = metadata["sha256"]
+                numbered = {"seq": unpack(message)["seq"], "sha256": sha256, **answer}
+            is_raw = isinstance(answer, str | bytes)
+            socket.send(answer if is_raw else pack(numbered, "openpi"))
+
+    with peer(answers) as url:
+        policy = RemotePolicy(url)
+        for _ in range(2):
+            with pytest.raises(ServingError, match=match):
+                policy.act(VECTORS[0])
+
+
+def test_a_state_that_is_none_never_leaves_predict(live, remote):
+    with Openpi(live.ws) as client:
+        metadata, good = client.metadata, client.ask(VECTORS[:1], carried=None)
+    carried = good["carried"]
+    carry = carried["carry"]
+
+    def with_deter(value):
+        return {**good, "carried": {**carried, "carry": {**carry, "deter": value}}}
+
+    wrong = [
+        ({**good, "carried": None}, "no state "),
+        ({**good, "carried": {**carried, "carry": {}}}, "no state "),
+        ({**good, "carried": {"carry": carry}}, "no state's address"),
+        ({**good, "actions": np.array([1, 2])}, "actions of int64"),
+        (with_deter(carry["stoch"]), "state deter of float32"),
+        (with_deter(np.full_like(carry["deter"], np.inf)), "NaN or infinity in its state deter"),
+    ]
+    for reply, match in wrong:
+
+        def answers(socket, reply=reply):
+            socket.send(pack(metadata, "openpi"))
+            for message in socket:
+                socket.send(pack({**reply, "seq": unpack(message)["seq"]}, "openpi"))
+
+        with peer(answers) as url, pytest.raises(ServingError, match=match):
+            RemotePolicy(url).predict(VECTORS[:1])
+
+
+def test_nan_never_leaves_act(bundles):
+    folder, _ = bundles("vector")
+    with serving(folder) as live, Openpi(live.ws) as client:
+        metadata = client.metadata
+
+    def answers(socket):
+        socket.send(pack(metadata, "openpi"))
+        for message in socket:
+            action = np.array([[0.0, np.nan]], np.float32)
+            reply = {"actions": action, "sha256": metadata["sha256"]}
+            socket.send(pack({**reply, "seq": unpack(message)["seq"]}, "openpi"))
+
+    with peer(answers) as url, pytest.raises(ServingError, match="NaN or infinity in its actions"):
+        RemotePolicy(url).act(VECTORS[0, :3])

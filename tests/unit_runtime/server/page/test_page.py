@@ -1,0 +1,397 @@
+"""The page's paths and its websocket: who is let in, what is shown, and within which limits."""
+
+import asyncio
+import json
+import struct
+from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from agentzoo import PlaNet
+from agentzoo.cli.main import app as cli
+from agentzoo.cli.watch import model_to_watch
+from agentzoo.runtime.errors import ConfigError, RunError
+from agentzoo.runtime.policy.spaces import action_spec
+from agentzoo.runtime.server import ServerSettings
+from agentzoo.runtime.server.history import BOUNDS, History
+from agentzoo.runtime.server.page.frames import frame, read_frame, shown
+from agentzoo.runtime.server.page.runs import Runs
+from agentzoo.runtime.server.page.worker import units_of
+from tests.unit_runtime.server.live import Live, serving
+
+KEY = "open-sesame"
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained planner of CartPole-like size: its dreams never end."""
+    pytest.importorskip("dm_control")
+    torch.set_num_threads(1)
+    agent = PlaNet("dmc:cartpole-swingup?obs=state", preset="debug", seed=3)
+    return agent.export(tmp_path_factory.mktemp("page"), golden_steps=20, world=True)
+
+
+@pytest.fixture(scope="module")
+def live(bundle: Path) -> Iterator[Live]:
+    with serving(bundle, max_dreams=2) as server:
+        yield server
+
+
+def run(work: Coroutine[Any, Any, Any]) -> Any:
+    return asyncio.run(work)
+
+
+async def get(url: str, **headers: str) -> tuple[int, str, dict[str, str]]:
+    async with aiohttp.ClientSession() as session, session.get(url, headers=headers) as reply:
+        return reply.status, await reply.text(), dict(reply.headers)
+
+
+class Visitor:
+    """What the page does, from a test."""
+
+    def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+        self.socket = socket
+        self.frames: list[bytes] = []
+
+    async def say(self, **message: object) -> None:
+        await self.socket.send_str(json.dumps(message))
+
+    async def hear(self, *kinds: str) -> dict[str, Any]:
+        """The next message of one of these kinds; frames on the way are kept."""
+        while True:
+            message = await self.socket.receive(timeout=60)
+            if message.type is aiohttp.WSMsgType.BINARY:
+                self.frames.append(message.data)
+                if "frame" in kinds:
+                    return read_frame(message.data)[0]
+            elif message.type is aiohttp.WSMsgType.TEXT:
+                told = json.loads(message.data)
+                if told["kind"] in kinds:
+                    return told
+            else:
+                return {"kind": "closed", "code": self.socket.close_code}
+
+
+def visit(
+    live: Live, script: Callable[..., Coroutine[Any, Any, Any]], *, count: int = 1, key: str = ""
+) -> Any:
+    """Run a script with some visitors that were let in."""
+
+    async def go() -> Any:
+        async with aiohttp.ClientSession() as session:
+            sockets = [await session.ws_connect(f"{live.http}/page/socket") for _ in range(count)]
+            visitors = [Visitor(one) for one in sockets]
+            for one in visitors:
+                await one.say(key=key)
+            try:
+                return await script(*visitors)
+            finally:
+                for one in sockets:
+                    await one.close()
+
+    return run(go())
+
+
+# -- who is let in -------------------------------------------------------------------------------
+
+
+def test_the_page_and_its_files_come_with_a_policy_that_lets_nothing_else_in(live: Live) -> None:
+    for path, kind in (("/", "html"), ("/page/app.js", "javascript"), ("/page/style.css", "css")):
+        status, text, headers = run(get(live.http + path))
+        assert status == 200
+        assert kind in headers["Content-Type"]
+        policy = headers["Content-Security-Policy"]
+        assert "default-src 'none'" in policy
+        assert "script-src 'self'" in policy
+        assert "unsafe" not in policy
+        assert "frame-ancestors 'none'" in policy
+        assert headers["X-Content-Type-Options"] == "nosniff"
+        assert "http://" not in text.replace("http://www.w3.org", "")  # no foreign host
+    for path in ("/page/door.py", "/page/..%2Fapp.py", "/page/%2e%2e/settings.py"):
+        assert run(get(live.http + path))[0] == 404
+
+
+@pytest.mark.parametrize("path", ["/", "/page/app.js", "/page/socket"])
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "http://evil.example"},
+        {"Origin": "null"},
+        {"Host": "evil.example"},
+        {"Host": "evil.example:80", "Origin": "http://evil.example:80"},  # DNS rebinding
+        {"Host": "127.0.0.1.evil.example"},
+        {"Host": ""},
+    ],
+)
+def test_foreign_pages_are_refused(live: Live, path: str, headers: dict[str, str]) -> None:
+    status, text, _ = run(get(live.http + path, **headers))
+    assert status == 403
+    assert "evil" not in text
+
+
+def test_a_websocket_of_a_foreign_page_is_refused(live: Live) -> None:
+    async def go(**headers: str) -> None:
+        async with (
+            aiohttp.ClientSession() as session,
+            session.ws_connect(f"{live.http}/page/socket", headers=headers) as socket,
+        ):
+            await socket.close()
+
+    for headers in ({"Origin": "http://evil.example"}, {"Host": "evil.example"}):
+        with pytest.raises(aiohttp.WSServerHandshakeError, match="403"):
+            run(go(**headers))
+    run(go(Origin=live.http))  # its own
+
+
+def test_the_key_is_the_first_message(bundle: Path) -> None:
+    async def talk(visitor: Visitor) -> dict[str, Any]:
+        return await visitor.hear("hello", "closed")
+
+    with serving(bundle, api_key=KEY) as live:
+        assert run(get(live.http + "/"))[0] == 200  # holds nothing
+        assert visit(live, talk, key=KEY)["kind"] == "hello"
+        for wrong in ("", "open", KEY + "x"):
+            assert visit(live, talk, key=wrong) == {"kind": "closed", "code": 4401}
+
+        async def silent(text: str) -> int | None:
+            async with (
+                aiohttp.ClientSession() as session,
+                session.ws_connect(f"{live.http}/page/socket") as socket,
+            ):
+                await socket.send_str(text)
+                await socket.receive(timeout=30)
+                return socket.close_code
+
+        for text in ("no json", "[]", '{"key": 7}', '{"do": "runs"}'):
+            assert run(silent(text)) == 4401
+
+
+def test_it_is_off_where_others_look_on_unless_it_is_asked_for_with_a_key(bundle: Path) -> None:
+    assert ServerSettings().shows_page
+    assert not ServerSettings(page=False).shows_page
+    assert not ServerSettings(host="0.0.0.0", api_key=KEY).shows_page
+    assert ServerSettings(host="0.0.0.0", api_key=KEY, page=True).shows_page
+    with pytest.raises(ConfigError, match="the page would be open to whoever reaches"):
+        ServerSettings(host="0.0.0.0", insecure=True, page=True)
+    with pytest.raises(ConfigError, match="no folder of runs"):
+        ServerSettings(runs=Path("/nowhere"))
+    with serving(bundle, page=False) as live:
+        assert run(get(live.http + "/"))[0] == 426
+        assert run(get(live.http + "/page/app.js"))[0] == 404
+
+
+def test_harnesses_still_find_their_protocol_at_the_root(live: Live) -> None:
+    async def go() -> int:
+        async with aiohttp.ClientSession() as session, session.ws_connect(live.http) as socket:
+            return (await socket.receive(timeout=30)).type
+
+    assert run(go()) is aiohttp.WSMsgType.BINARY
+
+
+# -- episodes and dreams -------------------------------------------------------------------------
+
+
+def test_an_episode_runs_beside_its_dream_and_is_shared(live: Live) -> None:
+    async def script(one: Visitor, other: Visitor) -> None:
+        told = await one.hear("hello")
+        assert [model["name"] for model in told["models"]] == ["a"]
+        assert told["models"][0]["dreams"]
+        await one.say(do="watch", model="a", seed=3, deterministic=None)
+        assert (await one.hear("watching"))["dreams"]
+        await other.say(do="watch", model="a", seed=3, deterministic=None)
+        await other.hear("watching")
+        assert len(live.server._page.shows) == 1
+        while "dream_reward" not in (header := await one.hear("frame")):
+            assert header["step"] <= 5
+        assert header["step"] == 5
+        await other.hear("frame")
+        _, pictures = read_frame(one.frames[-1])
+        assert pictures["real"].dtype == np.uint8
+        assert {*header["vectors"]} == {"real", "dream"}
+        # pause is everybody's; one step is one step
+        await other.say(do="control", pause=True)
+        assert (await one.hear("control"))["paused"]
+        await asyncio.sleep(0.5)
+        one.frames.clear()
+        await other.say(do="control", step=True)
+        first = await one.hear("frame")
+        await asyncio.sleep(0.5)
+        before = len(one.frames)
+        await other.say(do="control", step=True)
+        assert (await one.hear("frame"))["step"] == first["step"] + 1
+        assert before == 1
+        await other.say(do="control", pause=False, speed=4.0)
+        assert (await one.hear("control"))["watchers"] == 2
+
+    visit(live, script, count=2)
+
+
+def test_keys_steer_the_persons_dream_alone(live: Live) -> None:
+    async def script(visitor: Visitor) -> list[dict[str, Any]]:
+        await visitor.say(do="play", model="a", seed=1, deterministic=None)
+        await visitor.hear("playing")
+        first = await visitor.hear("frame")
+        assert first["vectors"]["person"] == first["vectors"]["policy"]  # the same place
+        await visitor.say(do="act", action=[1.0])
+        for _ in range(10):
+            last = await visitor.hear("frame")
+        return [first, last]
+
+    first, last = visit(live, script)
+    assert last["step"] == first["step"] + 10
+    assert last["vectors"]["person"] != last["vectors"]["policy"]
+    assert np.isfinite(last["numbers"]["person"]["reward"])
+
+
+def test_there_are_no_more_than_max_dreams(bundle: Path) -> None:
+    async def script(one: Visitor, other: Visitor) -> dict[str, Any]:
+        await one.say(do="watch", model="a", seed=1, deterministic=None)
+        await one.hear("watching")
+        await other.say(do="play", model="a", seed=1, deterministic=None)
+        refused = await other.hear("refused")
+        await one.say(do="leave")
+        return refused
+
+    with serving(bundle, max_dreams=1) as live:
+        refused = visit(live, script, count=2)
+    assert "--max-dreams" in refused["error"]
+
+
+def test_an_episode_ends_when_its_time_is_up_and_its_process_with_it(bundle: Path) -> None:
+    async def script(visitor: Visitor) -> tuple[int, dict[str, Any]]:
+        await visitor.say(do="watch", model="a", seed=1, deterministic=None)
+        await visitor.hear("watching")
+        (show,) = live.server._page.shows._running
+        pid = show.process.pid
+        assert int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[16]) >= 10
+        return pid, await visitor.hear("ended")
+
+    with serving(bundle, dream_s=30.0) as live:
+        pid, ended = visit(live, script)
+    assert "ended after 30 s" in ended["why"]
+    assert not Path(f"/proc/{pid}").exists()
+
+
+@pytest.mark.parametrize(
+    ("message", "match"),
+    [
+        ({"do": "watch", "model": "a"}, "a seed from 0"),
+        ({"do": "watch", "model": "a", "seed": -1}, "a seed from 0"),
+        ({"do": "watch", "model": "a", "seed": 1.5}, "a seed from 0"),
+        ({"do": "watch", "model": "<b>", "seed": 1}, "there is no model"),
+        ({"do": "play", "model": "a", "seed": 1, "deterministic": "x"}, "true, false or null"),
+        ({"do": "dance"}, "does not know how"),
+        ({"do": "runs"}, "without --runs"),
+        ({"do": "curves", "run": "../..", "metric": "x"}, "no such run"),
+        ([], "JSON object"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_and_the_visit_goes_on(
+    live: Live, message: object, match: str
+) -> None:
+    async def script(visitor: Visitor) -> dict[str, Any]:
+        await visitor.hear("hello")
+        await visitor.socket.send_str(json.dumps(message))
+        return await visitor.hear("refused")
+
+    assert match in visit(live, script)["error"]
+
+
+# -- what stands behind it -----------------------------------------------------------------------
+
+
+def test_frames_are_read_back_and_hold_only_what_json_has() -> None:
+    picture = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
+    content = frame("watch", 4, {"real": picture}, value=float("nan"), pair=[1.0, float("inf")])
+    assert struct.unpack_from("<I", content)[0] + 4 + 18 == len(content)
+    header, pictures = read_frame(content)
+    assert header["value"] is None
+    assert header["pair"] == [1.0, None]
+    np.testing.assert_array_equal(pictures["real"], picture)
+    assert shown(np.zeros((400, 600, 3), np.uint8)).shape == (100, 150, 3)
+    assert shown(np.zeros((84, 84, 4), np.uint8)).shape == (84, 84, 1)
+
+
+def test_a_persons_action_is_one_of_the_environments() -> None:
+    import gymnasium as gym
+
+    box = action_spec(gym.spaces.Box(-2, 2, (2,)))
+    np.testing.assert_array_equal(units_of(box, [5.0, float("nan")]), [1.0, 0.0])
+    np.testing.assert_array_equal(units_of(box, []), [0.0, 0.0])
+    discrete = action_spec(gym.spaces.Discrete(3, start=1))
+    np.testing.assert_array_equal(units_of(discrete, [0.0, 0.2, 0.9]), [0, 0, 1])
+    np.testing.assert_array_equal(units_of(discrete, [1.0]), [1, 0, 0])
+
+
+def test_latencies_of_the_last_minutes() -> None:
+    now = [1000.0]
+    history = History(lambda: now[0])
+    assert history.summary()["now"] == {"rate": 0.0, "median": None, "p99": None}
+    for second in range(20):
+        now[0] = 1000.0 + second
+        for _ in range(10):
+            history.add(0.002)
+        history.add(0.5)
+    now[0] = 1020.0
+    summary = history.summary()
+    assert summary["now"]["rate"] == 11.0
+    assert 0.002 <= summary["now"]["median"] <= 0.002 * 1.12
+    assert 0.5 <= summary["now"]["p99"] <= 0.5 * 1.12
+    assert [point["rate"] for point in summary["history"]][-4:] == [11.0] * 4
+    assert history.total == 220
+    history.add(10 * BOUNDS[-1])
+    now[0] = 1400.0
+    assert history.summary()["minutes"]["median"] is None
+
+
+def test_runs_are_read_while_they_grow_and_nothing_else_is(tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "group" / "one"
+    run.mkdir(parents=True)
+    (run / "config.json").write_text('{"agent": "<b>Dreamer</b>", "env": "dmc:x", "seed": 3}')
+    metrics = run / "metrics.jsonl"
+    metrics.write_text('{"env_step": 10, "loss": 1.5, "bad": "nan"}\n{"env_step": 20, "lo')
+    (tmp_path / "metrics.jsonl").write_text('{"env_step": 1, "secret": 1}\n')
+    runs = Runs(tmp_path / "runs")
+    (found,) = runs.refresh()
+    assert found.facts()["name"] == "group/one"
+    assert found.facts()["seed"] == "3"
+    assert found.curve("loss") == [(10.0, 1.5)]
+    assert "bad" not in found.facts()["metrics"]
+    with metrics.open("a") as file:
+        file.write('ss": 2.5}\nnot json\n')
+    runs.refresh()
+    assert found.curve("loss") == [(10.0, 1.5), (20.0, 2.5)]
+    metrics.write_text('{"env_step": 5, "loss": 0.5}\n')  # resumed from an earlier step
+    runs.refresh()
+    assert found.curve("loss") == [(5.0, 0.5)]
+    with metrics.open("a") as file:
+        file.writelines(f'{{"env_step": {10 + i}, "loss": {i}}}\n' for i in range(5000))
+    runs.refresh()
+    assert len(found.curve("loss")) <= 502
+    assert found.curve("loss")[-1] == (5009.0, 4999.0)
+    assert runs.find("../metrics") is None
+
+
+def test_watch_takes_a_bundle_and_says_what_it_cannot_take(bundle: Path, tmp_path: Path) -> None:
+    model, runs = model_to_watch(str(bundle), tmp_path)
+    assert model.source == str(bundle)
+    assert runs is None
+    with pytest.raises(RunError, match="neither a bundle nor a run"):
+        model_to_watch(str(tmp_path), tmp_path)
+    assert model_to_watch("me/walker@main", tmp_path)[0].name == "walker"
+    assert "Show a policy in the browser" in CliRunner().invoke(cli, ["watch", "--help"]).output
+
+
+@pytest.mark.slow
+def test_watch_exports_a_run(tmp_path: Path) -> None:
+    agent = PlaNet("dmc:cartpole-swingup?obs=state", preset="debug", seed=1, total_steps=1000)
+    agent.learn(run=tmp_path / "runs" / "one", progress=False)
+    model, runs = model_to_watch(str(tmp_path / "runs" / "one"), tmp_path)
+    assert runs == tmp_path / "runs"
+    assert (Path(model.source) / "world_imagine.onnx").is_file()
