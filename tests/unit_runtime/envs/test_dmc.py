@@ -281,7 +281,8 @@ def fresh_process(code: str, **environ: str) -> str:
     """The output of `code` in a process without a screen that chooses its own OpenGL."""
     hidden = ("MUJOCO_GL", "PYOPENGL_PLATFORM", "DISPLAY", "WAYLAND_DISPLAY")
     clean = {key: value for key, value in os.environ.items() if key not in hidden}
-    command = [sys.executable, "-W", "error", "-c", code]
+    warnings = ["-W", "error", "-W", "ignore:Setting the shape on a NumPy array:DeprecationWarning"]
+    command = [sys.executable, *warnings, "-c", code]  # the second: see pyproject.toml
     done = subprocess.run(command, capture_output=True, text=True, env=clean | environ)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
