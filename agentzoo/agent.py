@@ -714,7 +714,7 @@ class Agent:
 
     def _training(self) -> dict[str, Any]:
         """How this agent was trained, for whoever wants to do it again."""
-        chosen = self._choose_preset(self.env.partition(":")[0], self.spec.obs)
+        chosen = self._choose_preset(envs.EnvName.read(self.env).suite, self.spec.obs)
         return {
             "preset": chosen,
             "overrides": [f"{name}={setting(one)}" for name, one in self._overrides.items()],

@@ -261,11 +261,8 @@ class Proposing(Protocol):
 class WorldModel(Protocol):
     """Algorithms whose world model can be called from outside; all of ours.
 
-    A carry of N rows holds the state; `prev_action` is not read. May also have
-    `propose(carry, noise, deterministic) -> (N, A)`, the policy's action in a state (without it
-    the agent plans); `dream_margin(carry, action, noise, deterministic) -> (N,)`, the `margin` of
-    an imagined step; and `judge_spread(carry)`, by how much judgements of the same names change if
-    what they are computed from changes by 1, where that is more than 1.
+    A carry of N rows holds the state; `prev_action` is not read. Says more where it is `Acting`,
+    `DreamChoosing` or `Spreading`, too.
     """
 
     def dream(self, carry: Carry, action: Tensor, noise: Noise) -> Carry:
@@ -278,6 +275,35 @@ class WorldModel(Protocol):
 
     def judge(self, carry: Carry) -> dict[str, Tensor]:
         """Of `reward` on arriving, `continue` and `value` those that the agent predicts: (N,)."""
+        ...
+
+
+@runtime_checkable
+class Acting(Protocol):
+    """World models whose agent has a policy network; without one it plans."""
+
+    def propose(self, carry: Carry, noise: Noise, deterministic: Tensor) -> Tensor:
+        """(N, A) actions in model units that the policy takes in a state."""
+        ...
+
+
+@runtime_checkable
+class DreamChoosing(Protocol):
+    """World models that make discrete choices in an imagined step."""
+
+    def dream_margin(
+        self, carry: Carry, action: Tensor, noise: Noise, deterministic: Tensor
+    ) -> Tensor:
+        """(N,) by how much an imagined step's closest choice was made, as `Choosing.margin`."""
+        ...
+
+
+@runtime_checkable
+class Spreading(Protocol):
+    """World models whose judgements change by more than what they are computed from."""
+
+    def judge_spread(self, carry: Carry) -> dict[str, Tensor]:
+        """(N,) by a judgement's name: its change where what it is computed from changes by 1."""
         ...
 
 

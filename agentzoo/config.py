@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from agentzoo.runtime.envs import EnvName
 from agentzoo.runtime.errors import ConfigError, nearest
 from agentzoo.runtime.spec import ActionSpec, ObsSpec
 
@@ -136,7 +137,7 @@ class EnvFacts:
     @property
     def suite(self) -> str:
         """The task's suite, or ""."""
-        return self.task.partition(":")[0]
+        return EnvName.read(self.task).suite
 
 
 def require_numbers(values: Mapping[str, object]) -> None:

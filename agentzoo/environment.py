@@ -54,7 +54,7 @@ def facts_of(env: EnvLike, overrides: Mapping[str, object]) -> EnvFacts:
     said = {envs.settings_of(envs.resolve(env, {"repeat": one})).get("repeat") for one in (1, 2)}
     repeat = said.pop() if len(said) == 1 else overrides.get("repeat")
     return EnvFacts(
-        task=envs.resolve(env, {}).partition("?")[0],
+        task=envs.EnvName.read(envs.resolve(env, {})).head,
         obs=obs,
         action=action,
         time_limit=limit if isinstance(limit, int) and limit > 0 else None,

@@ -26,7 +26,7 @@ from agentzoo.runtime.world.signature import (
 )
 from agentzoo.runtime.world.trace import PREFIXES
 
-from .algorithm import Algorithm, WorldModel
+from .algorithm import Algorithm, DreamChoosing, Spreading, WorldModel
 from .export import (
     FlatStep,
     arrays,
@@ -146,8 +146,9 @@ def _random_actions(spec: PolicySpec, rows: int) -> Array:
 
 def _spreads(algorithm: Algorithm, world: WorldSpec, carry: Arrays) -> Arrays:
     """Judgement -> (rows,) float32 of at least 1."""
-    spread = getattr(algorithm, "judge_spread", None)
-    known = {} if spread is None else arrays(spread(tensors(carry)))
+    known: Arrays = {}
+    if isinstance(algorithm, Spreading):
+        known = arrays(algorithm.judge_spread(tensors(carry)))
     ones = np.ones(len(carry["stoch"]), np.float32)
     return {name: np.maximum(ones, known.get(name, ones)) for name in world.judges}
 
@@ -156,8 +157,7 @@ def _margin(
     algorithm: Algorithm, carry: Arrays, action: Array, noise: Arrays, mode: Array
 ) -> Array:
     """(rows,) float32; inf for an algorithm that makes no discrete choices."""
-    margin = getattr(algorithm, "dream_margin", None)
-    if margin is None:
+    if not isinstance(algorithm, DreamChoosing):
         return np.full(len(mode), np.inf, np.float32)
-    found = margin(tensors(carry), tensor(action), tensors(noise), tensor(mode))
+    found = algorithm.dream_margin(tensors(carry), tensor(action), tensors(noise), tensor(mode))
     return found.numpy(force=True).astype(np.float32)

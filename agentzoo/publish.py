@@ -7,6 +7,7 @@ from pathlib import Path
 from agentzoo import hub
 from agentzoo.hub.package import CURVE, EPISODES, VIDEO
 from agentzoo.runtime import evaluate, load_policy
+from agentzoo.runtime.envs import EnvName
 from agentzoo.runtime.errors import ConfigError, RunError
 from agentzoo.runtime.evaluation.results import write_results
 from agentzoo.runtime.evaluation.rollout import Evaluation
@@ -85,6 +86,6 @@ def draw_curve(agent: Agent, folder: Path) -> Path:
             f'learning curve of; load the run, or publish it with without=["{CURVE}"]'
         )
     require_no_link(folder / CURVE)
-    task = agent.env.partition("?")[0] or "an environment of its own"
+    task = EnvName.read(agent.env).head or "an environment of its own"
     title = f"{type(agent).__name__} in {task}, seed {agent.seed}"
     return learning_curve(agent.run_dir, folder / CURVE, title=title)

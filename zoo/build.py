@@ -20,6 +20,7 @@ from agentzoo.hub.naming import parse
 from agentzoo.hub.package import CARD, VIDEO, read_package
 from agentzoo.publish import package
 from agentzoo.runtime import load_policy, verify
+from agentzoo.runtime.envs import EnvName
 from agentzoo.runtime.errors import ConfigError, nearest
 from agentzoo.runtime.evaluation.reproduce import reproduce
 
@@ -130,11 +131,11 @@ def page() -> str:
 def line(name: str, recipe: Recipe, folder: Path) -> str:
     """One row of the page."""
     results = read_package(folder).results
-    task, _, keys = recipe.env.partition("?")
-    images = task.startswith("dmc:") and "obs=state" not in keys
+    env = EnvName.read(recipe.env)
+    images = env.suite == "dmc" and "obs=state" not in env.pairs
     fields = "".join(f", `{key}={value}`" for key, value in recipe.set.items())
     low, high = results.interval
-    cells = [f"![{name}](zoo/{name}.png)", f"`zoo:{name}`", recipe.agent, f"`{task}`"]
+    cells = [f"![{name}](zoo/{name}.png)", f"`zoo:{name}`", recipe.agent, f"`{env.head}`"]
     cells += ["images" if images else "state", f"{recipe.steps:,}", f"`{recipe.preset}`{fields}"]
     cells += [f"{results.mean:.1f}", f"{low:.1f} to {high:.1f}"]
     return f"| {' | '.join(cells)} |"

@@ -7,7 +7,7 @@ from statistics import fmean
 
 from agentzoo.runtime.bundle.load import RESULTS
 from agentzoo.runtime.bundle.manifest import read_json
-from agentzoo.runtime.envs import protocol_of, resolve, settings_of
+from agentzoo.runtime.envs import EnvName, protocol_of, resolve, settings_of
 from agentzoo.runtime.envs.atari_scores import (
     AGGREGATES,
     BENCHMARKS,
@@ -40,7 +40,7 @@ class GameScore:
     @property
     def game(self) -> str:
         """Short name."""
-        return self.env.partition(":")[2].partition("?")[0]
+        return EnvName.read(self.env).task
 
     @property
     def mean(self) -> float:

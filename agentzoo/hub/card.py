@@ -9,7 +9,7 @@ from string import Template
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from agentzoo.runtime.envs import package_of
+from agentzoo.runtime.envs import EnvName, package_of
 from agentzoo.runtime.errors import BundleError
 from agentzoo.runtime.files import open_plain, stands, write_plain
 from agentzoo.runtime.printable import printable
@@ -105,8 +105,10 @@ def metadata(package: Package, license_id: str) -> ModelCardData:
 
 def dataset(env: str) -> str:
     """An environment as leaderboards name it: `CartPole-v1`, `dmc-walker-walk`."""
-    suite, _, task = env.partition("?")[0].partition(":")
-    return task if suite == "gym" else f"{suite}-{task}" if task else "own-environment"
+    name = EnvName.read(env)
+    if not name.task:
+        return "own-environment"
+    return name.task if name.suite == "gym" else f"{name.suite}-{name.task}"
 
 
 def spelled(seeds: Sequence[int]) -> str:
@@ -126,7 +128,7 @@ def body(package: Package, address: Address) -> str:
     has_env, episodes = bool(results.env), f"episodes={len(results.returns)}"
     return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
         agent=plain(results.agent),
-        task=plain(results.env.partition("?")[0]) or "an environment of its author's own",
+        task=plain(EnvName.read(results.env).head) or "an environment of its author's own",
         paper=f" ({plain(paper)})" if paper else "",
         mean=f"{results.mean:.2f}",
         std=f"{results.std:.2f}",
@@ -262,7 +264,7 @@ def _made(provenance: Mapping[str, str]) -> str:
 
 def _install(extra: str, env: str) -> str:
     """The command that installs agentzoo and what brings the policy's environment."""
-    suite = env.partition(":")[0]
+    suite = EnvName.read(env).suite
     brings = package_of(suite) if suite else ""
     also = f",{suite}" if brings == "" and suite not in ("", "gym") else ""
     line = f'pip install "agentzoo-rl[{extra}{also}]"'

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from agentzoo.runtime.envs import EnvName
+
 from .errors import AddressError
 
 MAIN = "main"
@@ -113,7 +115,7 @@ def repo_name(agent: str, env: str) -> str:
             f"this {agent} learned on an environment object, which has no name; give the repo one: "
             '"me/name" or "file:DIR/name"'
         )
-    task = re.sub(r"[^A-Za-z0-9._]+", "-", env.partition("?")[0])
+    task = re.sub(r"[^A-Za-z0-9._]+", "-", EnvName.read(env).head)
     return f"{agent.lower()}-{task.strip('-')}"
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
 from agentzoo.runtime.bundle.manifest import MANIFEST
+from agentzoo.runtime.envs import EnvName
 from agentzoo.runtime.errors import BundleError
 
 from .card import write_card
@@ -120,7 +121,7 @@ def _place(repo_id: str, package: Package) -> tuple[Path, str]:
 def message(package: Package) -> str:
     """The commit's first line."""
     results = package.results
-    where = results.env.partition("?")[0] or "an environment of its own"
+    where = EnvName.read(results.env).head or "an environment of its own"
     return (
         f"{results.agent} in {where}: mean return {results.mean:.2f} over "
         f"{len(results.returns)} episodes"

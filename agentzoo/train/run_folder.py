@@ -11,6 +11,7 @@ from itertools import chain, count
 from pathlib import Path
 from typing import IO
 
+from agentzoo.runtime.envs import EnvName
 from agentzoo.runtime.errors import RunError
 
 if sys.platform == "win32":
@@ -23,7 +24,7 @@ LOCK = "lock"  # beside config.json; its content is for people, the lock itself 
 
 def new_run_folder(agent: str, env: str) -> Path:
     """Make a folder of its own under runs/, named by agent, task and the time."""
-    task = re.sub(r"[^a-z0-9]+", "-", env.partition("?")[0].lower()).strip("-") or "environment"
+    task = re.sub(r"[^a-z0-9]+", "-", EnvName.read(env).head.lower()).strip("-") or "environment"
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
     folder = Path("runs") / f"{agent.lower()}-{task}-{stamp}"
     twins = (folder.with_name(f"{folder.name}-{number}") for number in count(2))

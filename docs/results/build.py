@@ -21,6 +21,7 @@ import numpy as np
 
 import agentzoo
 from agentzoo.runtime import Evaluation, evaluate, evaluate_random, load_policy
+from agentzoo.runtime.envs import EnvName
 from agentzoo.train.logger import Record, read_metrics
 from agentzoo.train.plots import learning_curve
 
@@ -56,7 +57,7 @@ def keep(run: Path) -> Path:
     """Export and score a run; return the folder of its agent and task."""
     agent = agentzoo.load(run, device="cpu")
     settings = json.loads((run / "config.json").read_text(encoding="utf-8"))
-    task = agent.env.partition(":")[2].partition("?")[0]
+    task = EnvName.read(agent.env).task
     preset = settings["training"]["preset"]
     variant = "" if preset == "cpu" else f"@{preset}"
     folder = ROOT / type(agent).__name__.lower() / f"{task}{variant}"

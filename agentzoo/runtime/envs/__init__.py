@@ -2,6 +2,7 @@
 
 from .adapter import Adapter, Transitions, episode_seed, require_environment_like
 from .backend import FiveTuple, reset_env, step_env
+from .names import EnvName
 from .repeat import Repeat
 from .subprocess_env import ProcessVectorEnv
 from .suite import (
@@ -27,6 +28,7 @@ from .vector import VectorEnv
 __all__ = [
     "Adapter",
     "Env",
+    "EnvName",
     "FiveTuple",
     "Key",
     "Outcome",

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 import gymnasium as gym
 
 from ..errors import EnvironmentStringError, MissingExtraError, nearest
+from .names import EnvName
 
 GROUP = "agentzoo.envs"
 # imported when first named; these names cannot be taken
@@ -228,7 +229,7 @@ def suite_of(name: str) -> Suite:
     Raises:
         EnvironmentStringError: if no such suite is registered, or a package registered nonsense.
     """
-    suite = name.split(":", 1)[0]
+    suite = EnvName.read(name).suite
     if suite in BUILT_IN:
         return import_module(BUILT_IN[suite], __package__).SUITE
     for entry in entry_points(group=GROUP):
@@ -326,7 +327,7 @@ def resolve(
         EnvironmentStringError: if suite, task, key or value are unknown or not to be trusted.
     """
     if not trusted:
-        _check_plain(name)
+        _require_plain_task(_read(name), name)
     parsed = _parse(name)
     return parsed.written(parsed.complete(defaults or {}, name))
 
@@ -366,9 +367,9 @@ def check_downloaded(name: str) -> None:
         EnvironmentStringError: if the suite is not registered, the task is no plain name, or a key
             or its value is not the suite's.
     """
-    _check_plain(name)
-    _, pairs = _split(name)
-    _read_settings(suite_of(name), pairs, name)
+    read = _read(name)
+    _require_plain_task(read, name)
+    _read_settings(suite_of(name), read.pairs, name)
 
 
 def settings_of(name: str) -> dict[str, Value]:
@@ -413,37 +414,35 @@ def _contradictions(policy: _Parsed, wanted: _Parsed) -> list[str]:
     ]
 
 
-def _check_plain(name: str) -> None:
-    task = _split(name)[0].partition(":")[2]
-    if not SAFE_TASK.fullmatch(task):
+def _require_plain_task(read: EnvName, name: str) -> None:
+    if not SAFE_TASK.fullmatch(read.task):
         raise EnvironmentStringError(
-            f'"{name}" comes from a download and names the task "{task}", expected the plain name '
-            "of a registered one (no module prefix, no path); if you trust it, pass it yourself"
+            f'"{name}" comes from a download and names the task "{read.task}", expected the '
+            "plain name of a registered one (no module prefix, no path); if you trust it, pass it "
+            "yourself"
         )
 
 
-def _split(name: str) -> tuple[str, list[str]]:
-    """`suite:task` and the pairs `key=value`, from either way of writing them."""
-    head, mark, query = name.partition("?")
-    pairs = query.split("&") if query else []
-    if not mark:  # shells take ? and & for themselves
-        head, *pairs = name.split(",")
-    if not re.fullmatch(r"[^:]+:.+", head) or (mark and not query):
+def _read(name: str) -> EnvName:
+    """The parts of a string that has to name a suite and a task."""
+    read = EnvName.read(name)
+    has_no_keys = read.pairs == ("",) and name.endswith("?")
+    if not re.fullmatch(r"[^:]+:.+", read.head) or has_no_keys:
         known = f"suites: {', '.join(suites())}"
-        if head in gym.registry:
+        if read.head in gym.registry:
             known = f'did you mean "gym:{name}"?'
         raise EnvironmentStringError(
             f'"{name}" is not an environment string, expected suite:task?key=value&key=value or '
             f"suite:task,key=value,key=value, such as dmc:walker-walk,obs=state; {known}"
         )
-    return head, pairs
+    return read
 
 
 def _parse(name: str, more: Settings | None = None) -> _Parsed:
-    head, pairs = _split(name)
+    read = _read(name)
     suite = suite_of(name)
-    task = suite.canonical(head.partition(":")[2])
-    said = _read_settings(suite, pairs, name)
+    task = suite.canonical(read.task)
+    said = _read_settings(suite, read.pairs, name)
     for key, value in (more or {}).items():
         read = _key(suite, key, name).read(value, name)
         if said.setdefault(key, read) != read:

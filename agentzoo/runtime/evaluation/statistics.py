@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..envs import settings_of
+from ..envs import EnvName, settings_of
 from ..errors import ConfigError
 from ..spec import Array
 from .rollout import LEVEL, RESAMPLES, Evaluation
@@ -114,6 +114,6 @@ def check_comparable(results: Mapping[str, Evaluation]) -> None:
 
 def scored_in(env: str) -> str:
     """The settings of a string that decide a score, apart from how an agent sees and decides."""
-    task, _, _ = env.partition("?")
     settings = settings_of(env) if env else {}
-    return "&".join([task, *(f"{k}={v}" for k, v in sorted(settings.items()) if k not in AGENTS)])
+    deciding = (f"{k}={v}" for k, v in sorted(settings.items()) if k not in AGENTS)
+    return "&".join([EnvName.read(env).head, *deciding])
