@@ -25,6 +25,7 @@ from ..blocks.actions import to_env
 from ..blocks.distributions import symexp, symlog
 from ..blocks.ema import ema_update, target_copy
 from ..blocks.encoders import image_keys, join_images, join_vectors, vector_keys
+from ..blocks.fast.mish import mish
 from ..blocks.layers import MLP, LayerNorm
 from ..blocks.normalize import percentile
 from ..blocks.optim import Adam, clip_by_global_norm
@@ -46,7 +47,6 @@ class Prior(NamedTuple):
     """
 
     action: Tensor  # (..., A) a sample
-    mode: Tensor  # (..., A)
     entropy: Tensor  # (...) of the sample, in nats
     scaled_entropy: Tensor  # (...)
 
@@ -79,11 +79,11 @@ class TDMPC2Algorithm(nn.Module):
         check(self.plan_spec, action)
         self.encoder = LatentEncoder(obs, L, enc_units, enc_layers, c.simnorm)
         self.dynamics = nn.Sequential(
-            MLP(L + A, M, 2, L, act=F.mish, norm=norm), norm(L), SimNorm(c.simnorm)
+            MLP(L + A, M, 2, L, act=mish, norm=norm), norm(L), SimNorm(c.simnorm)
         )
-        self.reward = MLP(L + A, M, 2, c.bins, act=F.mish, norm=norm)
-        self.termination = MLP(L, M, 2, 1, act=F.mish, norm=norm) if c.episodic else None
-        self.pi = MLP(L, M, 2, 2 * A, act=F.mish, norm=norm)
+        self.reward = MLP(L + A, M, 2, c.bins, act=mish, norm=norm)
+        self.termination = MLP(L, M, 2, 1, act=mish, norm=norm) if c.episodic else None
+        self.pi = MLP(L, M, 2, 2 * A, act=mish, norm=norm)
         self.apply(truncated_init)
         assert self.reward.out is not None
         nn.init.zeros_(self.reward.out.weight)
@@ -125,7 +125,7 @@ class TDMPC2Algorithm(nn.Module):
     def value(self, carry: Carry, noise: Noise) -> Tensor:
         """(N,) mean of two members' values of an action that the policy samples."""
         z = carry["latent"]
-        action = self.prior(z, noise["value"]).action
+        action = self._sampled(z, noise["value"])
         values = self._scalar(self.q(torch.cat([z, action], -1)))
         return pick_two(values, noise["members"]).mean(-1)
 
@@ -136,8 +136,9 @@ class TDMPC2Algorithm(nn.Module):
 
     def policy(self, carry: Carry, noise: Noise, deterministic: Tensor) -> Tensor:
         """(N, A) actions of the policy prior: proposals, and acting without planning."""
-        prior = self.prior(carry["latent"], noise["policy"])
-        return torch.where(deterministic[:, None], prior.mode, prior.action)
+        mean, log_std = self._normal(carry["latent"])
+        eps = torch.where(deterministic[:, None], 0.0, noise["policy"])
+        return torch.tanh(mean + eps * log_std.exp())
 
     def explore(
         self, carry: Carry, noise: Noise, env_step: int, total_steps: int
@@ -154,14 +155,24 @@ class TDMPC2Algorithm(nn.Module):
 
         Source: nicklashansen/tdmpc2 common/world_model.py:pi, common/math.py.
         """
-        c, A = self.config, self.action.size
-        mean, raw = self.pi(z).float().chunk(2, -1)
-        log_std = c.log_std_min + 0.5 * (c.log_std_max - c.log_std_min) * (torch.tanh(raw) + 1)
+        A = self.action.size
+        mean, log_std = self._normal(z)
         gaussian = (-0.5 * eps.square() - log_std - 0.5 * math.log(2 * math.pi)).sum(-1)
         action = torch.tanh(mean + eps * log_std.exp())
         log_prob = gaussian - torch.log(F.relu(1 - action.square()) + 1e-6).sum(-1)
         scaled = -log_prob * (gaussian * A / (log_prob + 1e-8))
-        return Prior(action, torch.tanh(mean), -log_prob, scaled)
+        return Prior(action, -log_prob, scaled)
+
+    def _normal(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log deviation (..., A) of the policy's normal, before tanh."""
+        c = self.config
+        mean, raw = self.pi(z).float().chunk(2, -1)
+        return mean, c.log_std_min + 0.5 * (c.log_std_max - c.log_std_min) * (torch.tanh(raw) + 1)
+
+    def _sampled(self, z: Tensor, eps: Tensor) -> Tensor:
+        """An action (..., A) that the policy samples, without its likelihood."""
+        mean, log_std = self._normal(z)
+        return torch.tanh(mean + eps * log_std.exp())
 
     def _scalar(self, logits: Tensor) -> Tensor:
         """Logits over bins (..., M) as numbers in task units: (...)."""
@@ -203,7 +214,7 @@ class TDMPC2Algorithm(nn.Module):
         with torch.no_grad():
             later = {k: batch[k][:, 1:] for k in self.encoder.keys}
             arrived = self.encoder(later, shifts[:, 1:])  # (B, H, L)
-            best = self.prior(arrived, noise.normal(B, H, A)).action
+            best = self._sampled(arrived, noise.normal(B, H, A))
             both = self._scalar(self.target_q(torch.cat([arrived, best], -1)))  # (Q, B, H)
             value = pick_two(both, noise.uniform(c.sizes.members)).amin(-1)
             target = td_target(reward, terminal, c.discount, value)
@@ -324,7 +335,7 @@ class LatentEncoder(nn.Module):
         length = sum(obs[key].shape[0] for key in self.vectors)
         self.vector = self.image = None
         if self.vectors:
-            dense = MLP(length, units, max(layers - 1, 1), size, act=F.mish, norm=norm)
+            dense = MLP(length, units, max(layers - 1, 1), size, act=mish, norm=norm)
             self.vector = nn.Sequential(dense, norm(size))
         if self.images:
             n = size // 16  # of the 4x4 pixels that are left in the end

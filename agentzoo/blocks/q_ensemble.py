@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .fast.mish import mish
+
 LAYER_NORM_EPS = 1e-5  # torch's own default
 
 
@@ -44,8 +46,13 @@ class EnsembleLayerNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(Q, N, size) -> (Q, N, size)."""
-        normed = F.layer_norm(x, x.shape[-1:], eps=LAYER_NORM_EPS)
-        return normed * self.weight.unsqueeze(1) + self.bias.unsqueeze(1)
+        if torch.compiler.is_exporting():  # as few nodes for many members as for one
+            normed = F.layer_norm(x, x.shape[-1:], eps=LAYER_NORM_EPS)
+            return normed * self.weight.unsqueeze(1) + self.bias.unsqueeze(1)
+        # a kernel for each member has its gain and offset in it, and their gradients
+        members = zip(x.unbind(), self.weight.unbind(), self.bias.unbind(), strict=True)
+        shape = x.shape[-1:]
+        return torch.stack([F.layer_norm(m, shape, w, b, LAYER_NORM_EPS) for m, w, b in members])
 
 
 class QEnsemble(nn.Module):
@@ -94,10 +101,10 @@ class QEnsemble(nn.Module):
         # (N, inputs) -> (Q, N, inputs), without a copy
         hidden = self.first(flat.expand(self.members, *flat.shape))
         if draws is not None:
-            kept = draws.view(hidden.shape) >= self.dropout
-            hidden = hidden * kept / (1 - self.dropout)
-        hidden = F.mish(self.first_norm(hidden))
-        hidden = F.mish(self.second_norm(self.second(hidden)))
+            kept = (draws.view(hidden.shape) >= self.dropout).float()
+            hidden = hidden * kept.div_(1 - self.dropout)
+        hidden = mish(self.first_norm(hidden))
+        hidden = mish(self.second_norm(self.second(hidden)))
         logits = self.out(hidden)
         return logits.unflatten(1, lead) if len(lead) > 1 else logits
 

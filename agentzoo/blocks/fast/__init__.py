@@ -8,6 +8,8 @@
 | `max_pool.max_pool2x2` | `torch.nn.functional.max_pool2d` |
 | `upsampled_conv.upsampled_conv` | nearest-neighbour upsampling, then `conv2d` |
 | `one_pixel_conv.one_pixel_conv` | `conv_transpose2d` |
+| `mish.mish` | `torch.nn.functional.mish` |
+| `group_softmax.group_softmax` | `softmax` over a short last axis |
 | `two_hot_loss.cross_entropy` | log-softmax and two gathers |
 
 They give the same numbers but for rounding. `kernels("plain")` switches all of them off, which is
