@@ -7,11 +7,13 @@ from pathlib import Path
 from agentzoo import hub
 from agentzoo.hub.package import CURVE, EPISODES, VIDEO
 from agentzoo.runtime import evaluate, load_policy
+from agentzoo.runtime.bundle.manifest import UNPLANNED
 from agentzoo.runtime.envs import EnvName
 from agentzoo.runtime.errors import ConfigError, RunError
 from agentzoo.runtime.evaluation.results import write_results
 from agentzoo.runtime.evaluation.rollout import Evaluation
 from agentzoo.runtime.files import require_no_link
+from agentzoo.runtime.policy.planners import can_leave_out
 
 from .agent import Agent
 from .train.plots import learning_curve
@@ -44,6 +46,8 @@ def package(
 ) -> Evaluation:
     """Export, score by ONNX Runtime, film, and draw the learning curve: all that `push` wants.
 
+    A planner that has a policy network is scored a second time, by that network alone.
+
     Args:
         agent: one that has learned.
         folder: the bundle's.
@@ -70,6 +74,11 @@ def package(
             load_policy(folder), where, episodes=episodes, seed=FIRST_SEED, video=video
         )
     write_results(found, folder)
+    (folder / UNPLANNED).unlink(missing_ok=True)
+    if can_leave_out(agent.spec):
+        with agent.evaluation_env() as where:
+            alone = load_policy(folder, plan="off")
+            write_results(evaluate(alone, where, episodes=episodes, seed=FIRST_SEED), folder)
     return found
 
 

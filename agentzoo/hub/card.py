@@ -11,6 +11,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from agentzoo.runtime.envs import EnvName, package_of
 from agentzoo.runtime.errors import BundleError
+from agentzoo.runtime.evaluation.rollout import Evaluation
 from agentzoo.runtime.files import open_plain, stands, write_plain
 from agentzoo.runtime.printable import printable
 
@@ -149,6 +150,7 @@ def body(package: Package, address: Address) -> str:
         pin="" if address.kind == "zoo" else PIN,
         run="\nfrom agentzoo.runtime import evaluate\n" if has_env else "\n",
         scores=_scores(results.scores),
+        unplanned=_unplanned(package.unplanned),
         try_policy=f"print(evaluate(policy, {episodes}).mean)" if has_env else "policy.act(obs)",
         training=_training(package, training),
         differs="" if package.settings.library else f"{DIFFERS}{_differs(training)}\n\n",
@@ -215,6 +217,15 @@ def _scores(scores: Mapping[str, float]) -> str:
         elif value:
             rows.setdefault(group, []).append(f"{plain(member)} {value:.2f}")
     return "".join(f"| `{code(name)}` | {', '.join(values)} |\n" for name, values in rows.items())
+
+
+def _unplanned(found: Evaluation | None) -> str:
+    """The row of a planner's policy network by itself."""
+    if found is None:
+        return ""
+    low, high = found.interval
+    score = f"{found.mean:.2f} ± {found.std:.2f}, interval {low:.2f} to {high:.2f}"
+    return f'| without planning, `plan="off"` | {score}, {len(found.returns)} episodes |\n'
 
 
 def _pictures(files: Sequence[str]) -> str:

@@ -17,8 +17,10 @@ from agentzoo.runtime.bundle.manifest import (
     JSON_LIMIT,
     MANIFEST,
     RESULTS,
+    UNPLANNED,
     Manifest,
     policy_digest,
+    read_json,
     read_manifest,
 )
 from agentzoo.runtime.bundle.onnx_check import check_onnx
@@ -27,6 +29,9 @@ from agentzoo.runtime.errors import BundleError, ConfigError
 from agentzoo.runtime.evaluation.results import read_results, require_own
 from agentzoo.runtime.evaluation.rollout import Evaluation
 from agentzoo.runtime.files import open_plain, stands
+from agentzoo.runtime.policy.onnx_session import GRAPHS as POLICY_GRAPHS
+from agentzoo.runtime.policy.planners import replanned
+from agentzoo.runtime.spec import PolicySpec
 from agentzoo.runtime.strict_json import read_fields, read_object
 from agentzoo.runtime.world.signature import DECODE, IMAGINE, TRACE
 
@@ -34,12 +39,13 @@ from .settings import CONFIG, Settings, read_settings
 
 WEIGHTS, CARD = "model.safetensors", "README.md"
 VIDEO, CURVE = "replay.mp4", "learning_curve.png"  # the Hub previews a replay.mp4
-GRAPHS = ("policy.onnx", "observe.onnx", "score.onnx", IMAGINE, DECODE)
+GRAPHS = (*POLICY_GRAPHS, IMAGINE, DECODE)
 MIB, GIB = 1 << 20, 1 << 30
 LIMITS = {  # bytes a file may have; larger ones are not even fetched
     CONFIG: JSON_LIMIT,
     MANIFEST: JSON_LIMIT,
     RESULTS: JSON_LIMIT,
+    UNPLANNED: JSON_LIMIT,
     CARD: MIB,
     CURVE: 16 * MIB,
     VIDEO: 256 * MIB,
@@ -49,7 +55,8 @@ LIMITS = {  # bytes a file may have; larger ones are not even fetched
     **dict.fromkeys(GRAPHS, 2 * GIB),  # what a protobuf message can hold
 }
 NAMES = tuple(LIMITS)  # all that ever goes up or comes down
-SERVING = (MANIFEST, CONFIG, GOLDEN, TRACE, RESULTS, *GRAPHS)  # what a machine that only acts needs
+# what a machine that only acts needs
+SERVING = (MANIFEST, CONFIG, GOLDEN, TRACE, RESULTS, UNPLANNED, *GRAPHS)
 EPISODES = 10  # the fewest that a score is published over
 PICTURES = (VIDEO, CURVE)  # what a machine that cannot draw may leave out
 MARKS = {VIDEO: (4, b"ftyp"), CURVE: (0, b"\x89PNG\r\n\x1a\n")}  # what stands where in a picture
@@ -82,6 +89,7 @@ class Package:
         manifest: its manifest.json.
         settings: its config.json.
         results: its results.json.
+        unplanned: the score of a planner's policy network by itself, where it is there.
         files: the names of what goes up, the card left out.
     """
 
@@ -90,6 +98,7 @@ class Package:
     settings: Settings
     results: Evaluation
     files: tuple[str, ...]
+    unplanned: Evaluation | None = None
 
 
 def read_package(folder: Path, without: Collection[str] = ()) -> Package:
@@ -115,30 +124,45 @@ def read_package(folder: Path, without: Collection[str] = ()) -> Package:
     if settings.library is None:  # of another library's policy there is no run to draw
         _require_files(folder, (CURVE,), without)
     results = read_results(folder)
-    _check_score(results, manifest, folder)
+    _check_score(results, manifest, manifest.policy, folder / RESULTS)
+    unplanned = _unplanned(manifest, folder)
     present = (name for name in NAMES if name != CARD and stands(folder / name))
     # what an earlier export left and the manifest does not list stays here
     listed = (*GRAPHS, TRACE)
     files = tuple(name for name in present if name not in listed or name in manifest.files)
-    return Package(folder, manifest, settings, results, files)
+    return Package(folder, manifest, settings, results, files, unplanned)
 
 
-def _check_score(results: Evaluation, manifest: Manifest, folder: Path) -> None:
-    anew = f"evaluate it anew with: {_command(RESULTS, folder)}"
-    digest = policy_digest(manifest.policy, manifest.files)
+def _unplanned(manifest: Manifest, folder: Path) -> Evaluation | None:
+    path = folder / UNPLANNED
+    if not stands(path):
+        return None
     try:
-        require_own(results, manifest.policy, digest, folder / RESULTS)
+        spec = replanned(manifest.policy, "off")
+    except ConfigError as error:
+        raise BundleError(f"{path} is of a policy that plans otherwise: {error}") from None
+    results = Evaluation.from_json(read_json(path))
+    _check_score(results, manifest, spec, path)
+    return results
+
+
+def _check_score(results: Evaluation, manifest: Manifest, spec: PolicySpec, path: Path) -> None:
+    """Refuse a score that is not this policy's, with this plan, or of too few episodes."""
+    command = _command(path.name, path.parent)
+    try:
+        require_own(results, spec, policy_digest(spec, manifest.files), path)
     except BundleError as error:
-        raise BundleError(f"{error}: {_command(RESULTS, folder)}") from None
+        raise BundleError(f"{error}: {command}") from None
     count = len(results.returns)
     if count < EPISODES:
         raise BundleError(
-            f"{folder / RESULTS} holds {count} episodes, and a score is published over at least "
-            f"{EPISODES}; {anew}"
+            f"{path} holds {count} episodes, and a score is published over at least "
+            f"{EPISODES}; evaluate it anew with: {command}"
         )
 
 
 COMMANDS = {
+    UNPLANNED: "agentzoo evaluate {folder} --plan off --record {folder}",
     RESULTS: "agentzoo evaluate {folder} --record {folder}",
     VIDEO: "agentzoo evaluate {folder} --video {folder}/replay.mp4",
 }

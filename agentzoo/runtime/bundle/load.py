@@ -26,6 +26,7 @@ from .manifest import (
     GOLDEN,
     OPSET,
     RESULTS,
+    UNPLANNED,
     Manifest,
     policy_digest,
     read_checked,
@@ -344,21 +345,22 @@ def inspect(folder: str | Path) -> str:
         ),
         *((f"file {name}", f"{entry.bytes:,} bytes") for name, entry in manifest.files.items()),
         *((f"made with {name}", found) for name, found in manifest.provenance.items()),
-        ("score", _score(folder)),
+        ("score", _score(folder, RESULTS)),
+        *([("score, plan=off", _score(folder, UNPLANNED))] if stands(folder / UNPLANNED) else []),
     ]
     plain = [(printable(name), printable(fact)) for name, fact in facts]  # it may be a stranger's
     width = max(len(name) for name, _ in plain)
     return "\n".join(f"{name:{width}}  {fact}" for name, fact in plain)
 
 
-def _score(folder: Path) -> str:
-    path = folder / RESULTS
+def _score(folder: Path, name: str) -> str:
+    path = folder / name
     if not stands(path):
         return "not evaluated yet"
-    results = read_object(read_json(path), RESULTS)
+    results = read_object(read_json(path), name)
     returns, mean = results.get("returns"), results.get("mean")
     if not isinstance(returns, list) or type(mean) not in (int, float):
-        return f"{RESULTS} is ill-formed; evaluate the policy again"
+        return f"{name} is ill-formed; evaluate the policy again"
     return f"mean {mean} over {len(cast('list[object]', returns))} episodes"
 
 

@@ -17,6 +17,7 @@ from .spec_check import check_spec
 FORMAT = 1
 OPSET = 20
 MANIFEST, GOLDEN, RESULTS = "manifest.json", "golden.npz", "results.json"
+UNPLANNED = "results_plan_off.json"  # the score of a planner's policy network by itself
 OWNED = ("config.json", "model.safetensors")  # the agent's; a serving machine may do without
 JSON_LIMIT = 4 << 20  # bytes of a JSON file
 

@@ -3,10 +3,11 @@
 import json
 from pathlib import Path
 
-from ..bundle.manifest import MANIFEST, RESULTS, policy_digest, read_json, read_manifest
+from ..bundle.manifest import MANIFEST, RESULTS, UNPLANNED, policy_digest, read_json, read_manifest
 from ..envs import for_evaluation, resolve, settings_of
 from ..errors import BundleError
 from ..files import stands, write_plain
+from ..policy.planners import can_leave_out, replanned
 from ..spec import PolicySpec
 from .rollout import Evaluation, check_episodes
 
@@ -26,7 +27,8 @@ def write_results(found: Evaluation, path: Path) -> Path:
     Args:
         found: the evaluation.
         path: a file that ends in .json, or a folder for its `results.json`. Into a bundle's folder
-            goes only a score of that very bundle.
+            goes only a score of that very bundle; that of its policy network without planning goes
+            to `results_plan_off.json`.
 
     Returns:
         The file.
@@ -38,9 +40,13 @@ def write_results(found: Evaluation, path: Path) -> Path:
     path = path if path.suffix == ".json" else path / RESULTS
     folder = path.parent
     check_episodes(found)  # what could not be read back is not written
-    if path.name == RESULTS and stands(folder / MANIFEST):
+    if path.name in (RESULTS, UNPLANNED) and stands(folder / MANIFEST):
         manifest = read_manifest(folder)
-        require_own(found, manifest.policy, policy_digest(manifest.policy, manifest.files), folder)
+        spec = manifest.policy
+        other = found.policy_sha256 != policy_digest(spec, manifest.files)
+        if path.name == UNPLANNED or (other and can_leave_out(spec)):
+            path, spec = folder / UNPLANNED, replanned(spec, "off")
+        require_own(found, spec, policy_digest(spec, manifest.files), folder)
         _require_no_fewer(found, path)
     folder.mkdir(parents=True, exist_ok=True)
     return write_plain(path, json.dumps(found.to_json(), indent=1) + "\n")

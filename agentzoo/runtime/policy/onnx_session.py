@@ -33,6 +33,7 @@ Role = Literal[
     "judgement",
 ]
 
+GRAPHS = ("policy.onnx", "observe.onnx", "score.onnx", "value.onnx", "propose.onnx")  # of a policy
 PROVIDERS = ("auto", "cpu", "cuda")
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 NUMPY_TYPES = {

@@ -451,13 +451,18 @@ def replanned(spec: PolicySpec, changes: Changes | Literal["off"]) -> PolicySpec
     return replace(spec, plan=plan, carry={**spec.carry, **plan.memory(spec.action.size)})
 
 
+def can_leave_out(spec: PolicySpec) -> bool:
+    """Whether a policy network could act where a planner does: whether `plan="off"` is possible."""
+    return isinstance(spec.plan, MPPISpec) and "policy" in spec.plan.heads
+
+
 def unplanned(spec: PolicySpec) -> PlanSpec:
     """The planner's settings without any search.
 
     Raises:
         ConfigError: if the agent has no policy network.
     """
-    if not isinstance(spec.plan, MPPISpec) or "policy" not in spec.plan.heads:
+    if not isinstance(spec.plan, MPPISpec) or not can_leave_out(spec):
         raise ConfigError(
             f'plan="off" needs a policy network, which {spec.agent} has none of: it can only '
             "plan; fewer candidates or iterations make it faster"
