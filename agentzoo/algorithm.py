@@ -261,7 +261,7 @@ class Proposing(Protocol):
 class WorldModel(Protocol):
     """Algorithms whose world model can be called from outside; all of ours.
 
-    A carry of N rows holds the state; `prev_action` is not read. Says more where it is `Acting`,
+    A carry of N rows holds the state; `prev_action` is not read. Says more where it is `DreamActing`,
     `DreamChoosing` or `Spreading`, too.
     """
 
@@ -279,7 +279,7 @@ class WorldModel(Protocol):
 
 
 @runtime_checkable
-class Acting(Protocol):
+class DreamActing(Protocol):
     """World models whose agent has a policy network; without one it plans."""
 
     def propose(self, carry: Carry, noise: Noise, deterministic: Tensor) -> Tensor:

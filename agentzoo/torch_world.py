@@ -11,7 +11,7 @@ from agentzoo.runtime.spec import Array, Arrays, PolicySpec
 from agentzoo.runtime.world.signature import JUDGEMENTS, WorldSpec
 from agentzoo.runtime.world.world import Start, World
 
-from .algorithm import Acting, Algorithm, Carry, Noise, PlanningAlgorithm, WorldModel
+from .algorithm import Algorithm, Carry, DreamActing, Noise, PlanningAlgorithm, WorldModel
 from .torch_step import TorchModel, arrays, tensor, tensors
 
 
@@ -82,7 +82,7 @@ def imagined(
     model = cast("WorldModel", algorithm)
     state = model.dream(carry, action, noise)
     judged = model.judge(state)
-    if isinstance(algorithm, Acting):
+    if isinstance(algorithm, DreamActing):
         state = {**state, "prev_action": algorithm.propose(state, noise, deterministic)}
     return state, judged
 
@@ -93,7 +93,7 @@ def world_spec(algorithm: Algorithm) -> WorldSpec:
         judged = cast("WorldModel", algorithm).judge(algorithm.initial(1))
     return WorldSpec(
         judges=tuple(name for name in JUDGEMENTS if name in judged),
-        acts=isinstance(algorithm, Acting),
+        acts=isinstance(algorithm, DreamActing),
     )
 
 
