@@ -261,8 +261,8 @@ class Proposing(Protocol):
 class WorldModel(Protocol):
     """Algorithms whose world model can be called from outside; all of ours.
 
-    A carry of N rows holds the state; `prev_action` is not read. Says more where it is `DreamActing`,
-    `DreamChoosing` or `Spreading`, too.
+    A carry of N rows holds the state; `prev_action` is not read. Says more where it is
+    `DreamActing`, `DreamChoosing` or `Spreading`, too.
     """
 
     def dream(self, carry: Carry, action: Tensor, noise: Noise) -> Carry:
