@@ -55,6 +55,7 @@ EXTRAS = {
     "crafter": ("crafter",),
     "gym": ("pygame",),
     "vizdoom": ("vizdoom",),
+    "clip": ("transformers",),
 }
 
 _HOMES = {

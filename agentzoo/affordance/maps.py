@@ -55,16 +55,14 @@ def coarse(map_: Array, cell: int = COARSE) -> Array:
 
 def resized(picture: Array, height: int, width: int) -> Array:
     """Bilinear resize, pixels' centres where they were: (h, w, c) or (h, w) to float64."""
-    down, across = _interpolation(len(picture), height), _interpolation(picture.shape[1], width)
-    rows = np.tensordot(down, picture.astype(np.float64), 1)
-    return np.moveaxis(np.tensordot(across, rows, (1, 1)), 0, 1)
+    rows = _interpolated(picture.astype(np.float64), height)
+    return _interpolated(rows.swapaxes(0, 1), width).swapaxes(0, 1)
 
 
-def _interpolation(source: int, target: int) -> Array:
-    """How much each target pixel takes of each source pixel: (target, source), rows of sum 1."""
+def _interpolated(lines: Array, target: int) -> Array:
+    """Lines (n, ...) at as many places as asked for: (target, ...)."""
+    source = len(lines)
     at = np.clip((np.arange(target) + 0.5) * source / target - 0.5, 0, source - 1)
-    low = np.minimum(np.floor(at).astype(int), max(source - 2, 0))
-    share, weights = at - low, np.zeros((target, source))
-    weights[np.arange(target), low] = 1 - share
-    weights[np.arange(target), np.minimum(low + 1, source - 1)] += share
-    return weights
+    low = np.floor(at).astype(int)
+    share = (at - low).reshape(-1, *[1] * (lines.ndim - 1))
+    return lines[low] * (1 - share) + lines[np.minimum(low + 1, source - 1)] * share

@@ -1,5 +1,6 @@
 """One episode as LS-Imagine sees it: scores, jumps, zoomed views, and pairs that close later."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -10,7 +11,7 @@ from agentzoo.runtime.errors import ConfigError
 from agentzoo.runtime.spec import Array
 
 from .intrinsic import affordance_score, gaussian_prior, intrinsic_reward
-from .maps import COARSE, coarse, resized
+from .maps import COARSE, check_map, coarse, resized
 from .pending import Closed, PendingPairs, average_reward
 from .zoom import (
     Region,
@@ -116,10 +117,12 @@ class EpisodeViews:
     Args:
         rules: when to jump.
         has_zoom: whether views are zoomed to at all.
+        map_of: makes the map (h, w) of a zoomed view (h, w, 3); None takes its part of the map.
     """
 
     rules: Rules
     has_zoom: bool = True
+    map_of: Callable[[Array], Array] | None = None
     pending: PendingPairs = field(init=False)
     before: float = 0.0  # best score so far, or (delta) the last one
     best_zoomed: float = 0.0
@@ -181,12 +184,18 @@ class EpisodeViews:
             return None
         assert frame is not None, "views are zoomed to, so there is a frame"
         region, window = where
-        seen = np.clip(resized(window.crop(map_), *map_.shape), 0, 1)
+        picture = None
+        if self.map_of is None:
+            seen = np.clip(resized(window.crop(map_), *map_.shape), 0, 1)
+        else:
+            picture = resized(window.crop(frame), *map_.shape)
+            seen = check_map(self.map_of(picture), map_.shape)
         score = affordance_score(seen, gaussian_prior(*map_.shape))
         if score < least:
             return None
         looked = map_.shape if self.rules.jump_rule == "released" else coarse(map_).shape
-        picture = resized(window.crop(frame), *map_.shape)
+        if picture is None:
+            picture = resized(window.crop(frame), *map_.shape)
         return Zoomed(picture, seen, score, is_central(region, gaussian_prior(*looked)))
 
     def _late(self, pair: Closed) -> Late:

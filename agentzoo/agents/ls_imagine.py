@@ -19,11 +19,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from agentzoo.runtime.envs.frames import shrunk
+from agentzoo.runtime.envs.minedojo import HARVEST
 from agentzoo.runtime.errors import ConfigError
 from agentzoo.runtime.spec import ActionSpec, ColumnSpec, ObsSpec
 
 from ..affordance import intrinsic, views, zoom
-from ..affordance.maps import check_map
+from ..affordance.map_network import MapModel, MapNetwork
+from ..affordance.maps import check_map, resized
+from ..affordance.source import require_goal
 from ..agent import Agent
 from ..algorithm import (
     Batch,
@@ -62,6 +66,7 @@ from ..blocks.optim import LaProp
 from ..blocks.returns import lambda_return
 from ..blocks.rssm import RSSM, State
 from ..config import AgentConfig, EnvFacts, one_of
+from ..environment import EnvLike
 from ..replay.samplers import OnlineSampler
 
 LAYERS = {"encoder": 3, "decoder": 3, "posterior": 1, "prior": 2,
@@ -285,8 +290,11 @@ class LSImagineAlgorithm(nn.Module):
         self, obs: Mapping[str, ObsSpec], action: ActionSpec, config: "LSImagineConfig"
     ) -> None:
         super().__init__()
-        require_map(obs)
-        self.obs, self.action, self.config, c = tuple(obs), action, config, config
+        require_map(obs, config)
+        c, self.observed = config, tuple(obs)
+        if c.map_network:
+            obs = {**obs, MAP: map_spec(obs)}
+        self.obs, self.action, self.config = tuple(obs), action, config
         units, hidden, deter, classes, depth = c.sizes
         mlp = partial(MLP, act=F.silu, norm=RMSNorm)
         self.encoder = SymlogEncoder(
@@ -319,6 +327,7 @@ class LSImagineAlgorithm(nn.Module):
         self.return_scale = PercentileScale(decay=c.scale_decay, limit=c.scale_limit)
         # what DreamerV3 lacks comes last, so that all before has the weights it has there
         self._add_heads(feat, units)
+        self.maps = MapNetwork().requires_grad_(False) if c.map_network else None
         self._optimizer = LaProp(
             {name: p for name, p in self.named_parameters() if p.requires_grad},
             lr=c.lr,
@@ -331,6 +340,7 @@ class LSImagineAlgorithm(nn.Module):
         self.columns = {
             "deter": ColumnSpec(shape=(deter,), dtype="float16", mutable=True),
             "stoch": ColumnSpec(shape=(c.stoch,), dtype="uint8", mutable=True),
+            **({MAP: ColumnSpec(shape=obs[MAP].shape, dtype="uint8")} if c.map_network else {}),
             **(INTRINSIC_COLUMNS if c.alpha else {}),
             **(long_columns(obs, paid=bool(c.alpha)) if c.long_branch else {}),
         }
@@ -403,6 +413,8 @@ class LSImagineAlgorithm(nn.Module):
             "stoch": self.latent.index(carry["stoch"]).numpy(force=True),
         }
         c = self.config
+        if self.maps is not None:
+            rows = {**rows, MAP: as_bytes(self.mapped(rows[IMAGE]))}
         if not (c.alpha or c.long_branch):
             return {**rows, **latents}, (), None
         episodes = dict(cast("dict[int, views.EpisodeViews]", state or {}))
@@ -410,11 +422,13 @@ class LSImagineAlgorithm(nn.Module):
             zoom.RunningStatistics(*buffer.tolist())
             for buffer in (self.jump_statistics, self.score_statistics)
         )
-        added = {name: self._empty(name, len(envs)) for name in self.columns if name not in latents}
+        kept = (*latents, MAP)
+        added = {name: self._empty(name, len(envs)) for name in self.columns if name not in kept}
         late: list[DelayedValue] = []
         for i, env in enumerate(envs):
             if rows["is_first"][i]:
-                episodes[env] = views.EpisodeViews(self.rules, has_zoom=c.long_branch)
+                again = None if self.maps is None else self._map_of_frame
+                episodes[env] = views.EpisodeViews(self.rules, c.long_branch, again)
             map_, frame = self._view(rows, i)
             seen = episodes[env].look(
                 map_,
@@ -465,7 +479,22 @@ class LSImagineAlgorithm(nn.Module):
             map_ = rows[MAP][i, ..., 0] / 255.0
         if not self.config.long_branch:
             return map_, None
-        return map_, views.require_frame(rows[FRAME][i] if FRAME in rows else None, map_)
+        frame = rows[FRAME][i] if FRAME in rows else None
+        if self.maps is not None and frame is not None:
+            map_ = np.clip(resized(map_, *frame.shape[:2]), 0, 1)
+        return map_, views.require_frame(frame, map_)
+
+    @torch.no_grad()
+    def mapped(self, images: np.ndarray) -> np.ndarray:
+        """Maps of the policy's images (B, h, w, 3) uint8 by the map network: (B, h, w, 1)."""
+        assert self.maps is not None, "there is a map network"
+        weight = self.maps.out.weight
+        return self.maps(torch.from_numpy(images).to(weight.device)).numpy(force=True)
+
+    def _map_of_frame(self, frame: np.ndarray) -> np.ndarray:
+        """The network's map of a large frame, which it sees as the policy would: (h, w)."""
+        small = shrunk(as_bytes(frame / 255.0), self.columns[MAP].shape[0])
+        return np.clip(resized(self.mapped(small[None])[0, ..., 0], *frame.shape[:2]), 0, 1)
 
     def _columns(self, seen: views.Seen, size: int) -> dict[str, object]:
         """The columns that replay stores of a row; those left out stay 0."""
@@ -481,9 +510,14 @@ class LSImagineAlgorithm(nn.Module):
         return found | {"zoomed_image": image, "zoomed_map": map_}
 
     def _perceive(self, carry: Carry, obs: Obs, noise: Noise) -> tuple[State, Tensor]:
-        embed = self.encoder(obs)
+        embed = self.encoder(obs if self.maps is None else self._with_map(self.maps, obs))
         state = acting.filter_step(self.rssm, carry, embed, obs["is_first"], noise["latent"])
         return state, self.actor(self.rssm.feat(state))
+
+    def _with_map(self, network: MapNetwork, obs: Obs) -> Obs:
+        """The observation with the network's map of its image, both in [-0.5, 0.5]."""
+        # not as bytes: two implementations would round differently
+        return {**obs, IMAGE: obs[IMAGE].float() / 255 - 0.5, MAP: network(obs[IMAGE]) - 0.5}
 
     # -- learning --------------------------------------------------------------------------------
 
@@ -808,7 +842,8 @@ class LSImagineAlgorithm(nn.Module):
 
     def decode(self, carry: Carry) -> dict[str, Tensor]:
         """Observations by key from the state: (N, h, w, c) in [0, 1], and (N, n)."""
-        return decoded(self.rssm, self.decoder, carry)
+        found = decoded(self.rssm, self.decoder, carry)
+        return {key: found[key] for key in self.observed}  # a network's map is none of them
 
     def judge(self, carry: Carry) -> dict[str, Tensor]:
         """The environment's reward on arriving, value and continuation: (N,) each.
@@ -890,17 +925,26 @@ def long_columns(obs: Mapping[str, ObsSpec], *, paid: bool) -> dict[str, ColumnS
     }
 
 
-def require_map(obs: Mapping[str, ObsSpec]) -> None:
-    """Refuse an environment without a map of where the goal is.
+def require_map(obs: Mapping[str, ObsSpec], config: "LSImagineConfig") -> None:
+    """Refuse an environment without a map of where the goal is, if no network makes one.
 
     Raises:
         ConfigError: saying what is missing and where there is one.
     """
+    if config.map_network:
+        require_goal(config.goal)
+        if MAP in obs:
+            raise ConfigError(
+                f'map_network="{config.map_network}" has no effect in an environment that gives a '
+                f'"{MAP}" itself; leave it out, or choose the environment without (map=none)'
+            )
+        obs = {**obs, MAP: map_spec(obs)}
     if MAP not in obs:
         raise ConfigError(
             f'LSImagine needs an affordance map, an observation "{MAP}", and the environment gives '
             f"{', '.join(obs)}; choose an environment with one "
-            "(vizdoom:harvest-tree?map=oracle), or an agent that needs none (DreamerV3)"
+            "(vizdoom:harvest-tree?map=oracle), set map_network to a folder that agentzoo "
+            "affordance train made, or take an agent that needs none (DreamerV3)"
         )
     shape = obs[MAP].shape
     if obs[MAP].kind != "image" or shape[-1] != 1 or shape[0] != shape[1]:
@@ -914,6 +958,26 @@ def require_map(obs: Mapping[str, ObsSpec]) -> None:
             f'the observation "{IMAGE}" has shape {image}, expected {(*shape[:2], 3)} as the '
             f'"{MAP}" has {shape}; give both in one size'
         )
+
+
+def map_spec(obs: Mapping[str, ObsSpec]) -> ObsSpec:
+    """The spec of a network's map of the image.
+
+    Raises:
+        ConfigError: if there is no image to make one of.
+    """
+    if IMAGE not in obs or obs[IMAGE].kind != "image":
+        raise ConfigError(
+            f'a map network reads the observation "{IMAGE}", and the environment gives '
+            f"{', '.join(obs)}; name its picture so"
+        )
+    shape = (*obs[IMAGE].shape[:2], 1)
+    return ObsSpec(kind="image", shape=shape, source=shape)
+
+
+def as_bytes(map_: np.ndarray) -> np.ndarray:
+    """Numbers in [0, 1] as bytes."""
+    return np.clip(np.floor(255 * map_ + 0.5), 0, 255).astype(np.uint8)
 
 
 def build_actor(
@@ -950,6 +1014,9 @@ class LSImagineConfig(AgentConfig):
     replay_rows: int = 5_000_000  # capacity of the replay buffer
     alpha: float = 1.0  # of the intrinsic reward; 0 is none
     gate: str = "gated"  # gated|ungated|delta, when the intrinsic reward is paid
+    goal: str = ""  # what is to be reached; the task's own where it is known
+    # folder of a network that makes maps where the environment gives none; read once, then saved
+    map_network: str = ""
     long_branch: bool = True  # jumps
     jump_rule: str = "absolute"  # released|absolute, when a row is zoomed
     zoom_margin: float = 6.0  # times the goal's own area; the released code's is 1
@@ -1062,10 +1129,10 @@ _CPU: dict[str, object] = {
     "repeat": 4,
     "size": "1m",
     "deter": 256,
-    "batch_size": 16,
+    # small batches and every row to imagine from: pictures are what an update's time goes to
+    "batch_size": 8,
     "batch_length": 17,
-    "imag_last": 4,
-    "train_ratio": 32.0,
+    "train_ratio": 16.0,
     "lr": 1e-3,
     "warmup": 200,
     "long_cap": 16,
@@ -1091,6 +1158,14 @@ _DEBUG: dict[str, object] = {
     "eval_episodes": 1,
     "final_episodes": 1,
     "checkpoint_every": 2_000,
+}
+
+
+GOALS = {  # task -> what its scorers and its map network are told, the paper's where it has one
+    "vizdoom:harvest-tree": "Cut a tree",
+    "vizdoom:reach-water": "Reach water",
+    "vizdoom:shear-sheep": "Shear a sheep",
+    **{f"minedojo:{name}": harvest.prompt for name, harvest in HARVEST.items()},
 }
 
 
@@ -1129,5 +1204,16 @@ class LSImagine(Agent):
 
     @classmethod
     def env_overrides(cls, config: AgentConfig, world: EnvFacts) -> Mapping[str, object]:
-        """Actions are repeated in ViZDoom, whose tics are short."""
-        return {} if world.suite == "vizdoom" else {"repeat": 1}
+        """Actions are repeated in ViZDoom, whose tics are short; a known task has its goal."""
+        goal = {"goal": GOALS[world.task]} if world.task in GOALS else {}
+        return goal if world.suite == "vizdoom" else {"repeat": 1, **goal}
+
+    def _build(self, env: EnvLike) -> None:
+        """As every agent; one that is new reads its map network."""
+        is_new = not hasattr(self, "algorithm")
+        super()._build(env)
+        config, algorithm = self.config, self.algorithm
+        assert isinstance(config, LSImagineConfig)
+        assert isinstance(algorithm, LSImagineAlgorithm)
+        if is_new and algorithm.maps is not None:
+            algorithm.maps.load_state_dict(MapModel.load(config.map_network).for_goal(config.goal))

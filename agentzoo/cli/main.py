@@ -16,7 +16,7 @@ from agentzoo.runtime.errors import AgentZooError
 from agentzoo.runtime.printable import printable
 
 from .. import __version__
-from . import doctor, hub, learn, policy, serve
+from . import affordance, doctor, hub, learn, policy, serve
 
 COMMANDS = (  # in the order of --help
     *(learn.quickstart, learn.learn, learn.export),
@@ -38,6 +38,7 @@ folder_hub = typer.Typer(
     name="hub", help="Look after a folder that is a hub.", no_args_is_help=True
 )
 app.add_typer(folder_hub)
+app.add_typer(affordance.app)
 folder_hub.command()(hub.repair)
 for _command in COMMANDS:
     app.command()(_command)

@@ -1,0 +1,155 @@
+"""`agentzoo affordance collect|label|train`: from frames to a network that makes maps."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from agentzoo.runtime.errors import ConfigError
+
+app = typer.Typer(
+    name="affordance", help="Make the network that maps a goal in a frame.", no_args_is_help=True
+)
+
+Goal = Annotated[str, typer.Option(help='What is to be reached, as "Cut a tree".')]
+
+
+@app.command()
+def collect(
+    env: Annotated[str, typer.Argument(help="Environment with frames, as vizdoom:harvest-tree.")],
+    out: Annotated[Path, typer.Argument(help="New folder for the frames.")],
+    images: Annotated[int, typer.Option(min=1, help="How many frames to keep.")] = 2_000,
+    every: Annotated[int, typer.Option(min=1, help="Decisions from one to the next.")] = 10,
+    seed: Annotated[int, typer.Option(help="Of episodes and actions.")] = 0,
+    goal: Goal = "",
+) -> None:
+    """Play at random and keep frames, with the environment's own maps where it has them."""
+    from ..affordance import dataset
+
+    found = dataset.collect(env, images=images, every=every, seed=seed, goal=goal)
+    found.save(out)
+    maps = "with maps" if found.maps is not None else "without maps"
+    typer.echo(f"frames: {out}, {len(found.images)} {maps}")
+    step = "train" if found.maps is not None and found.goal else "label"
+    typer.echo(f"next:   agentzoo affordance {step} {out}")
+
+
+@app.command()
+def label(
+    folder: Annotated[Path, typer.Argument(help="Folder of frames.")],
+    goal: Goal = "",
+    scorer: Annotated[
+        Literal["mineclip", "clip"], typer.Option(help="What scores the zooms.")
+    ] = "mineclip",
+    weights: Annotated[
+        Path | None, typer.Option(help="MineCLIP's checkpoint, or the folder of a CLIP.")
+    ] = None,
+    sha256: Annotated[str, typer.Option(help="Of MineCLIP's checkpoint, to be checked.")] = "",
+    words: Annotated[
+        Path | None, typer.Option(help="For MineCLIP: a folder with vocab.json and merges.txt.")
+    ] = None,
+    slope: Annotated[float | None, typer.Option(help="From a logit to a score.")] = None,
+    centre: Annotated[float | None, typer.Option(help="The logit that counts one half.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
+) -> None:
+    """Make maps of the frames by sliding zoom: 1,296 crops of each, scored as 81 videos."""
+    from tqdm import tqdm
+
+    from ..affordance import dataset
+    from ..affordance.sliding import SlidingZoom
+    from ..affordance.source import require_goal
+
+    frames = dataset.Frames.load(folder)
+    wanted = require_goal(goal or frames.goal)
+    source = SlidingZoom(scorer_of(scorer, weights, sha256, words, slope, centre, device))
+    with tqdm(total=len(frames.images), unit="frame") as bar:
+        dataset.label(frames, source, wanted, lambda _: bar.update()).save(folder)
+    typer.echo(f"labelled: {folder}, {len(frames.images)} frames")
+    typer.echo(f"next:     agentzoo affordance train {folder} --out NETWORK")
+
+
+@app.command()
+def train(
+    folders: Annotated[list[Path], typer.Argument(help="Folders of labelled frames.")],
+    out: Annotated[Path, typer.Option(help="New folder for the network.")] = Path("map_network"),
+    test: Annotated[
+        Path | None, typer.Option(help="Labelled frames of places that were not learned from.")
+    ] = None,
+    size: Annotated[str, typer.Option(help="Of its pictures, as 64x64.")] = "64x64",
+    steps: Annotated[int, typer.Option(min=1, help="Gradient steps.")] = 1_500,
+    seed: Annotated[int, typer.Option(help="Of weights and order.")] = 0,
+) -> None:
+    """Learn a network of the frames' maps, and say how well it does on others."""
+    from tqdm import tqdm
+
+    from ..affordance import dataset
+
+    sets = [dataset.Frames.load(folder) for folder in folders]
+    with tqdm(total=steps, unit="step") as bar:
+        model = dataset.train(
+            sets,
+            size=size_of(size),
+            steps=steps,
+            seed=seed,
+            told=lambda _, loss: (bar.set_postfix(loss=f"{loss:.4f}", refresh=False), bar.update()),
+        )
+    found = {} if test is None else dataset.measured(model, dataset.Frames.load(test))
+    model.save(out, **found)
+    count = sum(each.numel() for each in model.network.parameters())
+    typer.echo(f"network: {out}, {count:,} parameters, goals: {', '.join(model.goals)}")
+    if found:
+        typer.echo(f"unseen:  IoU {found['iou']:.2f}, mass {found['mass']:.2f} of the labels'")
+    typer.echo(f"next:    agentzoo learn lsimagine ENV --set map_network={out}")
+
+
+def size_of(text: str) -> tuple[int, int]:
+    """Height and width, as 64x64.
+
+    Raises:
+        ConfigError: if it is no such text.
+    """
+    height, _, width = text.partition("x")
+    if not (height.isdecimal() and width.isdecimal()):
+        raise ConfigError(f"--size {text} is no size; write height and width, as 64x64")
+    return int(height), int(width)
+
+
+def scorer_of(
+    kind: str,
+    weights: Path | None,
+    sha256: str,
+    words: Path | None,
+    slope: float | None,
+    centre: float | None,
+    device: str,
+):
+    """The scorer that a command line names.
+
+    Raises:
+        ConfigError: if something that it needs was not given.
+    """
+    if kind == "clip":
+        from ..affordance.clip_folder import ClipFolderScorer
+
+        if weights is None or slope is None or centre is None:
+            raise ConfigError(
+                "--scorer clip needs --weights FOLDER, --slope and --centre; a CLIP's logits have "
+                "no scale of their own: take 2 over the interquartile range of the logits on "
+                "random play, and their 65th percentile"
+            )
+        return ClipFolderScorer(weights, slope=slope, centre=centre, device=device)
+    from ..affordance.clip_words import ClipWords
+    from ..affordance.mineclip import WHERE, MineClipScorer, read_mineclip
+
+    if weights is None:
+        raise ConfigError(f"--scorer mineclip needs --weights; {WHERE}")
+    network = read_mineclip(weights, sha256=sha256)
+    if words is None:
+        raise ConfigError(
+            "--scorer mineclip needs --words, a folder with CLIP's vocab.json and merges.txt, such "
+            "as a copy of openai/clip-vit-base-patch16"
+        )
+    found = MineClipScorer(network, ClipWords(words), device)
+    found.slope = found.slope if slope is None else slope
+    found.centre = found.centre if centre is None else centre
+    return found
