@@ -28,6 +28,7 @@ from agentzoo.runtime.world.world import World
 from .agents.registry import agents
 from .algorithm import Algorithm, Partwise, PlanningAlgorithm, Probing, missing_parts
 from .arguments import home, require_float32, step_budget, whole_number
+from .blocks.optim import RateDecay, decay_rates
 from .blocks.seeded_init import SeededInit
 from .config import AgentConfig, EnvFacts, configure, one_of, parse_setting, setting, to_json
 from .device import find_device
@@ -51,7 +52,7 @@ from .train.cuda_graph import require_capture
 from .train.events import Callback, Learner
 from .train.loop import interruption, train
 from .train.parent import Parent, require_parts
-from .train.run_folder import locked, new_run_folder
+from .train.run_folder import locked, new_run_folder, write_total
 
 RESUMABLE = {  # what may differ where a run is resumed
     "total_steps",
@@ -299,6 +300,7 @@ class Agent:
                 if newest is not None and counters.env_step >= total:
                     print(f"{folder} is finished: {done}")
                     return self
+                write_total(folder, total)
                 learner, self._loaded = self._learner(), None
                 signalled = train(learner, folder, adapter, counters, newest, total, told, progress)
         if signalled is not None and on_interrupt == "raise":
@@ -383,6 +385,10 @@ class Agent:
     def _learner(self) -> Learner:
         if isinstance(self.algorithm, Partwise):
             self.algorithm.learn_only(self._parts)
+        c = self.config
+        if c.lr_decay == "linear" or c.lr_decay == "cosine":
+            decay = RateDecay(c.lr_decay, c.lr_decay_updates, c.lr_final)
+            decay_rates(self.algorithm.optimizers(), decay)
         return Learner(
             algorithm=self.algorithm,
             config=self.config,

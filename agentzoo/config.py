@@ -1,7 +1,6 @@
 """Frozen dataclass configurations, presets, and overrides that say what was meant."""
 
 import dataclasses
-import math
 import types
 import typing
 from collections.abc import Mapping
@@ -12,9 +11,8 @@ from agentzoo.runtime.envs import EnvName
 from agentzoo.runtime.errors import ConfigError, nearest
 from agentzoo.runtime.spec import ActionSpec, ObsSpec
 
+from .fields import check_ranges, suggestion
 from .train.schedule import ByBurst, ByEpisode, ByRatio, Schedule
-
-RATES = ("lr", "rate", "eps", "clip", "decay")  # last words of fields that are never negative
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +50,10 @@ class AgentConfig:
     )
     checkpoint_grace: int | None = None  # further steps of an environment after which its episode
     # is cut for a checkpoint; None is the task's time limit, or 10,000 where that is not known
-    precision: str = "fp32"  # fp32|tf32|bf16
+    precision: str = "fp32"  # fp32|tf32|bf16, of matrix products
+    lr_decay: str = "none"  # none|linear|cosine, how learning rates fall from the first update on
+    lr_decay_updates: int = 0  # updates in which it falls to its last value
+    lr_final: float = 0.0  # share of each learning rate that is left after them
     kernels: str = "fast"  # fast|plain, hand-written kernels or their plain forms
     capture: str = "auto"  # auto|on|off, the update as a CUDA graph; auto is on where there is CUDA
 
@@ -62,27 +63,7 @@ class AgentConfig:
         Raises:
             ConfigError: naming the field, its value and what it has to be.
         """
-        positive = (
-            "repeat",
-            "envs",
-            "batch_size",
-            "batch_length",
-            "updates",
-            "replay_rows",
-            "log_every",
-        )
-        for name in positive:
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}={getattr(self, name)!r} has to be at least 1")
-        for name in ("total_steps", "prefill", "pretrain", "update_every", "eval_every",
-                     "eval_episodes", "final_episodes", "train_ratio", "report_every",
-                     "checkpoint_every",
-                     "checkpoint_grace"):  # fmt: skip
-            if (getattr(self, name) or 0) < 0:
-                raise ConfigError(f"{name}={getattr(self, name)!r} has to be 0 or more")
-        require_numbers(vars(self))
-        if self.worker_timeout <= 0:
-            raise ConfigError(f"worker_timeout={self.worker_timeout!r} has to be above 0 seconds")
+        check_ranges(vars(self))
         if self.overlap and not (self.update_every or self.train_ratio):
             raise ConfigError(
                 "overlap=True spreads updates over environment steps, but update_every=0 asks for "
@@ -90,6 +71,12 @@ class AgentConfig:
             )
         one_of("render", self.render, ("default", "fast"))
         one_of("precision", self.precision, ("fp32", "tf32", "bf16"))
+        one_of("lr_decay", self.lr_decay, ("none", "linear", "cosine"))
+        if (self.lr_decay != "none") != (self.lr_decay_updates > 0):
+            raise ConfigError(
+                f"lr_decay={self.lr_decay!r} and lr_decay_updates={self.lr_decay_updates} say "
+                "different things: a decay needs a number of updates, and the other way round"
+            )
         one_of("kernels", self.kernels, ("fast", "plain"))
         one_of("capture", self.capture, ("auto", "on", "off"))
 
@@ -140,21 +127,6 @@ class EnvFacts:
         return EnvName.read(self.task).suite
 
 
-def require_numbers(values: Mapping[str, object]) -> None:
-    """Refuse NaN and infinity in any field, and rates below 0.
-
-    Raises:
-        ConfigError: naming the field, its value and what it has to be.
-    """
-    for name, value in values.items():
-        if not isinstance(value, float):
-            continue
-        if not math.isfinite(value):
-            raise ConfigError(f"{name}={value!r} has to be a finite number")
-        if name.rpartition("_")[2] in RATES and value < 0:
-            raise ConfigError(f"{name}={value!r} has to be 0 or more")
-
-
 Config = TypeVar("Config", bound=AgentConfig)
 
 
@@ -186,7 +158,7 @@ def configure(
     for layer in layers:
         for key, value in layer.items():
             if key not in hints:
-                known = nearest(key, hints, "fields")
+                known = suggestion(key, hints)
                 raise ConfigError(f"{name} has no configuration field {key!r}; {known}")
             values[key] = typed(key, value, hints[key])
     return config_class(**values)
@@ -238,7 +210,7 @@ def parse_setting(config_class: type[AgentConfig], setting: str) -> tuple[str, o
         raise ConfigError(f"{setting!r} is not a setting; write field=value, such as deter=200")
     hints = typing.get_type_hints(config_class)
     if key not in hints:
-        raise ConfigError(f"no configuration field {key!r}; {nearest(key, hints, 'fields')}")
+        raise ConfigError(f"no configuration field {key!r}; {suggestion(key, hints)}")
     # a text is a text, whatever it spells: standardize=none is no None
     value = text if hints[key] is str else _literal(text)
     return key, typed(key, value, hints[key])

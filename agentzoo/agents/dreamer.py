@@ -462,16 +462,16 @@ class DreamerConfig(AgentConfig):
     units: int = 400  # width of all heads, and of the networks for vector observations
     state_layers: int = 2  # dense layers of the networks for vector observations; ours
     reward_layers: int = 2  # the paper's text has three layers of 300 everywhere
-    cont_layers: int = 3
-    value_layers: int = 3
-    actor_layers: int = 4
+    cont_layers: int = 3  # of the continuation head
+    value_layers: int = 3  # dense layers of the value
+    actor_layers: int = 4  # dense layers of the actor
     state_std: float = 1.0  # deviation of the vector likelihood, in units of what it sees; ours
     standardize: str = "none"  # none|prefill|running, vector observations; ours
     reward_scale: float = 1.0  # of the reward's likelihood
     free_nats: float = 3.0  # nats, on the mean KL
     kl_scale: float = 1.0  # 0.1 for discrete actions
     cont: bool = False  # learn to predict terminations; needed where episodes can terminate
-    cont_scale: float = 10.0
+    cont_scale: float = 10.0  # of the continuation's likelihood
     clip_rewards: str = "none"  # none|tanh, on replayed rewards
     discount: float = 0.99  # gamma
     lam: float = 0.95  # lambda of the return
@@ -479,17 +479,17 @@ class DreamerConfig(AgentConfig):
     imagine_starts: int | None = None  # posteriors to imagine from; None is all
     actor_init_std: float = 5.0  # before tanh
     actor_mean_scale: float = 5.0  # largest mean before tanh
-    actor_min_std: float = 1e-4
+    actor_min_std: float = 1e-4  # before tanh
     actor_entropy: float = 0.0  # weight of the action's entropy in the actor's objective; ours
     mode_samples: int = 100  # candidates of a deterministic continuous action; 0 is the exact mode
     expl_amount: float = 0.3  # added deviation; discrete: probability of a random action
     # environment steps in which it halves; 0 is never, None a fifth of the run's steps
     expl_decay: float | None = 0.0
     expl_min: float = 0.0  # floor of the decay
-    model_lr: float = 6e-4
-    actor_lr: float = 8e-5
-    value_lr: float = 8e-5
-    adam_eps: float = 1e-7
+    model_lr: float = 6e-4  # learning rate of the world model
+    actor_lr: float = 8e-5  # of the actor
+    value_lr: float = 8e-5  # of the value
+    adam_eps: float = 1e-7  # added to Adam's denominator
     grad_clip: float = 100.0  # global norm, each optimiser
 
     def __post_init__(self) -> None:

@@ -449,7 +449,7 @@ class DreamerV2Config(AgentConfig):
     kl_balance: float = 0.8  # alpha, the prior's share of the KL
     free_nats: float = 0.0  # nats, on each mean KL
     cont: bool = True  # learn to predict terminations
-    cont_scale: float = 1.0
+    cont_scale: float = 1.0  # of the continuation's likelihood
     clip_rewards: str = "tanh"  # none|tanh, on replayed rewards
     discount: float = 0.99  # gamma
     lam: float = 0.95  # lambda of the return
@@ -460,10 +460,10 @@ class DreamerV2Config(AgentConfig):
     actor_entropy: float = 2e-3  # eta, weight of the action's entropy
     actor_min_std: float = 0.1  # continuous actions, before truncation
     slow_every: int = 100  # updates from one copy of the value to the next
-    model_lr: float = 1e-4
-    actor_lr: float = 8e-5
-    value_lr: float = 2e-4
-    adam_eps: float = 1e-5
+    model_lr: float = 1e-4  # learning rate of the world model
+    actor_lr: float = 8e-5  # of the actor
+    value_lr: float = 2e-4  # of the value
+    adam_eps: float = 1e-5  # added to Adam's denominator
     grad_clip: float = 100.0  # global norm, each optimiser
     decay: float = 1e-6  # share of every weight taken away each update
     prioritize_ends: bool = True  # replay draws the ends of episodes more often

@@ -1047,16 +1047,16 @@ class LSImagineConfig(AgentConfig):
     lam: float = 0.95  # lambda of the returns
     entropy: float = 3e-4  # scale of the actor's entropy
     actor_min_std: float = 0.1  # continuous actions
-    actor_max_std: float = 1.0
+    actor_max_std: float = 1.0  # continuous actions
     scale_decay: float = 0.99  # of the returns' 5th and 95th percentile
     scale_limit: float = 1.0  # smallest scale of the returns
     slow_rate: float = 0.02  # by which the slow value follows, each update
     slow_scale: float = 1.0  # of the value's loss towards the slow value
     repval_scale: float = 0.3  # of the value's loss on replayed rows
-    lr: float = 4e-5
+    lr: float = 4e-5  # learning rate
     warmup: int = 1000  # updates in which the learning rate rises from 0
-    beta1: float = 0.9
-    beta2: float = 0.999  # the paper's text says 0.99
+    beta1: float = 0.9  # decay of the optimiser's momentum
+    beta2: float = 0.999  # of its second moment; the paper's text says 0.99
     adaptive_clip: float = 0.3  # largest norm of a gradient over that of its weight
 
     repeat: int = 1

@@ -351,17 +351,17 @@ class PlaNetConfig(AgentConfig):
     state_std: float = 1.0  # deviation of the vector likelihood, in units of what it sees; ours
     standardize: str = "none"  # none|prefill|running, vector observations; ours
     reward_scale: float = 10.0  # not in the paper
-    kl_scale: float = 1.0
+    kl_scale: float = 1.0  # weight of the KL to the prior
     free_nats: float = 3.0  # nats, taken off each step's KL
     overshooting: int = 0  # distance beyond one step; 49 in the first release
     overshooting_scale: float = 1.0  # of the mean over the distances
     horizon: int = 12  # H, planned steps
     candidates: int = 1000  # J, action sequences in an iteration
     elites: int = 100  # K, sequences that are refitted to
-    iterations: int = 10
+    iterations: int = 10  # of the search, for each action
     expl_amount: float = 0.3  # deviation added to the planned action while collecting
-    model_lr: float = 1e-3
-    adam_eps: float = 1e-4
+    model_lr: float = 1e-3  # learning rate
+    adam_eps: float = 1e-4  # added to Adam's denominator
     grad_clip: float = 1000.0  # global norm
 
     def __post_init__(self) -> None:

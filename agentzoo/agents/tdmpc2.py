@@ -491,29 +491,29 @@ class TDMPC2Config(AgentConfig):
     dropout: float = 0.01  # in the Q networks
     episodic: bool = False  # whether episodes may end by themselves; adds a termination head
     episode_length: int = 500  # decisions, from which the discount follows
-    discount_denom: float = 5.0
-    discount_min: float = 0.95
-    discount_max: float = 0.995
+    discount_denom: float = 5.0  # of the episode's length; the discount looks so far ahead
+    discount_min: float = 0.95  # smallest discount
+    discount_max: float = 0.995  # largest discount
     rho: float = 0.5  # weight of a step ahead; lambda in the paper
-    consistency_scale: float = 20.0
-    reward_scale: float = 0.1
-    value_scale: float = 0.1
-    termination_scale: float = 1.0
-    entropy_scale: float = 1e-4
-    log_std_min: float = -10.0
-    log_std_max: float = 2.0
+    consistency_scale: float = 20.0  # weight of the latents' loss
+    reward_scale: float = 0.1  # of the reward's loss
+    value_scale: float = 0.1  # of the Q networks' loss
+    termination_scale: float = 1.0  # of the termination's loss
+    entropy_scale: float = 1e-4  # weight of the policy's entropy
+    log_std_min: float = -10.0  # of the policy's logarithm of its deviation
+    log_std_max: float = 2.0  # the largest one
     tau: float = 0.01  # rate of the target networks and of the return scale
-    lr: float = 3e-4
-    encoder_lr_scale: float = 0.3
+    lr: float = 3e-4  # learning rate
+    encoder_lr_scale: float = 0.3  # of the encoder's learning rate
     grad_clip: float = 20.0  # global norm
     horizon: int = 3  # H, planned steps
-    candidates: int = 512
-    elites: int = 64
+    candidates: int = 512  # J, action sequences in an iteration
+    elites: int = 64  # K, sequences that are refitted to
     iterations: int = 6  # two more where an action has 20 dimensions or more
     proposals: int = 24  # candidates that are the policy's
-    temperature: float = 0.5
-    min_std: float = 0.05
-    max_std: float = 2.0
+    temperature: float = 0.5  # of the elites' weights
+    min_std: float = 0.05  # smallest deviation of a planned action
+    max_std: float = 2.0  # largest one, and the first
 
     def __post_init__(self) -> None:
         """Check what no type says.

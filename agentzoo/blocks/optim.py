@@ -3,11 +3,13 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from agentzoo.runtime.errors import RunError
+from agentzoo.runtime.errors import ConfigError, RunError
 
 SMALLEST_NORM = 1e-3  # a tensor of zeros may still move
 
@@ -27,6 +29,27 @@ def clip_by_global_norm(grads: Sequence[Tensor], limit: float) -> tuple[list[Ten
     return list(torch._foreach_mul(list(grads), torch.clamp(limit / norm, max=1))), norm
 
 
+@dataclass(frozen=True)
+class RateDecay:
+    """How a learning rate falls over updates: to a share of itself, then it stays there.
+
+    Attributes:
+        form: linear, or cosine, half a wave.
+        updates: until the last share is reached.
+        final: the last share.
+    """
+
+    form: Literal["linear", "cosine"]
+    updates: int
+    final: float = 0.0
+
+    def share(self, step: Tensor) -> Tensor:
+        """The share in the update that `step` updates came before, a scalar."""
+        gone = (step / self.updates).clamp(max=1)
+        left = 1 - gone if self.form == "linear" else (1 + torch.cos(math.pi * gone)) / 2
+        return self.final + (1 - self.final) * left
+
+
 class Moments:
     """Parameters by name and running moments of their gradients: what optimisers here share.
 
@@ -36,6 +59,7 @@ class Moments:
     def __init__(self, params: Mapping[str, Tensor]) -> None:
         self.names = list(params)
         self.params = list(params.values())
+        self.rate_decay: RateDecay | None = None  # of the learning rate; none is constant
         self._state: dict[str, Tensor] = {}
 
     @property
@@ -141,6 +165,8 @@ class Adam(Moments):
         change = torch._foreach_div(mean, scale)
         bias = spread / -torch.expm1(step * math.log(b1))
         rate = self.lr * (step / self.warmup).clamp(max=1) if self.warmup else self.lr
+        if self.rate_decay is not None:
+            rate = rate * self.rate_decay.share(step - 1)
         torch._foreach_mul_(change, rate * bias)
         if self.decay:
             torch._foreach_mul_(self.params, 1 - self.decay)
@@ -236,6 +262,8 @@ class LaProp(Moments):
         mean, square, step = self._moments("mean"), self._moments("square"), self.state["step"]
         b1, b2 = self.betas
         rate = self.lr * torch.clamp(step / self.warmup, max=1) if self.warmup else self.lr
+        if self.rate_decay is not None:
+            rate = rate * self.rate_decay.share(step)
         step.add_(1)
         torch._foreach_mul_(square, b2)
         torch._foreach_addcmul_(square, clipped, clipped, 1 - b2)
@@ -247,3 +275,19 @@ class LaProp(Moments):
         change = torch._foreach_mul(mean, rate / -torch.expm1(step * math.log(b1)))
         torch._foreach_sub_(self.params, change)
         return global_norm(grads)
+
+
+def decay_rates(optimizers: Mapping[str, object], decay: RateDecay) -> None:
+    """Let every optimiser's learning rate fall.
+
+    Raises:
+        ConfigError: for an optimiser that is none of this module's.
+    """
+    for name, optimizer in optimizers.items():
+        if not isinstance(optimizer, Moments):
+            raise ConfigError(
+                f"lr_decay={decay.form!r} is for Adam and LaProp of agentzoo.blocks.optim; {name!r} "
+                f"is a {type(optimizer).__name__}: leave lr_decay out, or let its rate fall in the "
+                "agent's own update"
+            )
+        optimizer.rate_decay = decay

@@ -1,4 +1,4 @@
-"""Training's commands: quickstart, learn, export."""
+"""Training's commands: quickstart, learn, resume, export."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,14 +36,15 @@ def quickstart(
 
 def learn(
     agent: Annotated[str, typer.Argument(help=f"Which agent: {KNOWN}.")],
-    env: Annotated[str, typer.Argument(help="Environment, such as dmc:walker-walk.")],
+    env: Annotated[str | None, typer.Argument(help="Environment, such as dmc:walker-walk.")] = None,
     budget: Annotated[
         int | None,
         typer.Option("--steps", parser=steps, help="Environment steps, repeat included."),
     ] = None,
     preset: Annotated[str | None, typer.Option(help="Named settings, such as cpu.")] = None,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", help="field=value; may be given many times.")
+        list[str] | None,
+        typer.Option("--set", help="field=value, of those that --help-config lists; repeatable."),
     ] = None,
     run: Annotated[Path | None, typer.Option(help="Run folder; an existing one goes on.")] = None,
     checkpoint_every: Annotated[
@@ -61,9 +62,21 @@ def learn(
     ] = None,
     device: Device = "auto",
     seed: Seed = None,
+    help_config: Annotated[
+        bool, typer.Option("--help-config", help="List the agent's fields, presets and tasks.")
+    ] = False,
 ) -> None:
     """Learn a policy for an environment, with logs and checkpoints in a run folder."""
     kind = agent_class(agent)
+    if help_config:
+        from .help_config import page
+
+        typer.echo(page(kind, preset))
+        return
+    if env is None:
+        raise ConfigError(
+            f"learn was given no environment; name one: agentzoo learn {agent} dmc:walker-walk"
+        )
     overrides = settings_of(kind, settings or [])
     named = {"checkpoint_every": checkpoint_every, "envs": envs}
     overrides |= {name: value for name, value in named.items() if value is not None}
@@ -76,16 +89,52 @@ def learn(
         )
     else:
         learner = kind.load(source, device=device)
+    learn_on(learner, budget, env if source else None, run=run, parts=parts or ())
+
+
+def resume(
+    run: Annotated[Path, typer.Argument(help="Folder of the run, under runs/ by itself.")],
+    budget: Annotated[
+        int | None,
+        typer.Option("--steps", parser=steps, help="The run's new total; its own if left out."),
+    ] = None,
+    device: Device = "auto",
+) -> None:
+    """Go on with a run where it was stopped or killed, by its own settings; or further."""
+    from .. import load
+    from ..train.checkpoint import newest
+    from ..train.run_folder import read_total
+
+    if newest(run / "checkpoints") is None:
+        raise RunError(f"{run} holds no run; give a folder that agentzoo learn wrote")
+    learner = load(run, device=device)
+    if not learner.env:
+        raise RunError(
+            f"{run} learned in an environment object, which no file holds; in Python: "
+            f"agentzoo.load({str(run)!r}).learn(total_steps, env, run={str(run)!r})"
+        )
+    learn_on(learner, budget or read_total(run), None, run=run)
+
+
+def learn_on(
+    learner: "Agent",
+    budget: int | None,
+    env: str | None,
+    *,
+    run: Path | None,
+    parts: Sequence[str] = (),
+) -> None:
+    """Learn, and say what can come next, also where it was stopped."""
     try:
-        learner.learn(budget, env if source else None, run=run, parts=parts or ())
+        learner.learn(budget, env, run=run, parts=parts)
     except (KeyboardInterrupt, SystemExit) as stopped:
-        where = f"--run {learner.run}" if learner.run else "the same options"
-        typer.echo(f"stopped; to go on: the same command with {where}", err=True)
+        how = f"agentzoo resume {learner.run}" if learner.run else "the same command"
+        typer.echo(f"stopped; to go on: {how}", err=True)
         code = 130 if isinstance(stopped, KeyboardInterrupt) else int(str(stopped.code))
         raise typer.Exit(code) from None
     typer.echo(f"run:  {learner.run}")
     typer.echo(f"next: agentzoo export {learner.run} my-policy")
-    typer.echo(f"on:   the same command with --run {learner.run}, and more --steps to go further")
+    typer.echo(f"on:   agentzoo resume {learner.run} --steps TOTAL, to go further")
 
 
 def export(

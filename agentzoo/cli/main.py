@@ -1,7 +1,7 @@
 """The `agentzoo` command: training's verbs, the runtime's and the hub's; each loads only its own.
 
-All but `quickstart`, `learn`, `export` and `watch` of a run work without torch. What a user got
-wrong is one sentence on standard error and exit code 2, never a traceback.
+All but `quickstart`, `learn`, `resume`, `export` and `watch` of a run work without torch. What a
+user got wrong is one sentence on standard error and exit code 2, never a traceback.
 """
 
 import os
@@ -19,7 +19,7 @@ from .. import __version__
 from . import affordance, doctor, hub, learn, policy, serve
 
 COMMANDS = (  # in the order of --help
-    *(learn.quickstart, learn.learn, learn.export),
+    *(learn.quickstart, learn.learn, learn.resume, learn.export),
     *(policy.evaluate, policy.table, policy.compare),
     *(serve.serve, serve.watch),
     *(policy.inspect, policy.verify),

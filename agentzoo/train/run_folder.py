@@ -1,5 +1,6 @@
 """A run's folder: a name that nobody else has, and a lock that keeps two learners apart."""
 
+import json
 import os
 import re
 import socket
@@ -14,11 +15,14 @@ from typing import IO
 from agentzoo.runtime.envs import EnvName
 from agentzoo.runtime.errors import RunError
 
+from ..replay.chunks import write_durably
+
 if sys.platform == "win32":
     import msvcrt
 else:
     import fcntl
 
+GOAL = "goal.json"  # the run's total of environment steps
 LOCK = "lock"  # beside config.json; its content is for people, the lock itself is the system's
 
 
@@ -35,6 +39,29 @@ def new_run_folder(agent: str, env: str) -> Path:
             continue
         return path
     raise AssertionError("names do not run out")
+
+
+def write_total(folder: Path, total: int) -> None:
+    """Keep how many environment steps the run is to have."""
+    write_durably(folder / GOAL, json.dumps({"total_steps": total}).encode())
+
+
+def read_total(folder: Path) -> int | None:
+    """How many environment steps the run is to have; None of a run from before this was kept.
+
+    Raises:
+        RunError: if the file holds something else.
+    """
+    path = folder / GOAL
+    if not path.exists():
+        return None
+    try:
+        return int(json.loads(path.read_text("utf-8"))["total_steps"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise RunError(
+            f'{path} does not say the run\'s {{"total_steps": number}}; remove it, and say how far '
+            "to go with --steps"
+        ) from error
 
 
 @contextmanager
