@@ -27,7 +27,7 @@ from agentzoo.runtime.world.world import World
 
 from .agents.registry import agents
 from .algorithm import Algorithm, Partwise, PlanningAlgorithm, Probing, missing_parts
-from .arguments import home, require_float32, step_budget, whole_number
+from .arguments import home, require_float32, step_budget, suggest_arguments, whole_number
 from .blocks.optim import RateDecay, decay_rates
 from .blocks.seeded_init import SeededInit
 from .config import AgentConfig, EnvFacts, configure, one_of, parse_setting, setting, to_json
@@ -233,6 +233,7 @@ class Agent:
 
     # -- learning -------------------------------------------------------------------------------
 
+    @suggest_arguments
     def learn(
         self,
         total_steps: float | EnvLike | None = None,

@@ -1,13 +1,41 @@
 """Arguments that users pass, checked and made plain before they are used."""
 
+import inspect
 import math
 import operator
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ParamSpec, TypeVar, cast
 
 import torch
 
-from agentzoo.runtime.errors import ConfigError
+from agentzoo.runtime.errors import ConfigError, nearest
+
+from .fields import ARGUMENTS
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def suggest_arguments(function: Callable[P, R]) -> Callable[P, R]:
+    """Answer an unknown keyword argument with the one that means it, or the nearest ones.
+
+    The function's type stays as it is, so type checkers say it earlier.
+    """
+    known = [name for name in inspect.signature(function).parameters if name != "self"]
+
+    @wraps(function)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+        for word in kwargs:
+            if word in known:
+                continue
+            meant = " or ".join(f'"{name}"' for name in ARGUMENTS.get(word, ()) if name in known)
+            advice = f"did you mean {meant}?" if meant else nearest(word, known, "arguments")
+            raise ConfigError(f"{function.__name__} has no argument {word!r}; {advice}")
+        return function(*args, **kwargs)
+
+    return checked
 
 
 def whole_number(name: str, value: object) -> int:

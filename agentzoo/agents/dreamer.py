@@ -6,7 +6,7 @@ Read beside the paper's algorithm 1. Where the paper and the author's second imp
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +36,9 @@ from ..blocks.returns import lambda_return
 from ..blocks.rssm import RSSM, State
 from ..blocks.standardize import FORMS
 from ..config import AgentConfig, EnvFacts, one_of
+from ..environment import EnvLike
 from ..replay.samplers import EpisodeSampler
+from .overrides import DreamerOverrides
 
 GROUPS = {
     "model": ("encoder", "rssm", "decoder", "reward", "cont"),
@@ -595,6 +597,18 @@ class Dreamer(Agent):
         "debug": _DEBUG,
         "debug_pixels": {**_DEBUG, "depth": 2},
     }
+
+    def __init__(
+        self,
+        env: EnvLike | None = None,
+        *,
+        preset: str | None = None,
+        device: str = "auto",
+        seed: int | None = None,
+        **overrides: Unpack[DreamerOverrides],
+    ) -> None:
+        """Args and errors are those of `Agent`; overrides are the fields of `DreamerConfig`."""
+        super().__init__(env, preset=preset, device=device, seed=seed, **overrides)
 
     @classmethod
     def default_preset(cls, suite: str, obs: Mapping[str, ObsSpec]) -> str:

@@ -8,7 +8,7 @@ docs/dreamer_v2.md lists every difference.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar
+from typing import ClassVar, Unpack
 
 import torch
 import torch.nn.functional as F
@@ -39,7 +39,9 @@ from ..blocks.returns import lambda_return
 from ..blocks.rssm import RSSM, State
 from ..blocks.standardize import FORMS
 from ..config import AgentConfig, EnvFacts, one_of
+from ..environment import EnvLike
 from ..replay.samplers import EpisodeSampler
+from .overrides import DreamerV2Overrides
 
 GROUPS = {
     "model": ("encoder", "rssm", "decoder", "reward", "cont"),
@@ -636,6 +638,18 @@ class DreamerV2(Agent):
         "debug": _DEBUG,
         "debug_pixels": {**_DEBUG, "depth": 2},
     }
+
+    def __init__(
+        self,
+        env: EnvLike | None = None,
+        *,
+        preset: str | None = None,
+        device: str = "auto",
+        seed: int | None = None,
+        **overrides: Unpack[DreamerV2Overrides],
+    ) -> None:
+        """Args and errors are those of `Agent`; overrides are the fields of `DreamerV2Config`."""
+        super().__init__(env, preset=preset, device=device, seed=seed, **overrides)
 
     @classmethod
     def default_preset(cls, suite: str, obs: Mapping[str, ObsSpec]) -> str:

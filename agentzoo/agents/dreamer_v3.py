@@ -11,7 +11,7 @@ configuration, the agent with its presets.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, Unpack
 
 import torch
 import torch.nn.functional as F
@@ -58,7 +58,9 @@ from ..blocks.optim import LaProp
 from ..blocks.returns import lambda_return
 from ..blocks.rssm import RSSM, State
 from ..config import AgentConfig, EnvFacts, one_of
+from ..environment import EnvLike
 from ..replay.samplers import OnlineSampler
+from .overrides import DreamerV3Overrides
 
 LAYERS = {"encoder": 3, "decoder": 3, "posterior": 1, "prior": 2,
           "reward": 1, "cont": 1, "value": 3, "actor": 3}  # fmt: skip
@@ -697,6 +699,18 @@ class DreamerV3(Agent):
         "debug": _DEBUG,
         "debug_pixels": _DEBUG,
     }
+
+    def __init__(
+        self,
+        env: EnvLike | None = None,
+        *,
+        preset: str | None = None,
+        device: str = "auto",
+        seed: int | None = None,
+        **overrides: Unpack[DreamerV3Overrides],
+    ) -> None:
+        """Args and errors are those of `Agent`; overrides are the fields of `DreamerV3Config`."""
+        super().__init__(env, preset=preset, device=device, seed=seed, **overrides)
 
     @classmethod
     def default_preset(cls, suite: str, obs: Mapping[str, ObsSpec]) -> str:

@@ -12,7 +12,7 @@ configuration, the agent with its presets. With `long_branch=False, alpha=0` it 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, NamedTuple, cast
+from typing import ClassVar, NamedTuple, Unpack, cast
 
 import numpy as np
 import torch
@@ -68,6 +68,7 @@ from ..blocks.rssm import RSSM, State
 from ..config import AgentConfig, EnvFacts, one_of
 from ..environment import EnvLike
 from ..replay.samplers import OnlineSampler
+from .overrides import LSImagineOverrides
 
 LAYERS = {"encoder": 3, "decoder": 3, "posterior": 1, "prior": 2,
           "reward": 1, "cont": 1, "value": 3, "actor": 3,
@@ -1196,6 +1197,18 @@ class LSImagine(Agent):
         "cpu": _CPU,
         "debug": _DEBUG,
     }
+
+    def __init__(
+        self,
+        env: EnvLike | None = None,
+        *,
+        preset: str | None = None,
+        device: str = "auto",
+        seed: int | None = None,
+        **overrides: Unpack[LSImagineOverrides],
+    ) -> None:
+        """Args and errors are those of `Agent`; overrides are the fields of `LSImagineConfig`."""
+        super().__init__(env, preset=preset, device=device, seed=seed, **overrides)
 
     @classmethod
     def default_preset(cls, suite: str, obs: Mapping[str, ObsSpec]) -> str:

@@ -7,7 +7,7 @@ the code is followed; docs/planet.md lists every difference.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Unpack
 
 import torch
 import torch.nn.functional as F
@@ -43,8 +43,10 @@ from ..blocks.overshooting import overshoot
 from ..blocks.rssm import RSSM, State
 from ..blocks.standardize import FORMS
 from ..config import AgentConfig, EnvFacts, one_of
+from ..environment import EnvLike
 from ..planning import plan_step
 from ..replay.samplers import EpisodeSampler, Sampler
+from .overrides import PlaNetOverrides
 
 DYNAMICS = ("rssm", "stochastic", "deterministic")  # the paper's figure 2: c, b and a
 
@@ -468,6 +470,18 @@ class PlaNet(Agent):
         "dmc:ball_in_cup-catch": {"repeat": 4},
         "dmc:walker-walk": {"repeat": 2},
     }
+
+    def __init__(
+        self,
+        env: EnvLike | None = None,
+        *,
+        preset: str | None = None,
+        device: str = "auto",
+        seed: int | None = None,
+        **overrides: Unpack[PlaNetOverrides],
+    ) -> None:
+        """Args and errors are those of `Agent`; overrides are the fields of `PlaNetConfig`."""
+        super().__init__(env, preset=preset, device=device, seed=seed, **overrides)
 
     @classmethod
     def default_preset(cls, suite: str, obs: Mapping[str, ObsSpec]) -> str:

@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, Unpack
 
 import torch
 import torch.nn.functional as F
@@ -33,9 +33,11 @@ from ..blocks.q_ensemble import QEnsemble, pick_two
 from ..blocks.simnorm import SimNorm
 from ..blocks.twohot import twohot_loss, twohot_mean
 from ..config import AgentConfig, EnvFacts, one_of
+from ..environment import EnvLike
 from ..planning import plan_step
 from ..replay.samplers import EpisodeSampler, Sampler
 from ..train.schedule import ByDecision, Schedule
+from .overrides import TDMPC2Overrides
 
 norm = partial(LayerNorm, eps=1e-5)  # torch's own epsilon
 
@@ -634,6 +636,18 @@ class TDMPC2(Agent):
         "debug": _DEBUG,
         "debug_pixels": _DEBUG,
     }
+
+    def __init__(
+        self,
+        env: EnvLike | None = None,
+        *,
+        preset: str | None = None,
+        device: str = "auto",
+        seed: int | None = None,
+        **overrides: Unpack[TDMPC2Overrides],
+    ) -> None:
+        """Args and errors are those of `Agent`; overrides are the fields of `TDMPC2Config`."""
+        super().__init__(env, preset=preset, device=device, seed=seed, **overrides)
 
     @classmethod
     def default_preset(cls, suite: str, obs: Mapping[str, ObsSpec]) -> str:

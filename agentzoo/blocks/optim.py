@@ -286,8 +286,8 @@ def decay_rates(optimizers: Mapping[str, object], decay: RateDecay) -> None:
     for name, optimizer in optimizers.items():
         if not isinstance(optimizer, Moments):
             raise ConfigError(
-                f"lr_decay={decay.form!r} is for Adam and LaProp of agentzoo.blocks.optim; {name!r} "
-                f"is a {type(optimizer).__name__}: leave lr_decay out, or let its rate fall in the "
-                "agent's own update"
+                f"lr_decay={decay.form!r} is for Adam and LaProp of agentzoo.blocks.optim; "
+                f"{name!r} is a {type(optimizer).__name__}: leave lr_decay out, or let its rate "
+                "fall in the agent's own update"
             )
         optimizer.rate_decay = decay

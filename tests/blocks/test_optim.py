@@ -6,8 +6,15 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from agentzoo.blocks.optim import Adam, clip_by_global_norm, global_norm
-from agentzoo.runtime.errors import RunError
+from agentzoo.blocks.optim import (
+    Adam,
+    LaProp,
+    RateDecay,
+    clip_by_global_norm,
+    decay_rates,
+    global_norm,
+)
+from agentzoo.runtime.errors import ConfigError, RunError
 
 
 def walked(grad: float, eps: float, steps: int = 10, lr: float = 1e-3) -> float:
@@ -141,3 +148,58 @@ def test_decay_is_torchs_decoupled_one_divided_by_the_learning_rate() -> None:
         adam.step([theirs.grad])
         reference.step()
     assert_close(ours["a"], theirs.detach())
+
+
+@pytest.mark.parametrize(
+    ("form", "final", "shares"),
+    [
+        ("linear", 0.0, (1, 0.75, 0.5, 0.25, 0, 0)),
+        ("linear", 0.2, (1, 0.8, 0.6, 0.4, 0.2, 0.2)),
+        ("cosine", 0.0, (1, (1 + 0.5**0.5) / 2, 0.5, (1 - 0.5**0.5) / 2, 0, 0)),
+    ],
+)
+@pytest.mark.parametrize("kind", [Adam, LaProp])
+def test_a_rate_falls_to_its_share(
+    kind: type[Adam] | type[LaProp], form: str, final: float, shares: tuple[float, ...]
+) -> None:
+    grads = [torch.full((1,), sign) for sign in (1.0, -0.5, 2.0, 1.0, -1.0, 0.3)]
+    moves: list[list[float]] = []
+    for decays in (False, True):
+        param = torch.ones(1)
+        settings = {"warmup": 0} if kind is LaProp else {}
+        optimizer = kind({"p": param}, lr=1e-3, **settings)
+        if decays:
+            decay_rates({"one": optimizer}, RateDecay(form, 4, final))
+        gone = []
+        for grad in grads:
+            before = param.clone()
+            optimizer.step([grad])
+            gone.append((param - before).item())
+        moves.append(gone)
+    ratios = [fallen / constant for constant, fallen in zip(*moves, strict=True)]
+    assert ratios == pytest.approx(shares, abs=2e-3)
+
+
+def test_a_fallen_rate_goes_on_with_its_state() -> None:
+    def stepped(optimizer: Adam, steps: int) -> None:
+        for _ in range(steps):
+            optimizer.step([torch.ones(1)])
+
+    whole, first = torch.zeros(1), torch.zeros(1)
+    decay = RateDecay("cosine", 9)
+    one, two = Adam({"p": whole}, lr=0.1), Adam({"p": first}, lr=0.1)
+    decay_rates({"one": one, "two": two}, decay)
+    stepped(one, 7)
+    stepped(two, 3)
+    second = first.clone()
+    three = Adam({"p": second}, lr=0.1)
+    three.load_state_dict(two.state_dict())
+    decay_rates({"three": three}, decay)
+    stepped(three, 4)
+    assert torch.equal(whole, second)
+
+
+def test_an_optimiser_from_elsewhere_has_no_decay() -> None:
+    theirs = torch.optim.SGD([torch.zeros(1)], lr=0.1)
+    with pytest.raises(ConfigError, match=r"'model' is a SGD: leave lr_decay out"):
+        decay_rates({"model": theirs}, RateDecay("linear", 3))

@@ -398,7 +398,7 @@ def test_the_command_line_ends_with_the_signals_code(sent: signal.Signals, tmp_p
     command = ["-m", "agentzoo.cli.main", *learn, "--device", "cpu", "--run", str(tmp_path)]
     code, out, said = stopped_by(sent, command)
     assert (code, out) == (128 + sent, ""), said
-    assert f"stopped; to go on: the same command with --run {tmp_path}" in said
+    assert f"stopped; to go on: agentzoo resume {tmp_path}" in said
     assert counters(tmp_path).interrupted
 
 
@@ -478,6 +478,16 @@ def test_killed_between_two_environments_resumes_bit_for_bit(parallel: bool, tmp
     case = replace(CASES["LatentStore"], fields=fields, steps=1_600, kill_at=1_100)
     learned = testing.learn(case, tmp_path / "a")
     testing.check_resume(learned, tmp_path / "b")
+
+
+def test_falling_learning_rates_resume_bit_for_bit(tmp_path: Path):
+    fields = {"lr_decay": "cosine", "lr_decay_updates": 14, "lr_final": 0.1}
+    case = replace(CASES["TruncatedActor"], fields=fields)
+    learned = testing.learn(case, tmp_path / "a")
+    testing.check_resume(learned, tmp_path / "b")
+    constant = testing.learn(CASES["TruncatedActor"], tmp_path / "c")
+    weights = [module(one.agent.algorithm).state_dict() for one in (learned, constant)]
+    assert any(not torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
 
 
 def test_a_half_written_checkpoint_is_not_taken(tmp_path: Path):
