@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ..agent import Agent
 
 WIDTH = 100  # columns; the meanings are wrapped to it
-MEANING = 36  # columns of a meaning at least, however wide the others are
+MEANING = 24  # columns of a meaning at least, however wide the others are
 
 
 def page(kind: "type[Agent]", preset: str | None = None) -> str:

@@ -71,10 +71,10 @@ def test_resume_goes_on_to_the_runs_own_total_and_further(
     run = tmp_path / "run"
     agent = PlaNet(TASK, preset="debug", device="cpu", seed=1, **SMALL)
     agent.learn(800, run=run, callbacks=StopAt(300), progress=False)
-    assert (steps_of(run), read_total(run)) == (400, 800)  # the open episode was cut there
+    assert (steps_of(run), read_total(run)) == (301, 800)
     code, out, err = said(capsys, "resume", str(run), "--device", "cpu")
     assert code == 0, err
-    assert "resumed from step 400" in err
+    assert "resumed from step 301" in err
     assert f"on:   agentzoo resume {run} --steps TOTAL" in out
     assert steps_of(run) == 800
     assert "is finished: 800 of 800" in said(capsys, "resume", str(run), "--device", "cpu")[1]
