@@ -1,4 +1,4 @@
-"""Writes agentzoo/agents/overrides.py from the agents' configurations; takes no arguments."""
+"""Writes agentzoo/overrides.py from the agents' configurations; takes no arguments."""
 
 import dataclasses
 import sys
@@ -6,7 +6,7 @@ import typing
 from pathlib import Path
 
 CHECKOUT = Path(__file__).parents[1]
-FILE = CHECKOUT / "agentzoo" / "agents" / "overrides.py"
+FILE = CHECKOUT / "agentzoo" / "overrides.py"
 HEAD = '''"""Keyword arguments of each agent, typed: editors and type checkers know the fields.
 
 Written by `python .ci/overrides.py`; a test compares it with the configurations.

@@ -176,7 +176,7 @@ def suggestion(word: str, fields: Iterable[str]) -> str:
 
 
 @dataclass(frozen=True)
-class Field:
+class FieldHelp:
     """One field of a configuration, for people.
 
     Attributes:
@@ -196,7 +196,7 @@ class Field:
     is_common: bool
 
 
-def fields_of(config_class: type) -> list[Field]:
+def fields_of(config_class: type) -> list[FieldHelp]:
     """The fields of a configuration, the agent's own first."""
     hints = typing.get_type_hints(config_class)
     said: dict[str, str] = {}
@@ -204,7 +204,7 @@ def fields_of(config_class: type) -> list[Field]:
     for one in ancestors:
         said |= {name: text for name, text in comments(one).items() if text}
     common = {one.name for one in dataclasses.fields(ancestors[0])}
-    found: list[Field] = []
+    found: list[FieldHelp] = []
     for one in dataclasses.fields(config_class):
         options = typing.get_args(hints[one.name]) or (hints[one.name],)
         names = ["None" if each is type(None) else each.__name__ for each in options]
@@ -214,7 +214,9 @@ def fields_of(config_class: type) -> list[Field]:
         ranged = choices[0].replace("|", ", ") if choices else str(numbers or "")
         rest = meaning[choices.end() :].lstrip(", ") if choices else meaning
         default = one.default
-        found.append(Field(one.name, " or ".join(names), default, ranged, rest, one.name in common))
+        found.append(
+            FieldHelp(one.name, " or ".join(names), default, ranged, rest, one.name in common)
+        )
     return sorted(found, key=lambda field: field.is_common)
 
 

@@ -37,8 +37,8 @@ from ..blocks.rssm import RSSM, State
 from ..blocks.standardize import FORMS
 from ..config import AgentConfig, EnvFacts, one_of
 from ..environment import EnvLike
+from ..overrides import DreamerOverrides
 from ..replay.samplers import EpisodeSampler
-from .overrides import DreamerOverrides
 
 GROUPS = {
     "model": ("encoder", "rssm", "decoder", "reward", "cont"),

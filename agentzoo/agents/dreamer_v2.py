@@ -40,8 +40,8 @@ from ..blocks.rssm import RSSM, State
 from ..blocks.standardize import FORMS
 from ..config import AgentConfig, EnvFacts, one_of
 from ..environment import EnvLike
+from ..overrides import DreamerV2Overrides
 from ..replay.samplers import EpisodeSampler
-from .overrides import DreamerV2Overrides
 
 GROUPS = {
     "model": ("encoder", "rssm", "decoder", "reward", "cont"),

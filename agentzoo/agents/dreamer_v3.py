@@ -59,8 +59,8 @@ from ..blocks.returns import lambda_return
 from ..blocks.rssm import RSSM, State
 from ..config import AgentConfig, EnvFacts, one_of
 from ..environment import EnvLike
+from ..overrides import DreamerV3Overrides
 from ..replay.samplers import OnlineSampler
-from .overrides import DreamerV3Overrides
 
 LAYERS = {"encoder": 3, "decoder": 3, "posterior": 1, "prior": 2,
           "reward": 1, "cont": 1, "value": 3, "actor": 3}  # fmt: skip

@@ -67,8 +67,8 @@ from ..blocks.returns import lambda_return
 from ..blocks.rssm import RSSM, State
 from ..config import AgentConfig, EnvFacts, one_of
 from ..environment import EnvLike
+from ..overrides import LSImagineOverrides
 from ..replay.samplers import OnlineSampler
-from .overrides import LSImagineOverrides
 
 LAYERS = {"encoder": 3, "decoder": 3, "posterior": 1, "prior": 2,
           "reward": 1, "cont": 1, "value": 3, "actor": 3,
@@ -944,7 +944,7 @@ def require_map(obs: Mapping[str, ObsSpec], config: "LSImagineConfig") -> None:
         raise ConfigError(
             f'LSImagine needs an affordance map, an observation "{MAP}", and the environment gives '
             f"{', '.join(obs)}; choose an environment with one "
-            "(vizdoom:harvest-tree?map=oracle), set map_network to a folder that agentzoo "
+            "(vizdoom:harvest-tree,map=oracle), set map_network to a folder that agentzoo "
             "affordance train made, or take an agent that needs none (DreamerV3)"
         )
     shape = obs[MAP].shape
@@ -1174,7 +1174,7 @@ class LSImagine(Agent):
     """LS-Imagine: jumps to far goals in imagination; for first-person worlds with a map.
 
     Example:
-        >>> agent = LSImagine("vizdoom:harvest-tree?far=mid&map=oracle", preset="cpu")
+        >>> agent = LSImagine("vizdoom:harvest-tree,far=mid,map=oracle", preset="cpu")
         >>> agent.learn()
         >>> action = agent.act(obs)
 

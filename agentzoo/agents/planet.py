@@ -44,9 +44,9 @@ from ..blocks.rssm import RSSM, State
 from ..blocks.standardize import FORMS
 from ..config import AgentConfig, EnvFacts, one_of
 from ..environment import EnvLike
+from ..overrides import PlaNetOverrides
 from ..planning import plan_step
 from ..replay.samplers import EpisodeSampler, Sampler
-from .overrides import PlaNetOverrides
 
 DYNAMICS = ("rssm", "stochastic", "deterministic")  # the paper's figure 2: c, b and a
 

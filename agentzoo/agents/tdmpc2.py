@@ -34,10 +34,10 @@ from ..blocks.simnorm import SimNorm
 from ..blocks.twohot import twohot_loss, twohot_mean
 from ..config import AgentConfig, EnvFacts, one_of
 from ..environment import EnvLike
+from ..overrides import TDMPC2Overrides
 from ..planning import plan_step
 from ..replay.samplers import EpisodeSampler, Sampler
 from ..train.schedule import ByDecision, Schedule
-from .overrides import TDMPC2Overrides
 
 norm = partial(LayerNorm, eps=1e-5)  # torch's own epsilon
 
@@ -617,7 +617,7 @@ class TDMPC2(Agent):
     """TD-MPC2, for continuous control: plans in a latent space that it learns without a decoder.
 
     Example:
-        >>> agent = TDMPC2("dmc:walker-walk?obs=state")
+        >>> agent = TDMPC2("dmc:walker-walk,obs=state")
         >>> agent.learn(1_000_000)
         >>> action = agent.act(obs)
 

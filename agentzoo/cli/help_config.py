@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from agentzoo.runtime.errors import ConfigError, nearest
 
 from ..config import configure, setting
-from ..fields import Field, fields_of
+from ..fields import FieldHelp, fields_of
 
 if TYPE_CHECKING:
     from ..agent import Agent
@@ -50,7 +50,7 @@ def page(kind: "type[Agent]", preset: str | None = None) -> str:
     return "\n".join(parts)
 
 
-def _table(fields: list[Field], values: Mapping[str, object], of: str) -> list[str]:
+def _table(fields: list[FieldHelp], values: Mapping[str, object], of: str) -> list[str]:
     rows = [("field", "type", of, "range", "meaning")]
     rows += [
         (one.name, one.type, setting(values[one.name]), one.range, one.meaning) for one in fields

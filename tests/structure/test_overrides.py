@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from agentzoo.agents import overrides
+from agentzoo import overrides
 from agentzoo.agents.registry import OWN
 
 CHECKOUT = Path(__file__).parents[2]

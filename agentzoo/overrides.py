@@ -158,6 +158,8 @@ class LSImagineOverrides(AgentOverrides, total=False):
 
     alpha: float
     gate: Literal["gated", "ungated", "delta"]
+    goal: str
+    map_network: str
     long_branch: bool
     jump_rule: Literal["released", "absolute"]
     zoom_margin: float
