@@ -161,9 +161,11 @@ class Adam(Moments):
         scale = torch._foreach_sqrt(square)
         # expm1: 1 - 0.999 in float32 has four digits
         spread = torch.sqrt(-torch.expm1(step * math.log(b2)))
-        torch._foreach_add_(scale, self.eps * spread if self.torch_eps else self.eps)
+        bias = (1 if self.torch_eps else spread) / -torch.expm1(step * math.log(b1))
+        if self.torch_eps:
+            torch._foreach_div_(scale, spread)
+        torch._foreach_add_(scale, self.eps)
         change = torch._foreach_div(mean, scale)
-        bias = spread / -torch.expm1(step * math.log(b1))
         rate = self.lr * (step / self.warmup).clamp(max=1) if self.warmup else self.lr
         if self.rate_decay is not None:
             rate = rate * self.rate_decay.share(step - 1)

@@ -21,7 +21,7 @@ from torch._subclasses.fake_tensor import (
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from agentzoo import Dreamer, DreamerV2, DreamerV3, PlaNet
+from agentzoo import TDMPC2, Dreamer, DreamerV2, DreamerV3, PlaNet
 from agentzoo.agent import Agent, module
 from agentzoo.algorithm import Algorithm, Batch, NoiseSource
 from agentzoo.config import configure
@@ -43,6 +43,8 @@ CASES: dict[str, tuple[type[Agent], Mapping[str, ObsSpec], ActionSpec, dict[str,
     "DreamerV3-discrete": (DreamerV3, STATE, DISCRETE, {"imag_last": None}),
     "PlaNet": (PlaNet, PIXELS, BOX, {}),
     "PlaNet-overshooting": (PlaNet, STATE, BOX, {"overshooting": 2}),
+    "TDMPC2": (TDMPC2, PIXELS, BOX, {}),
+    "TDMPC2-episodic": (TDMPC2, STATE, BOX, {"episodic": True, "members": 5}),
 }
 SHORT: dict[str, object] = {"batch_size": 2, "batch_length": 4, "horizon": 2}
 UPDATES = WARM_UPS + 3
