@@ -602,8 +602,9 @@ class Agent:
         source = self._resolved(env)
         if not built:
             self._refuse_without_effect(source)
-        if specs is None or (self.config.protocol and isinstance(source, str)):
-            specs = spaces_of(source)  # a protocol decides on pictures and actions, too
+        decided = self.config.protocol or self.config.frames
+        if specs is None or (decided and isinstance(source, str)):
+            specs = spaces_of(source)  # they decide on pictures, and a protocol on actions, too
         if built:
             self._require_same_spaces(*specs)
         self.env = source if isinstance(source, str) else self.env
@@ -618,7 +619,7 @@ class Agent:
         """A string with every key written out, the settings' where it leaves them open."""
         if not isinstance(env, str):
             return env
-        fields = ("repeat", "render", "protocol")
+        fields = ("repeat", "render", "frames", "protocol")
         return envs.resolve(env, {name: getattr(self.config, name) for name in fields})
 
     def _refuse_without_effect(self, source: EnvLike) -> None:
@@ -627,7 +628,7 @@ class Agent:
         Raises:
             ConfigError: naming the field, and what to do instead.
         """
-        for name in ("repeat", "render", "protocol"):
+        for name in ("repeat", "render", "frames", "protocol"):
             value = self._overrides.get(name)
             if value is None or (name == "repeat" and value == 1):
                 continue

@@ -26,6 +26,7 @@ class AgentConfig:
     total_steps: int = 100_000  # environment steps including repeat; learn()'s default budget
     repeat: int = 1  # action repeat, where the environment string leaves it open
     render: str = "default"  # default|fast, where the environment string leaves it open
+    frames: int | None = None  # pictures in an observation, where the string leaves it open
     protocol: str | None = None  # settings by name, where the environment string leaves them open
     envs: int = 1  # environments collected from at a time
     parallel: bool = True  # several environments: a process for each; the rows are the same

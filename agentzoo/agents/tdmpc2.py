@@ -630,11 +630,11 @@ class TDMPC2(Agent):
     paper: ClassVar[str] = "Hansen et al. 2024, arXiv:2310.16828"
     presets: ClassVar[Mapping[str, Mapping[str, object]]] = {
         "dmc_state": {},
-        "dmc_pixels": {},
+        "dmc_pixels": {"frames": 3},
         "cpu": _CPU,
-        "cpu_pixels": {**_CPU, "batch_size": 64},
+        "cpu_pixels": {**_CPU, "batch_size": 64, "frames": 3},
         "debug": _DEBUG,
-        "debug_pixels": _DEBUG,
+        "debug_pixels": {**_DEBUG, "frames": 3},
     }
 
     def __init__(

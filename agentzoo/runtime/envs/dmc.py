@@ -6,6 +6,7 @@ danijar/dreamerv2 common/envs.py:DMC.
 
 import math
 import sys
+from collections import deque
 from importlib import import_module
 from typing import Any
 
@@ -94,6 +95,7 @@ def make(task: str, settings: Settings, render_mode: str | None) -> Env:
         fast=settings.get("render") == "fast",
         camera=int(settings.get("camera", default_camera(task))),
         size=int(settings.get("size", RENDER_SIZE)),
+        frames=int(settings.get("frames", 1)),
     )
 
 
@@ -105,6 +107,7 @@ SUITE = Suite(
         Key(name="render", default="default", allowed=("default", "fast"), applies=_has_pixels),
         Key(name="camera", kind=int, default=default_camera, least=0, applies=_has_pixels),
         Key(name="size", kind=int, default=64, least=1, applies=_has_pixels),
+        Key(name="frames", kind=int, default=None, least=1, most=9, applies=_has_pixels),
     ),
     canonical=canonical,
     make=make,
@@ -118,8 +121,9 @@ class DMC(gym.Env[dict[str, Any], Array]):
     """One task of the suite.
 
     Observations are a dict of `image` (size, size, 3) uint8, drawn once per decision, and `state`,
-    one float32 vector of everything the task observes, in its order. A time limit is a truncation;
-    termination is the task's own (discount 0).
+    one float32 vector of everything the task observes, in its order. With several frames, `image_1`
+    is the picture of one decision ago, and so on; at an episode's start all are the first. A time
+    limit is a truncation; termination is the task's own (discount 0).
     """
 
     render_mode = "rgb_array"
@@ -134,6 +138,7 @@ class DMC(gym.Env[dict[str, Any], Array]):
         camera: int = 0,
         size: int = 64,
         render_size: int = RENDER_SIZE,
+        frames: int = 1,
     ) -> None:
         """Load a task.
 
@@ -145,6 +150,7 @@ class DMC(gym.Env[dict[str, Any], Array]):
             camera: number of one of the task's cameras.
             size: pixels a side of the observed image.
             render_size: pixels a side of `render()`.
+            frames: pictures in an observation, of this decision and of those before.
 
         Raises:
             MissingExtraError: if dm_control is not installed.
@@ -157,6 +163,7 @@ class DMC(gym.Env[dict[str, Any], Array]):
         self._env.task._random = np.random.RandomState()
         self._image, self._state = obs != "state", obs != "pixels"
         self._repeat, self._open = repeat, False
+        self._frames: deque[Array] = deque(maxlen=frames)  # the newest one first
         self.size, self.render_size = size, render_size
         limit = float(self._env._step_limit)  # dm_control's, in control steps
         self.max_episode_steps = math.ceil(limit) if math.isfinite(limit) else None
@@ -171,7 +178,8 @@ class DMC(gym.Env[dict[str, Any], Array]):
     def _observation_space(self) -> gym.spaces.Dict:
         parts: dict[str, gym.Space[Any]] = {}
         if self._image:
-            parts["image"] = gym.spaces.Box(0, 255, (self.size, self.size, 3), np.uint8)
+            picture = gym.spaces.Box(0, 255, (self.size, self.size, 3), np.uint8)
+            parts |= {_frame_key(age): picture for age in range(self._frames.maxlen or 1)}
         if self._state:
             specs = self._env.observation_spec().values()
             length = sum(int(np.prod(tuple(spec.shape))) for spec in specs)
@@ -191,6 +199,7 @@ class DMC(gym.Env[dict[str, Any], Array]):
         if seed is not None:  # dm_control takes a seed at load only
             self._env.task._random = np.random.RandomState(seed)
         self._open = True
+        self._frames.clear()
         return self._observe(self._env.reset()), {}
 
     def step(self, action: Array) -> tuple[Arrays, float, bool, bool, dict[str, Any]]:
@@ -216,7 +225,10 @@ class DMC(gym.Env[dict[str, Any], Array]):
     def _observe(self, time_step: Any) -> Arrays:
         observation: Arrays = {}
         if self._image:
-            observation["image"] = self._painter.paint(self.size)
+            self._frames.appendleft(self._painter.paint(self.size))
+            while len(self._frames) < (self._frames.maxlen or 1):
+                self._frames.append(self._frames[0])
+            observation |= {_frame_key(age): frame for age, frame in enumerate(self._frames)}
         if self._state:
             parts = [np.ravel(part) for part in time_step.observation.values()]
             observation["state"] = np.concatenate(parts).astype(np.float32)
@@ -235,6 +247,11 @@ class DMC(gym.Env[dict[str, Any], Array]):
         self._painter.close()
         self._env.physics.free()
         self._open = False
+
+
+def _frame_key(age: int) -> str:
+    """The observation's key of a picture so many decisions ago."""
+    return f"image_{age}" if age else "image"
 
 
 class _Painter:

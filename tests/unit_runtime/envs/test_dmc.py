@@ -199,6 +199,26 @@ def test_learning_draws_a_decision_once(drawn: list[int], tmp_path: Path) -> Non
 
 
 @draws
+def test_earlier_pictures_stand_beside_the_newest() -> None:
+    env = make_env("dmc:pendulum-swingup?frames=3&size=16&render=fast")
+    keys = ["image", "image_1", "image_2"]
+    assert list(env.observation_space.spaces) == keys
+    seen, _ = env.reset(seed=0)
+    assert np.array_equal(seen["image"], seen["image_1"])
+    assert np.array_equal(seen["image"], seen["image_2"])
+    pictures = [seen["image"]] * 3
+    for _ in range(3):
+        seen, *_ = env.step(env.action_space.high)
+        pictures = [seen["image"], *pictures[:2]]
+        for key, picture in zip(keys, pictures, strict=True):
+            assert np.array_equal(seen[key], picture), key
+    assert not np.array_equal(seen["image"], seen["image_2"])
+    again, _ = env.reset(seed=0)
+    assert np.array_equal(again["image_2"], again["image"]), "nothing of the episode before"
+    env.close()
+
+
+@draws
 def test_default_pixels_are_dm_controls_own() -> None:
     env = make_env("dmc:cheetah-run")
     image = env.reset(seed=0)[0]["image"]

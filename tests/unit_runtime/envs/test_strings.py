@@ -43,6 +43,17 @@ WALKER = "dmc:walker-walk?camera=0&obs=pixels&render=default&repeat=2&size=64"
             {"render": "default"},
             "dmc:quadruped-run?camera=2&obs=both&render=fast&repeat=1&size=64",
         ),
+        (
+            "dmc:walker-walk?size=8",
+            {"frames": 3},
+            "dmc:walker-walk?camera=0&frames=3&obs=pixels&render=default&repeat=1&size=8",
+        ),
+        (
+            "dmc:walker-walk?frames=1&size=8",
+            {"frames": 3},
+            "dmc:walker-walk?camera=0&frames=1&obs=pixels&render=default&repeat=1&size=8",
+        ),
+        ("dmc:walker-walk?obs=state", {"frames": 3}, "dmc:walker-walk?obs=state&repeat=1"),
         ("dmc:walker-walk?obs=state", {"render": "fast"}, "dmc:walker-walk?obs=state&repeat=1"),
         ("dmc:walker-walk?obs=state&camera=1", {}, "dmc:walker-walk?obs=state&repeat=1"),
         ("dmc:cup-catch?obs=state", {}, "dmc:ball_in_cup-catch?obs=state&repeat=1"),
