@@ -48,12 +48,14 @@ class Zoomed(NamedTuple):
         map: (h, w), its map.
         score: S' of the map.
         is_central: whether the goal was near the middle of the view before.
+        window: the crop in the view before, in its pixels.
     """
 
     frame: Array
     map: Array
     score: float
     is_central: bool
+    window: Window
 
     def image(self, size: int) -> Array:
         """As the policy would see it: (size, size, 3) uint8."""
@@ -196,7 +198,8 @@ class EpisodeViews:
         looked = map_.shape if self.rules.jump_rule == "released" else coarse(map_).shape
         if picture is None:
             picture = resized(window.crop(frame), *map_.shape)
-        return Zoomed(picture, seen, score, is_central(region, gaussian_prior(*looked)))
+        central = is_central(region, gaussian_prior(*looked))
+        return Zoomed(picture, seen, score, central, window)
 
     def _late(self, pair: Closed) -> Late:
         between = self.rewards[pair.row + 1 : pair.row + pair.interval]

@@ -419,18 +419,14 @@ class LSImagineAlgorithm(nn.Module):
         if not (c.alpha or c.long_branch):
             return {**rows, **latents}, (), None
         episodes = dict(cast("dict[int, views.EpisodeViews]", state or {}))
-        jumps, scores = (
-            zoom.RunningStatistics(*buffer.tolist())
-            for buffer in (self.jump_statistics, self.score_statistics)
-        )
+        jumps, scores = self.statistics()
         kept = (*latents, MAP)
         added = {name: self._empty(name, len(envs)) for name in self.columns if name not in kept}
         late: list[DelayedValue] = []
         for i, env in enumerate(envs):
             if rows["is_first"][i]:
-                again = None if self.maps is None else self._map_of_frame
-                episodes[env] = views.EpisodeViews(self.rules, c.long_branch, again)
-            map_, frame = self._view(rows, i)
+                episodes[env] = self.new_episode()
+            map_, frame = self.view(rows, i)
             seen = episodes[env].look(
                 map_,
                 frame,
@@ -454,6 +450,16 @@ class LSImagineAlgorithm(nn.Module):
             buffer.copy_(torch.tensor([numbers.count, numbers.mean, numbers.squares]))
         return {**rows, **latents, **added}, late, episodes
 
+    def new_episode(self) -> views.EpisodeViews:
+        """The memory of an episode that begins."""
+        again = None if self.maps is None else self._map_of_frame
+        return views.EpisodeViews(self.rules, self.config.long_branch, again)
+
+    def statistics(self) -> tuple[zoom.RunningStatistics, zoom.RunningStatistics]:
+        """P_jump and S of all rows so far, copies."""
+        jumps, scores = self.jump_statistics.tolist(), self.score_statistics.tolist()
+        return zoom.RunningStatistics(*jumps), zoom.RunningStatistics(*scores)
+
     @property
     def rules(self) -> views.Rules:
         """When to jump, where to, and how long to wait."""
@@ -472,7 +478,7 @@ class LSImagineAlgorithm(nn.Module):
         spec = self.columns[name]
         return np.zeros((count, *spec.shape), spec.dtype)
 
-    def _view(self, rows: Transitions, i: int) -> tuple[np.ndarray, np.ndarray | None]:
+    def view(self, rows: Transitions, i: int) -> tuple[np.ndarray, np.ndarray | None]:
         """Row i's map (h, w) in [0, 1], the large one where there is one, and its frame."""
         if MASK in rows:
             map_ = check_map(rows[MASK][i] / 255.0, rows[MASK].shape[1:3])
@@ -906,7 +912,8 @@ class LSImagineAlgorithm(nn.Module):
         embeds, firsts = self.encoder(seen), seen["is_first"]
         actions = batch["prev_action"][:, 1:]
         later = acting.open_loop(self.rssm, state, actions, embeds, firsts, eps[:, 1:])
-        return self.decoder(torch.cat([self.rssm.feat(state).unsqueeze(1), later], 1))
+        shown = self.decoder(torch.cat([self.rssm.feat(state).unsqueeze(1), later], 1))
+        return {key: shown[key] for key in self.observed}
 
 
 INTRINSIC_COLUMNS = {"intrinsic": ColumnSpec()}

@@ -153,3 +153,35 @@ def scorer_of(
     found.slope = found.slope if slope is None else slope
     found.centre = found.centre if centre is None else centre
     return found
+
+
+@app.command()
+def film(
+    source: Annotated[str, typer.Argument(help="A run's folder, or a saved LSImagine's.")],
+    out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("film"),
+    seed: Annotated[int, typer.Option(help="Of the episode and of imagination.")] = 0,
+    rollouts: Annotated[int, typer.Option(min=1, help="Imagined ones to show.")] = 4,
+) -> None:
+    """Film an episode with map, zoom and jump marked, and draw what the agent imagines in it."""
+    from .. import LSImagine, load
+    from ..affordance import film as films
+
+    agent = load(source, device="cpu")
+    if not isinstance(agent, LSImagine):
+        raise ConfigError(f"{source} holds a {type(agent).__name__}, and only LSImagine zooms")
+    films.algorithm_of(agent)
+    out.mkdir(parents=True, exist_ok=True)
+    env = agent.open_environment()
+    try:
+        moments = films.play(agent, env, seed=seed)
+    finally:
+        env.close()
+    zoomed = sum(one.seen.zoomed is not None for one in moments)
+    found = films.imagine_rollouts(agent, moments, count=rollouts, seed=seed)
+    typer.echo(f"film:     {films.episode_film(moments, out / 'episode.mp4')}")
+    typer.echo(f"episode:  {films.episode_sheet(moments, out / 'episode.png')}")
+    typer.echo(f"imagined: {films.draw_rollouts(found, out / 'imagined.png')}")
+    typer.echo(
+        f"{len(moments)} decisions, {zoomed} zoomed; of {found.jumped.size} imagined moves "
+        f"{found.jumped.sum():.0f} were jumps"
+    )
