@@ -228,7 +228,7 @@ def _series(runs: Iterable[Sequence[Record]], key: str) -> list[Series]:
     return [(steps, returns) for steps, returns in arrays]
 
 
-def _shared(series: Sequence[Series]) -> tuple["Array", "Array"]:
+def shared_steps(series: Sequence[Series]) -> tuple["Array", "Array"]:
     """Runs on one axis: their steps joined, within what all of them reached; (n,) and (runs, n)."""
     first = max(steps[0] for steps, _ in series)
     last = min(steps[-1] for steps, _ in series)
@@ -242,7 +242,7 @@ def _draw(
 ) -> None:
     if not series:
         return
-    steps, returns = _shared(series) if len(series) > 1 else (series[0][0], series[0][1][None])
+    steps, returns = shared_steps(series) if len(series) > 1 else (series[0][0], series[0][1][None])
     if len(series) > 1:
         axes.fill_between(steps, returns.min(0), returns.max(0), color=color, alpha=0.2, lw=0)
         label = f"{label}: mean and range of {len(series)} runs"

@@ -21,7 +21,7 @@ from agentzoo.agents.dreamer_v3 import (
     DreamerV3Config,
     replay_value_loss,
 )
-from agentzoo.algorithm import Algorithm, Batch, Metrics, NoiseSource
+from agentzoo.algorithm import Batch, Metrics, NoiseSource
 from agentzoo.blocks import acting as acting_block
 from agentzoo.blocks.distributions import gumbel, symlog
 from agentzoo.blocks.heads import TwoHotPrediction
@@ -38,84 +38,41 @@ from agentzoo.runtime.spec import ActionSpec, ObsSpec
 from agentzoo.train.callbacks import Callback
 from agentzoo.train.loop import Training
 from agentzoo.train.schedule import ByRatio
+from tests.agents import builders
+from tests.agents.builders import (
+    CHOICE,
+    STATE,
+    ShapesOfNoise,
+    acting,
+    box,
+    discrete,
+    image,
+    random_noise,
+    vectors,
+)
 from tests.agents.contract import Keep
 
-TINY: Mapping[str, object] = {**DreamerV3.presets["debug"], "imag_last": None, "horizon": 4}
-
-
-def image(side: int = 64, channels: int = 3) -> dict[str, ObsSpec]:
-    shape = (side, side, channels)
-    return {"image": ObsSpec(kind="image", shape=shape, source=shape)}
-
-
-def vectors(**sizes: int) -> dict[str, ObsSpec]:
-    return {k: ObsSpec(kind="vector", shape=(n,), source=(n,)) for k, n in sizes.items()}
-
-
-def box(A: int = 2) -> ActionSpec:
-    return ActionSpec(
-        kind="box", size=A, shape=(A,), dtype="float32", low=(-1.0,) * A, high=(1.0,) * A
-    )
-
-
-def discrete(*nvec: int) -> ActionSpec:
-    shape = () if len(nvec) == 1 else (len(nvec),)
-    kind = "discrete" if len(nvec) == 1 else "multidiscrete"
-    return ActionSpec(
-        kind=kind, size=sum(nvec), shape=shape, dtype="int64", nvec=nvec, start=(0,) * len(nvec)
-    )
-
-
-STATE = vectors(state=5)
-CHOICE = {"choice": ObsSpec(kind="onehot", shape=(3,), source=(), nvec=(3,), start=(0,))}
+TINY = builders.TINY[DreamerV3]
 
 
 def build(
     obs: Mapping[str, ObsSpec] = STATE, action: ActionSpec | None = None, **overrides: object
 ) -> DreamerV3Algorithm:
-    torch.manual_seed(0)
-    config = configure(DreamerV3Config, TINY, overrides)
-    algorithm = DreamerV3Algorithm(obs, action or box(), config)
-    for head in (algorithm.reward, algorithm.value, algorithm.slow_value):
-        torch.nn.init.normal_(head.net.out.weight, std=0.05)  # type: ignore
-    return algorithm
-
-
-def random_obs(obs: Mapping[str, ObsSpec], *lead: int) -> dict[str, Tensor]:
-    found = {}
-    for key, spec in obs.items():
-        if spec.kind == "image":
-            found[key] = torch.randint(0, 256, (*lead, *spec.shape), dtype=torch.uint8)
-        elif spec.kind == "vector":
-            found[key] = 3 * torch.randn(*lead, *spec.shape)
-        else:
-            found[key] = F.one_hot(torch.randint(0, spec.shape[0], lead), spec.shape[0]).float()
-    return found
+    return builders.build(DreamerV3, obs, action, **overrides)
 
 
 def random_batch(
     algorithm: DreamerV3Algorithm, obs: Mapping[str, ObsSpec] = STATE, seed: int = 1
 ) -> Batch:
     """Sequences with an episode's end inside: by termination in row 0, by time in row 1."""
-    torch.manual_seed(seed)
-    c, sizes = algorithm.config, algorithm.config.sizes
-    lead = c.batch_size, c.batch_length
-    flags = {k: torch.zeros(lead, dtype=torch.bool) for k in ("is_first", "is_last", "is_terminal")}
+    batch = builders.random_batch(algorithm, obs, seed)
+    c, lead = algorithm.config, batch["reward"].shape
+    names = ("is_first", "is_last", "is_terminal")
+    flags = {name: torch.zeros(lead, dtype=torch.bool) for name in names}
     flags["is_last"][0, 4] = flags["is_terminal"][0, 4] = flags["is_first"][0, 5] = True
     flags["is_last"][1, 5] = flags["is_first"][1, 6] = True
-    return random_obs(obs, *lead) | flags | {
-        "prev_action": torch.rand(*lead, algorithm.action.size) * 2 - 1,
-        "reward": 2 * torch.randn(lead),
-        "deter": (torch.rand(*lead, sizes.deter) * 2 - 1).half(),
-        "stoch": torch.randint(0, sizes.classes, (*lead, c.stoch), dtype=torch.uint8),
-    }  # fmt: skip
-
-
-def random_noise(algorithm: DreamerV3Algorithm, B: int) -> dict[str, Tensor]:
-    return {
-        name: (torch.randn if spec.kind == "normal" else torch.rand)(B, *spec.shape)
-        for name, spec in algorithm.noise_spec.items()
-    }
+    stoch = torch.randint(0, c.sizes.classes, (*lead, c.stoch), dtype=torch.uint8)
+    return batch | flags | {"reward": 2 * batch["reward"], "stoch": stoch}
 
 
 # -- sizes and schedule --------------------------------------------------------------------------
@@ -289,18 +246,6 @@ def test_fractions_of_an_update_are_owed_and_never_lost() -> None:
     assert late.due(500, 0) == 1
 
 
-class MetaNoise(NoiseSource):
-    """Shapes without numbers."""
-
-    def __init__(self) -> None:
-        self.device = torch.device("meta")
-
-    def normal(self, *shape: int) -> Tensor:
-        return torch.empty(shape, device="meta")
-
-    uniform = normal
-
-
 def test_shapes_at_paper_size() -> None:
     with torch.device("meta"):
         algorithm = DreamerV3Algorithm(image(), discrete(17), DreamerV3Config(size="1m"))
@@ -314,16 +259,12 @@ def test_shapes_at_paper_size() -> None:
         } | {k: torch.empty(16, 65, dtype=torch.bool) for k in flags}
     batch = {name: column[:, 1:] for name, column in rows.items()}
     prev = algorithm.stored(rows)
-    post, feat, losses, _ = algorithm.model_losses(prev, batch, MetaNoise())
+    post, feat, losses, _ = algorithm.model_losses(prev, batch, ShapesOfNoise())
     assert post.deter.shape == (16, 64, 512)
     assert post.stoch.shape == (16, 64, 32 * 4)
     assert {loss.shape for loss in losses.values()} == {(16, 64)}
     assert set(losses) == {"rec_image", "reward", "cont", "dyn", "rep"}
-    seen: list[torch.Size] = []
-    algorithm.actor.net.norms[-1].register_forward_hook(lambda _m, _a, out: seen.append(out.shape))
-    behavior, ret, _ = algorithm.behavior_losses(post, MetaNoise())
-    # one state at a time while acting, all at once to learn from
-    assert seen == [*[(1024, 64)] * 15, (1024, 15, 64)]
+    behavior, ret, _ = algorithm.behavior_losses(post, ShapesOfNoise())
     assert {name: loss.shape for name, loss in behavior.items()} == {
         "policy": (16, 64),
         "value": (16, 64),
@@ -450,8 +391,8 @@ def reference_losses(
         )
         losses["dyn"] += torch.clamp(kl(sg_q, p).sum(-1), min=c.free_nats).mean() / T
         losses["rep"] += torch.clamp(kl(q, sg_p).sum(-1), min=c.free_nats).mean() / T
-        (out,) = a.decoder._raw_vectors(feats[-1][:, None]).values()
-        losses["rec_state"] += (out[:, 0] - symlog(row["state"])).square().sum(-1).mean() / T
+        out = symlog(a.decoder(feats[-1][:, None])["state"][:, 0])
+        losses["rec_state"] += (out - symlog(row["state"])).square().sum(-1).mean() / T
         losses["reward"] += cross_entropy(a.reward(feats[-1]), row["reward"]).mean() / T
         label, prob = gamma * (1 - row["is_terminal"].float()), torch.sigmoid(a.cont(feats[-1]))
         bce = -(label * prob.log() + (1 - label) * (1 - prob).log())
@@ -619,30 +560,6 @@ def test_the_first_update_has_no_learning_rate() -> None:
     assert not all(torch.equal(p, b) for p, b in zip(trained, before, strict=True))
 
 
-def test_same_noise_same_update() -> None:
-    first, second = build(), build()
-    for i in range(2):
-        a, x = first.update(random_batch(first), NoiseSource(i))
-        b, y = second.update(random_batch(second), NoiseSource(i))
-        assert a == b
-        assert all(torch.equal(x[k], y[k]) for k in x)
-    for p, q in zip(first.parameters(), second.parameters(), strict=True):
-        assert torch.equal(p, q)
-
-
-def test_bf16_computes_close_to_fp32_and_keeps_states_and_losses_float32() -> None:
-    half, full = build(precision="bf16"), build()
-    batch = random_batch(full)
-    a, x = half.update(batch, NoiseSource(0))
-    b, _ = full.update(batch, NoiseSource(0))
-    for name in ("loss/rec_state", "loss/reward", "loss/repval"):
-        assert a[name].dtype is torch.float32
-        assert a[name] != b[name]
-        assert_close(a[name], b[name], rtol=0.05, atol=0.05)
-    assert x["deter"].dtype is torch.float16
-    assert all(p.dtype is torch.float32 for p in half.parameters())
-
-
 @pytest.mark.slow
 def test_a_model_learns_a_constant_world() -> None:
     torch.manual_seed(0)
@@ -726,73 +643,6 @@ def test_what_replay_gives_is_what_update_takes(tmp_path: Path) -> None:
 # -- acting --------------------------------------------------------------------------------------
 
 
-def acting(B: int, is_first: bool = False) -> dict[str, Tensor]:
-    return random_obs(STATE, B) | {"is_first": torch.full((B,), is_first)}
-
-
-def test_satisfies_the_protocol() -> None:
-    algorithm = build()
-    assert isinstance(algorithm, Algorithm)
-    for name, value in algorithm.initial(3).items():
-        assert value.shape == (3, *algorithm.carry_spec[name].shape)
-        assert not value.any()
-
-
-def test_first_step_of_an_episode_forgets_everything() -> None:
-    algorithm = build()
-    noise, obs, no = random_noise(algorithm, 3), acting(3, True), torch.zeros(3, dtype=torch.bool)
-    used = {k: torch.randn_like(v) for k, v in algorithm.initial(3).items()}
-    after, action = algorithm.step(used, obs, noise, no)
-    fresh, expected = algorithm.step(algorithm.initial(3), obs, noise, no)
-    assert torch.equal(action, expected)
-    assert all(torch.equal(after[k], fresh[k]) for k in fresh)
-    later, _ = algorithm.step(used, obs | {"is_first": no}, noise, no)
-    assert not torch.equal(later["deter"], fresh["deter"])
-
-
-@pytest.mark.parametrize("action", [box(), discrete(3, 2)], ids=["box", "multidiscrete"])
-def test_a_batch_acts_as_its_rows(action: ActionSpec) -> None:
-    algorithm = build(action=action)
-    noise, obs = random_noise(algorithm, 4), acting(4)
-    obs["is_first"][2] = True
-    carry, _ = algorithm.step(algorithm.initial(4), obs, noise, torch.zeros(4, dtype=torch.bool))
-    deterministic = torch.tensor([True, False, True, False])
-    together, act = algorithm.step(carry, obs, noise, deterministic)
-    margin = algorithm.margin(carry, obs, noise, deterministic)
-    for i in range(4):
-        row = slice(i, i + 1)
-        parts = [{k: v[row] for k, v in part.items()} for part in (carry, obs, noise)]
-        alone, one = algorithm.step(*parts, deterministic[row])  # type: ignore
-        assert_close(one, act[row])
-        assert_close(algorithm.margin(*parts, deterministic[row]), margin[row])  # type: ignore
-        for k in alone:
-            assert_close(alone[k], together[k][row])
-
-
-def test_acting_filters_as_learning_does() -> None:
-    algorithm = build()
-    batch, noise = random_batch(algorithm), random_noise(algorithm, 4)
-    batch["is_first"][:, 0] = True
-    T = algorithm.config.batch_length
-    eps = torch.rand(4, T, *algorithm.latent.noise_shape)
-    post = algorithm.rssm.observe(
-        algorithm.rssm.initial(4),
-        batch["prev_action"],
-        algorithm.encoder(batch),
-        batch["is_first"],
-        eps,
-    )
-    carry = algorithm.initial(4)
-    for t in range(T):
-        obs = {k: batch[k][:, t] for k in ("state", "is_first")}
-        carry["prev_action"] = batch["prev_action"][:, t]
-        carry, _ = algorithm.step(
-            carry, obs, noise | {"latent": eps[:, t]}, torch.zeros(4, dtype=torch.bool)
-        )
-        assert_close(carry["deter"], post.deter[:, t], rtol=1e-4, atol=1e-5)
-        assert_close(carry["stoch"], post.stoch[:, t])
-
-
 def test_the_environment_clips_what_the_policy_says() -> None:
     algorithm = build()
     carry = algorithm.initial(1) | {"prev_action": torch.tensor([[1.7, -0.2]])}
@@ -805,7 +655,7 @@ def test_the_environment_clips_what_the_policy_says() -> None:
 
 def test_the_margin_counts_the_latents_choices() -> None:
     algorithm = build()
-    noise, obs = random_noise(algorithm, 2), acting(2)
+    noise, obs = random_noise(algorithm, 2), acting(STATE, 2)
     carry = algorithm.initial(2)
     embed, first = algorithm.encoder(obs), obs["is_first"]
     state = acting_block.filter_step(algorithm.rssm, carry, embed, first, noise["latent"])
@@ -825,61 +675,6 @@ def test_the_published_protocol_samples_actions() -> None:
 # -- every kind of world -------------------------------------------------------------------------
 
 BOTH = image() | STATE | CHOICE
-
-
-@pytest.mark.parametrize(
-    ("obs", "action", "parts"),
-    [
-        (STATE, box(1), {"state"}),
-        (STATE | CHOICE, discrete(1), {"state", "choice"}),
-        (BOTH, discrete(3, 2), {"image", "state", "choice"}),
-        (image(48, 1), box(2), {"image"}),
-    ],
-    ids=["state-box", "one-action", "both-multidiscrete", "image-box"],
-)
-def test_constructs_acts_and_learns(
-    obs: Mapping[str, ObsSpec], action: ActionSpec, parts: set[str]
-) -> None:
-    algorithm = build(obs, action, batch_size=2, batch_length=7, warmup=0)
-    seen = random_obs(obs, 3) | {"is_first": torch.tensor([True, False, False])}
-    noise = random_noise(algorithm, 3)
-    carry, act = algorithm.step(
-        algorithm.initial(3), seen, noise, torch.tensor([True, False, True])
-    )
-    assert act.shape == (3, *action.shape)
-    assert carry["prev_action"].shape == (3, action.size)
-    if action.kind != "box":
-        assert set(carry["prev_action"].flatten().tolist()) <= {0.0, 1.0}
-    for i in range(2):
-        metrics, _ = algorithm.update(random_batch(algorithm, obs, i), NoiseSource(i))
-    assert {f"loss/rec_{key}" for key in parts} <= set(metrics)
-    for name, value in metrics.items():
-        assert value.shape == (), name
-        assert torch.isfinite(value), name
-        assert not value.requires_grad, name
-    assert all(torch.isfinite(p).all() for p in algorithm.parameters())
-
-
-def test_the_open_loop_reconstructs_then_imagines() -> None:
-    algorithm = build(BOTH, box(2))
-    batch = random_batch(algorithm, BOTH)
-    B, T = batch["reward"].shape
-    shown = algorithm.open_loop(batch, NoiseSource(0), context=3)
-    assert {k: tuple(v.shape) for k, v in shown.items()} == {
-        "image": (B, T, 64, 64, 3),
-        "state": (B, T, 5),
-        "choice": (B, T, 3),
-    }
-    changed = {**batch, **{k: torch.zeros_like(batch[k]) for k in BOTH}}
-    for k in BOTH:
-        changed[k][:, :3] = batch[k][:, :3]
-    same = algorithm.open_loop(changed, NoiseSource(0), context=3)
-    assert torch.equal(shown["state"], same["state"])  # what came later is not looked at
-    changed["prev_action"] = batch["prev_action"].clone()
-    changed["prev_action"][:, 5] = -changed["prev_action"][:, 5]
-    other = algorithm.open_loop(changed, NoiseSource(0), context=3)
-    assert torch.equal(shown["state"][:, :5], other["state"][:, :5])
-    assert not torch.equal(shown["state"][:, 5], other["state"][:, 5])
 
 
 class World(gym.Env[np.ndarray, np.int64]):
@@ -1032,37 +827,3 @@ def test_default_preset_follows_suite_and_observations() -> None:
     assert DreamerV3.default_preset("atari", image()) == "atari"
     assert DreamerV3.default_preset("gym", STATE) == "state"
     assert DreamerV3.default_preset("", BOTH) == "pixels"
-
-
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"size": "13m"}, r"size='13m' is not known"),
-        ({"batch_length": 2}, r"batch_length=2 has to be at least 3: a context row and two"),
-        ({"horizon": 0}, "horizon=0 has to be at least 1"),
-        ({"imag_last": 1}, "imag_last=1 has to be at least 2"),
-        ({"train_ratio": 0}, "train_ratio=0 never learns; the paper's are 32 to 1024"),
-        ({"train_ratio": -1.0}, r"train_ratio=-1.0 has to be 0 or more"),
-        ({"updates": 5}, r"updates=5 have no effect here.*set train_ratio"),
-        ({"deter": 20}, "deter=20 has to be a multiple of blocks=8"),
-        ({"classes": 300}, "classes=300 has to be 1 to 256"),
-    ],
-)
-def test_senseless_settings_are_refused(fields: dict, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        DreamerV3Config(**fields)
-
-
-def test_optimizer_and_scale_survive_a_round_trip() -> None:
-    straight = build()
-    straight.update(random_batch(straight), NoiseSource(0))
-    resumed = build()
-    resumed.load_state_dict(straight.state_dict())
-    resumed.optimizers()["optimizer"].load_state_dict(
-        straight.optimizers()["optimizer"].state_dict()
-    )
-    a, _ = straight.update(random_batch(straight), NoiseSource(1))
-    b, _ = resumed.update(random_batch(resumed), NoiseSource(1))
-    assert a == b
-    for p, q in zip(straight.parameters(), resumed.parameters(), strict=True):
-        assert torch.equal(p, q)

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from agentzoo.agents.planet import PlaNet, PlaNetAlgorithm, PlaNetConfig
-from agentzoo.algorithm import Algorithm, Batch, Carry, Noise, NoiseSource
+from agentzoo.algorithm import Batch, Carry, Noise, NoiseSource
 from agentzoo.blocks.kl import free_nats_per_step
 from agentzoo.blocks.latents import GaussianLatent
 from agentzoo.blocks.rssm import State
@@ -25,39 +25,33 @@ from agentzoo.runtime import load_policy, verify
 from agentzoo.runtime.envs import resolve
 from agentzoo.runtime.errors import ConfigError, SpaceError
 from agentzoo.runtime.evaluation.rollout import evaluate_random
-from agentzoo.runtime.policy.noise import draw, with_plan_axes
+from agentzoo.runtime.policy.noise import with_plan_axes
 from agentzoo.runtime.policy.planners import PlanStep
 from agentzoo.runtime.policy.policy import Policy
 from agentzoo.runtime.spec import ActionSpec, CEMSpec, ObsSpec, PolicySpec
 from agentzoo.torch_step import TorchModel, TorchStep
+from tests.agents.builders import (
+    BOTH,
+    STATE,
+    TINY,
+    acting,
+    box,
+    image,
+    random_batch,
+    random_noise,
+    random_obs,
+)
+from tests.agents.builders import build as build_any
 from tests.agents.fake_envs import Steer
 
-IMAGE = {"image": ObsSpec(kind="image", shape=(64, 64, 3), source=(64, 64, 3))}
-STATE = {"state": ObsSpec(kind="vector", shape=(5,), source=(5,))}
-BOTH = {**IMAGE, **STATE, "depth": ObsSpec(kind="image", shape=(64, 64, 1), source=(64, 64, 1))}
-TINY: Mapping[str, object] = {
-    **PlaNet.presets["debug"],
-    "depth": 2,
-    "deter": 8,
-    "stoch": 3,
-    "hidden": 7,
-    "units": 9,
-}
+IMAGE = image()
 NO, YES = torch.zeros(4, dtype=torch.bool), torch.ones(4, dtype=torch.bool)
-
-
-def box(A: int = 2) -> ActionSpec:
-    return ActionSpec(
-        kind="box", size=A, shape=(A,), dtype="float32", low=(-1.0,) * A, high=(1.0,) * A
-    )
 
 
 def build(
     obs: Mapping[str, ObsSpec] = STATE, action: ActionSpec | None = None, **overrides: object
 ) -> PlaNetAlgorithm:
-    torch.manual_seed(0)
-    config = configure(PlaNetConfig, TINY, overrides)
-    return PlaNetAlgorithm(obs, action or box(), config)
+    return build_any(PlaNet, obs, action, **overrides)
 
 
 def policy_spec(algorithm: PlaNetAlgorithm, obs: Mapping[str, ObsSpec]) -> PolicySpec:
@@ -71,36 +65,6 @@ def policy_spec(algorithm: PlaNetAlgorithm, obs: Mapping[str, ObsSpec]) -> Polic
         noise=noise,
         plan=algorithm.plan_spec,
     )
-
-
-def random_obs(obs: Mapping[str, ObsSpec], *lead: int) -> dict[str, Tensor]:
-    return {
-        key: torch.randint(0, 256, (*lead, *spec.shape), dtype=torch.uint8)
-        if spec.kind == "image"
-        else torch.randn(*lead, *spec.shape)
-        for key, spec in obs.items()
-    }
-
-
-def random_batch(algorithm: PlaNetAlgorithm, obs: Mapping[str, ObsSpec] = STATE) -> Batch:
-    torch.manual_seed(1)
-    lead = algorithm.config.batch_size, algorithm.config.batch_length
-    flags = ("is_first", "is_last", "is_terminal")
-    batch = {name: torch.zeros(lead, dtype=torch.bool) for name in flags}
-    batch["prev_action"] = torch.rand(*lead, algorithm.action.size) * 2 - 1
-    return batch | random_obs(obs, *lead) | {"reward": torch.randn(lead)}
-
-
-def random_noise(algorithm: PlaNetAlgorithm, B: int, seed: int = 0) -> dict[str, Tensor]:
-    """The noise of a decision of B rows, exploration included."""
-    rows = [(seed, row, 0) for row in range(B)]
-    specs = with_plan_axes(algorithm.noise_spec, algorithm.plan_spec)
-    noise = {name: torch.from_numpy(x) for name, x in draw(specs, rows).items()}
-    return noise | {"explore": torch.randn(B, algorithm.action.size)}
-
-
-def acting(obs: Mapping[str, ObsSpec], B: int = 4, is_first: bool = False) -> dict[str, Tensor]:
-    return random_obs(obs, B) | {"is_first": torch.full((B,), is_first)}
 
 
 # -- sizes, schedule, constants ------------------------------------------------------------------
@@ -340,35 +304,7 @@ def test_overshooting_teaches_the_prior_and_leaves_the_posterior_alone() -> None
     assert all(grad is None for grad in grads)
 
 
-def test_the_model_learns_a_constant_world() -> None:
-    algorithm = build(model_lr=1e-2, batch_size=4, batch_length=6)
-    batch = random_batch(algorithm)
-    batch["state"], batch["reward"] = torch.ones(4, 6, 5), torch.full((4, 6), 0.7)
-    losses = [algorithm.update(batch, NoiseSource(i))[0] for i in range(120)]
-    assert losses[-1]["loss/reward"].item() == pytest.approx(0.9189385332, abs=0.02)
-    assert losses[-1]["loss/vector"] < losses[0]["loss/vector"] - 10
-
-
-def test_bf16_computes_close_to_fp32_and_keeps_states_and_losses_float32() -> None:
-    half, full = build(precision="bf16"), build()
-    batch = random_batch(full)
-    a, _ = half.update(batch, NoiseSource(0))
-    b, _ = full.update(batch, NoiseSource(0))
-    assert a["loss/model"].dtype is torch.float32
-    assert a["loss/model"] != b["loss/model"]
-    assert_close(a["loss/model"], b["loss/model"], rtol=0.05, atol=0.05)
-    assert all(p.dtype is torch.float32 for p in half.parameters())
-
-
 # -- acting --------------------------------------------------------------------------------------
-
-
-def test_satisfies_the_protocol() -> None:
-    algorithm = build()
-    assert isinstance(algorithm, Algorithm)
-    for name, value in algorithm.initial(3).items():
-        assert value.shape == (3, *algorithm.carry_spec[name].shape)
-        assert not value.any()
 
 
 def test_shapes_of_a_decision_at_paper_settings() -> None:
@@ -412,34 +348,8 @@ def test_returns_are_the_sums_of_imagined_rewards() -> None:
             assert returns[b, j].item() == pytest.approx(total, abs=1e-5)
 
 
-def test_first_step_of_an_episode_forgets_everything() -> None:
-    algorithm = build()
-    noise, obs = random_noise(algorithm, 4), acting(STATE, is_first=True)
-    used = {k: torch.randn_like(v) for k, v in algorithm.initial(4).items()}
-    after, action = algorithm.step(used, obs, noise, NO)
-    fresh, expected = algorithm.step(algorithm.initial(4), obs, noise, NO)
-    assert torch.equal(action, expected)
-    assert all(torch.equal(after[k], fresh[k]) for k in fresh)
-
-
-@pytest.mark.parametrize("dynamics", ["rssm", "stochastic", "deterministic"])
-def test_a_batch_plans_as_its_rows(dynamics: str) -> None:
-    algorithm = build(dynamics=dynamics)
-    noise, obs = random_noise(algorithm, 4), acting(STATE)
-    obs["is_first"][2] = True
-    carry = {k: torch.randn_like(v) for k, v in algorithm.initial(4).items()}
-    together, action = algorithm.step(carry, obs, noise, NO)
-    for i in range(4):
-        row = slice(i, i + 1)
-        parts = [{k: v[row] for k, v in part.items()} for part in (carry, obs, noise)]
-        alone, one = algorithm.step(*parts, NO[row])
-        assert_close(one, action[row], atol=1e-5, rtol=0)
-        for k in alone:
-            assert_close(alone[k], together[k][row], atol=1e-5, rtol=0)
-
-
 def test_an_action_is_planned_and_fed_back_whatever_deterministic_says() -> None:
-    algorithm, obs = build(), acting(STATE)
+    algorithm, obs = build(), acting(STATE, 4)
     noise = random_noise(algorithm, 4)
     carry, action = algorithm.step(algorithm.initial(4), obs, noise, NO)
     _, same = algorithm.step(algorithm.initial(4), obs, noise, YES)
@@ -451,61 +361,13 @@ def test_an_action_is_planned_and_fed_back_whatever_deterministic_says() -> None
 
 def test_without_iterations_the_action_is_zero() -> None:
     algorithm = build(iterations=0)
-    _, action = algorithm.step(algorithm.initial(4), acting(STATE), random_noise(algorithm, 4), NO)
+    _, action = algorithm.step(
+        algorithm.initial(4), acting(STATE, 4), random_noise(algorithm, 4), NO
+    )
     assert not action.any()
 
 
-def test_exploring_adds_clipped_noise_and_remembers_the_result() -> None:
-    algorithm = build()
-    carry = algorithm.initial(2) | {"prev_action": torch.tensor([[0.5, 0.9], [0.0, -0.9]])}
-    noise = {"explore": torch.tensor([[1.0, 1.0], [-0.5, -2.0]])}
-    explored, action = algorithm.explore(carry, noise, 10**9, 10**9)
-    assert_close(action, torch.tensor([[0.8, 1.0], [-0.15, -1.0]]))
-    assert_close(explored["prev_action"], action)
-    assert explored["deter"] is carry["deter"]
-
-
-def test_acting_filters_as_learning_does() -> None:
-    algorithm = build()
-    batch, T = random_batch(algorithm), algorithm.config.batch_length
-    batch["is_first"][:, 0] = True
-    eps, embeds = torch.randn(4, T, 3), algorithm.encoder(batch)
-    start = algorithm.rssm.initial(4)
-    post = algorithm.rssm.observe(start, batch["prev_action"], embeds, batch["is_first"], eps)
-    carry = algorithm.initial(4)
-    for t in range(T):
-        obs = {"state": batch["state"][:, t], "is_first": batch["is_first"][:, t]}
-        carry["prev_action"] = batch["prev_action"][:, t]
-        carry = algorithm.observe(carry, obs, {"latent": eps[:, t]})
-        assert_close(carry["deter"], post.deter[:, t])
-        assert_close(carry["stoch"], post.stoch[:, t])
-
-
 # -- every kind of world, and serving ------------------------------------------------------------
-
-
-@pytest.mark.parametrize("dynamics", ["rssm", "stochastic", "deterministic"])
-@pytest.mark.parametrize(
-    ("obs", "action", "parts"),
-    [(STATE, box(1), {"loss/vector"}), (BOTH, box(2), {"loss/vector", "loss/image"})],
-    ids=["state", "both"],
-)
-def test_constructs_acts_and_learns(
-    obs: Mapping[str, ObsSpec], action: ActionSpec, parts: set[str], dynamics: str
-) -> None:
-    algorithm = build(obs, action, dynamics=dynamics, batch_size=2, batch_length=4)
-    noise = random_noise(algorithm, 4)
-    carry, act = algorithm.step(algorithm.initial(4), acting(obs), noise, NO)
-    carry, act = algorithm.explore(carry, noise, 0, 10**9)
-    assert act.shape == (4, *action.shape)
-    for i in range(2):
-        metrics, _ = algorithm.update(random_batch(algorithm, obs), NoiseSource(i))
-    reported = {name for name in metrics if name.startswith("loss/")}
-    assert reported == {"loss/model", "loss/reward", "loss/kl"} | parts
-    for name, value in metrics.items():
-        assert value.shape == (), name
-        assert torch.isfinite(value), name
-        assert not value.requires_grad, name
 
 
 @pytest.mark.parametrize(
@@ -545,7 +407,9 @@ class Known(PlaNetAlgorithm):
 
 
 def test_given_the_same_returns_torch_and_the_runtime_plan_the_same() -> None:
-    config = configure(PlaNetConfig, TINY, {"candidates": 300, "elites": 30, "iterations": 6})
+    config = configure(
+        PlaNetConfig, TINY[PlaNet], {"candidates": 300, "elites": 30, "iterations": 6}
+    )
     torch.manual_seed(0)
     algorithm = Known(STATE, box(), config)
     spec = policy_spec(algorithm, STATE)
@@ -558,31 +422,7 @@ def test_given_the_same_returns_torch_and_the_runtime_plan_the_same() -> None:
         np.testing.assert_allclose(action, [1, 0], atol=0.2)
 
 
-def test_the_open_loop_reconstructs_then_imagines() -> None:
-    algorithm = build(BOTH, batch_size=2, batch_length=6)
-    batch = random_batch(algorithm, BOTH)
-    shown = algorithm.open_loop(batch, NoiseSource(0), context=3)
-    assert {k: tuple(v.shape) for k, v in shown.items()} == {
-        "image": (2, 6, 64, 64, 3),
-        "depth": (2, 6, 64, 64, 1),
-        "state": (2, 6, 5),
-    }
-    assert 0 <= shown["image"].min() <= shown["image"].max() <= 1
-    changed = {**batch, **{k: torch.zeros_like(batch[k]) for k in BOTH}}
-    for k in BOTH:
-        changed[k][:, :3] = batch[k][:, :3]
-    same = algorithm.open_loop(changed, NoiseSource(0), context=3)
-    assert torch.equal(shown["state"], same["state"])  # what came later is not looked at
-
-
 # -- settings ------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("preset", sorted(PlaNet.presets))
-def test_presets_are_settings(preset: str) -> None:
-    config = configure(PlaNetConfig, PlaNet.presets[preset])
-    assert config.update_every == 0
-    assert config.plan.candidates >= config.plan.elites
 
 
 @pytest.mark.parametrize(
@@ -629,23 +469,6 @@ def test_a_repeat_of_the_users_own_wins() -> None:
 def test_default_preset_follows_the_observations() -> None:
     assert PlaNet.default_preset("dmc", BOTH) == "dmc_vision"
     assert PlaNet.default_preset("dmc", STATE) == "dmc_state"
-
-
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"candidates": 0}, "candidates is 0, expected at least 1"),
-        ({"elites": 2000}, "keeps 2000 elites of 1000 candidates"),
-        ({"horizon": 0}, "horizon is 0"),
-        ({"iterations": -1}, "iterations is -1, expected at least 0"),
-        ({"dynamics": "rsm"}, "dynamics='rsm' is not known; did you mean \"rssm\""),
-        ({"image_bits": 9}, "image_bits=9 has to be from 1 to 8"),
-        ({"overshooting": 50}, "overshooting=50 has to be at least 0 and below the batch_length"),
-    ],
-)
-def test_senseless_settings_are_refused(fields: dict, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        PlaNetConfig(**fields)
 
 
 def test_a_planner_that_draws_more_than_fits_is_refused() -> None:

@@ -91,7 +91,7 @@ def test_seeds_become_a_mean_in_a_band(tmp_path: Path, drawn: list[Figure]) -> N
 
 def test_seeds_are_compared_where_all_of_them_went(tmp_path: Path) -> None:
     series = [(np.array([0.0, 10.0]), np.array([0.0, 10.0])), (np.array([5.0]), np.array([1.0]))]
-    steps, returns = report._shared(series)
+    steps, returns = report.shared_steps(series)
     assert steps.tolist() == [5.0]
     assert returns.tolist() == [[5.0], [1.0]]
 

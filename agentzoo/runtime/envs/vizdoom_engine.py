@@ -61,7 +61,7 @@ class Engine:
         (self.folder / STARTING).write_text(json.dumps(sorted(_memory())))
         with chdir(self.folder):  # where the engine puts its settings
             game.init()
-        found = {"instance": game.get_instance_id(), "process": _process_in(self.folder)}
+        found = {"instance": game.get_instance_id(), "process": process_in(self.folder)}
         (self.folder / ENGINE).write_text(json.dumps(found))
 
     def close(self) -> None:
@@ -95,7 +95,7 @@ def _is_left(folder: Path) -> bool:
 
 def _remove(folder: Path) -> None:
     """End what runs in an engine's folder, then remove its shared memory and the folder."""
-    process = _process_in(folder)
+    process = process_in(folder)
     if process is not None:
         with suppress(ProcessLookupError):
             os.kill(process, signal.SIGKILL)
@@ -132,7 +132,7 @@ def _is_mapped(name: str) -> bool:
     return False
 
 
-def _process_in(folder: Path) -> int | None:
+def process_in(folder: Path) -> int | None:
     """The process whose working directory is an engine's folder, which only its engine's is."""
     for each in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):

@@ -353,7 +353,7 @@ def test_an_engine_that_dies_ends_an_episode_and_is_started_again() -> None:
     env = Field("harvest-tree", far="near")
     env.reset(seed=0)
     observation, *_ = env.step(ACTION["forward"])
-    process = engine._process_in(env._engine.folder)
+    process = engine.process_in(env._engine.folder)
     assert process is not None
     os.kill(process, signal.SIGKILL)
     wait_until(lambda: is_gone(process), "the engine was killed")
@@ -436,7 +436,7 @@ def test_an_orphaned_engine_is_ended_by_the_next_start(
     found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False)
     assert found.returncode == -signal.SIGKILL
     (folder,) = [path for path in engine.home().iterdir() if path.is_dir()]
-    orphan = engine._process_in(folder)
+    orphan = engine.process_in(folder)
     assert orphan is not None
     engine.sweep()
     wait_until(lambda: is_gone(orphan), "the orphan is ended")
