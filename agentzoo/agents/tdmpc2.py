@@ -29,7 +29,7 @@ from ..blocks.fast.mish import mish
 from ..blocks.layers import MLP, LayerNorm
 from ..blocks.normalize import percentile
 from ..blocks.optim import Adam, clip_by_global_norm
-from ..blocks.q_ensemble import QEnsemble, pick_two
+from ..blocks.q_ensemble import QEnsemble, pair_of, pick_two
 from ..blocks.simnorm import SimNorm
 from ..blocks.twohot import twohot_loss, twohot_mean
 from ..config import AgentConfig, EnvFacts, one_of
@@ -217,8 +217,9 @@ class TDMPC2Algorithm(nn.Module):
             later = {k: batch[k][:, 1:] for k in self.encoder.keys}
             arrived = self.encoder(later, shifts[:, 1:])  # (B, H, L)
             best = self._sampled(arrived, noise.normal(B, H, A))
-            both = self._scalar(self.target_q(torch.cat([arrived, best], -1)))  # (Q, B, H)
-            value = pick_two(both, noise.uniform(c.sizes.members)).amin(-1)
+            pair = pair_of(noise.uniform(c.sizes.members))
+            logits = self.target_q(torch.cat([arrived, best], -1), chosen=pair)
+            value = self._scalar(logits).amin(0)  # (B, H)
             target = td_target(reward, terminal, c.discount, value)
         # Roll out the dynamics
         first = {k: batch[k][:, 0] for k in self.encoder.keys}
@@ -256,9 +257,9 @@ class TDMPC2Algorithm(nn.Module):
         """Equation 4: the policy's values, in units of their own spread, and its entropy."""
         c, (B, T) = self.config, z.shape[:2]
         prior = self.prior(z, noise.normal(B, T, self.action.size))
-        pair, draws = noise.uniform(c.sizes.members), self._dropout(noise, B, T)
-        values = self._scalar(self.q(torch.cat([z, prior.action], -1), draws))
-        value = pick_two(values, pair).mean(-1)  # (B, T)
+        pair, draws = pair_of(noise.uniform(c.sizes.members)), self._dropout(noise, B, T)
+        values = self._scalar(self.q(torch.cat([z, prior.action], -1), draws, pair))
+        value = values.mean(0)  # (B, T)
         self.scale.update(value[:, 0])
         gain = c.entropy_scale * prior.scaled_entropy + value / self.scale.value
         loss = -discounted_mean(gain, c.rho)

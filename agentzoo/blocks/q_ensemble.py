@@ -26,9 +26,10 @@ class EnsembleLinear(nn.Module):
         self.bias = nn.Parameter(torch.zeros(members, outputs))
         nn.init.trunc_normal_(self.weight, std=0.02)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(Q, N, inputs) -> (Q, N, outputs)."""
-        return torch.baddbmm(self.bias.unsqueeze(1), x, self.weight)
+    def forward(self, x: Tensor, chosen: Tensor | None = None) -> Tensor:
+        """(Q, N, inputs) -> (Q, N, outputs), or of the chosen members alone."""
+        weight, bias = (_of(chosen, part) for part in (self.weight, self.bias))
+        return torch.baddbmm(bias.unsqueeze(1), x, weight)
 
 
 class EnsembleLayerNorm(nn.Module):
@@ -44,13 +45,14 @@ class EnsembleLayerNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(members, size))
         self.bias = nn.Parameter(torch.zeros(members, size))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(Q, N, size) -> (Q, N, size)."""
+    def forward(self, x: Tensor, chosen: Tensor | None = None) -> Tensor:
+        """(Q, N, size) -> (Q, N, size), or of the chosen members alone."""
+        weight, bias = (_of(chosen, part) for part in (self.weight, self.bias))
         if torch.compiler.is_exporting():  # as few nodes for many members as for one
             normed = F.layer_norm(x, x.shape[-1:], eps=LAYER_NORM_EPS)
-            return normed * self.weight.unsqueeze(1) + self.bias.unsqueeze(1)
+            return normed * weight.unsqueeze(1) + bias.unsqueeze(1)
         # a kernel for each member has its gain and offset in it, and their gradients
-        members = zip(x.unbind(), self.weight.unbind(), self.bias.unbind(), strict=True)
+        members = zip(x.unbind(), weight.unbind(), bias.unbind(), strict=True)
         shape = x.shape[-1:]
         return torch.stack([F.layer_norm(m, shape, w, b, LAYER_NORM_EPS) for m, w, b in members])
 
@@ -86,27 +88,44 @@ class QEnsemble(nn.Module):
         """Shape of the uniform draws that dropout takes for inputs (*lead, inputs)."""
         return (self.members, *lead, self.units)
 
-    def forward(self, x: Tensor, draws: Tensor | None = None) -> Tensor:
-        """Logits of every member.
+    def forward(
+        self, x: Tensor, draws: Tensor | None = None, chosen: Tensor | None = None
+    ) -> Tensor:
+        """Logits of every member, or of some.
 
         Args:
             x: (..., inputs).
             draws: uniform draws of `mask_shape`, for dropout; None drops nothing.
+            chosen: (K,) numbers of the members that are asked; None is all Q.
 
         Returns:
-            (Q, ..., bins).
+            (Q, ..., bins), or (K, ..., bins) in the order of `chosen`.
         """
         lead = x.shape[:-1]
         flat = x.flatten(0, -2) if len(lead) > 1 else x
         # (N, inputs) -> (Q, N, inputs), without a copy
-        hidden = self.first(flat.expand(self.members, *flat.shape))
+        members = self.members if chosen is None else len(chosen)
+        hidden = self.first(flat.expand(members, *flat.shape), chosen)
         if draws is not None:
-            kept = (draws.view(hidden.shape) >= self.dropout).float()
+            kept = (_of(chosen, draws).view(hidden.shape) >= self.dropout).float()
             hidden = hidden * kept.div_(1 - self.dropout)
-        hidden = mish(self.first_norm(hidden))
-        hidden = mish(self.second_norm(self.second(hidden)))
-        logits = self.out(hidden)
+        hidden = mish(self.first_norm(hidden, chosen))
+        hidden = mish(self.second_norm(self.second(hidden, chosen), chosen))
+        logits = self.out(hidden, chosen)
         return logits.unflatten(1, lead) if len(lead) > 1 else logits
+
+
+def _of(chosen: Tensor | None, parts: Tensor) -> Tensor:
+    """The chosen members' parts; those of all without a copy."""
+    return parts if chosen is None else parts[chosen]
+
+
+def pair_of(draws: Tensor) -> Tensor | None:
+    """Numbers of two members drawn at random, (2,) from (Q,) draws; None where there are only two.
+
+    The same ones as `pick_two` takes.
+    """
+    return None if len(draws) == 2 else draws.topk(2).indices
 
 
 def pick_two(values: Tensor, draws: Tensor) -> Tensor:
