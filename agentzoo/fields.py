@@ -53,7 +53,7 @@ RANGES: Mapping[str, Range] = {
     name: numbers
     for numbers, names in {
         COUNT: (
-            "repeat envs batch_size batch_length updates replay_rows log_every "
+            "repeat frames envs batch_size batch_length updates replay_rows log_every "
             "deter stoch hidden classes blocks depth units layers bins simnorm latent members "
             "encoder_units encoder_layers horizon imag_last imagine_starts slow_every "
             "candidates elites episode_length long_cap zoom_margin"

@@ -12,6 +12,7 @@ class AgentOverrides(TypedDict, total=False):
     total_steps: int
     repeat: int
     render: Literal["default", "fast"]
+    frames: int | None
     protocol: str | None
     envs: int
     parallel: bool
