@@ -43,6 +43,7 @@ soak: $(VENV)/.dev  ## what has to be survived: 200 kills, 100,000 malformed mes
 	OMP_NUM_THREADS=1 $(BIN)/python soak/kills.py $(ARGS)
 	OMP_NUM_THREADS=1 $(BIN)/python soak/malformed.py --requests $${MALFORMED:-100000}
 	OMP_NUM_THREADS=1 $(BIN)/python soak/memory.py --requests $${REQUESTS:-1000000}
+	OMP_NUM_THREADS=1 $(BIN)/python soak/bombs.py
 
 bench: $(VENV)/.dev  ## the measurements of benchmarks/, each printing one table
 	@shopt -s nullglob; scripts=(benchmarks/*.py); \

@@ -4,6 +4,8 @@ deter' = tanh(W_d deter + W_o obs + W_a prev_action + 0.1 latent), from zeros wh
 action is tanh(W deter' + 0.1 noise) in [-1, 1], or the largest of such logits.
 """
 
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +45,7 @@ def write_bundle(
     key: str = "observation",
     seed: int = 0,
     slow: bool = False,
+    image: tuple[int, int, int] | None = None,
 ) -> Path:
     """Write a bundle of random weights.
 
@@ -56,8 +59,12 @@ def write_bundle(
         key: what the observation is called.
         seed: of the weights.
         slow: whether a step takes about a millisecond for each unit of the largest observation.
+        image: height, width and channels, if the observation is one.
     """
     spec = _spec(observations, actions, discrete, deter, env, key)
+    if image is not None:
+        obs = ObsSpec(kind="image", shape=image, source=image)
+        spec = replace(spec, obs={key: obs})
     model = _model(spec, np.random.default_rng(seed))
     if slow:
         _slow_down(model)
@@ -102,9 +109,11 @@ def _spec(
 def _model(spec: PolicySpec, rng: np.random.Generator) -> ModelProto:
     graph = graph_specs(spec)["policy.onnx"]
     deter, size = spec.carry["deter"].shape[0], spec.action.size
+    obs = next(iter(spec.obs.values()))
+    scale = 255 * math.sqrt(math.prod(obs.shape)) if obs.kind == "image" else 1
     weights = {
         "w_deter": rng.standard_normal((deter, deter)) / np.sqrt(deter),
-        "w_obs": rng.standard_normal((next(iter(spec.obs.values())).shape[0], deter)),
+        "w_obs": rng.standard_normal((math.prod(obs.shape), deter)) / scale,
         "w_prev": rng.standard_normal((size, deter)),
         "w_action": rng.standard_normal((deter, size)),
         "tenth": np.array(0.1),
@@ -142,7 +151,9 @@ def _nodes(spec: PolicySpec) -> list[NodeProto]:
         node("Where", ["first", "zero", "state_in_00_deter"], ["deter"]),
         node("Where", ["first", "zero", "state_in_01_prev_action"], ["prev"]),
         node("MatMul", ["deter", "w_deter"], ["by_deter"]),
-        node("MatMul", [obs, "w_obs"], ["by_obs"]),
+        node("Cast", [obs], ["cast"], to=TensorProto.FLOAT),
+        node("Flatten", ["cast"], ["flat"]),
+        node("MatMul", ["flat", "w_obs"], ["by_obs"]),
         node("MatMul", ["prev", "w_prev"], ["by_prev"]),
         node("Mul", ["noise_00_latent", "tenth"], ["latent"]),
         node("Sum", ["by_deter", "by_obs", "by_prev", "latent"], ["raw"]),
@@ -197,7 +208,9 @@ def _golden(spec: PolicySpec, content: bytes) -> dict[str, Array]:
             for name, one in spec.carry.items()
         },
         "obs": {
-            key: rng.standard_normal((ROWS, *one.shape)).astype(np.float32)
+            key: rng.integers(0, 256, (ROWS, *one.shape), np.uint8)
+            if one.kind == "image"
+            else rng.standard_normal((ROWS, *one.shape)).astype(np.float32)
             for key, one in spec.obs.items()
         },
         "noise": draw(with_plan_axes(spec.noise), address),

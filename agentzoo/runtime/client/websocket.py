@@ -24,6 +24,7 @@ except ModuleNotFoundError as error:
     raise MissingExtraError(error.name or "websockets", "serve") from error
 
 CLOSE_S = 1.0  # for saying goodbye
+GiB = 1 << 30  # the most that a message may have, here and on the server
 PART = 1 << 16  # bytes read at once
 MESSAGES = (Opcode.TEXT, Opcode.BINARY, Opcode.CONT)
 
@@ -44,7 +45,8 @@ class Connection:
             OSError: if it cannot be reached; a TimeoutError is one.
         """
         uri, limit = parse_uri(url), time.monotonic() + timeout_s
-        self._protocol = ClientProtocol(uri, max_size=None)
+        self._protocol = ClientProtocol(uri, max_size=GiB)
+        self._timeout_s = timeout_s
         self._messages: deque[bytes | str] = deque()
         self._parts: list[bytes] = []  # of a message that comes in several frames
         self._is_text = False
@@ -62,8 +64,9 @@ class Connection:
 
         Raises:
             WebSocketException: if the connection was closed.
-            OSError: if it is gone.
+            OSError: if it is gone, or the server does not take it in time (TimeoutError).
         """
+        self._socket.settimeout(self._timeout_s)  # the last answer had less time left
         self._protocol.send_binary(content)
         self._flush()
 
@@ -110,7 +113,10 @@ class Connection:
 
     def _read(self, limit: float) -> None:
         """Take what has come, or wait for it."""
-        self._socket.settimeout(max(limit - time.monotonic(), 1e-3))
+        left = limit - time.monotonic()
+        if left <= 0:  # also where bytes come all the time and never make an answer
+            raise TimeoutError("no whole answer came in time")
+        self._socket.settimeout(left)
         content = self._socket.recv(PART)
         if content:
             self._protocol.receive_data(content)

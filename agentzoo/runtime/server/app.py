@@ -17,6 +17,7 @@ from . import open_inference as v2
 from . import openpi, vla_eval
 from .access_log import REQUEST_ID, record
 from .error_codes import REFUSALS, RETRY_AFTER_S, refusal_of
+from .message_limits import json_limits
 from .page.door import Page, check_visitor, is_page
 from .request_body import read_body
 from .service import Service
@@ -269,7 +270,8 @@ async def _inferred(request: web.Request) -> web.Response:
     current = service.current(name)
     limit = service.message_limit(current, v2.PROTOCOL)
     body = await read_body(request, limit, service.settings.deadline_s)
-    given = body, request.headers.get(v2.HEADER_LENGTH), service.list_limit(current)
+    limits = json_limits(current.policy.spec, service.settings.max_rows)
+    given = body, request.headers.get(v2.HEADER_LENGTH), limits
     is_small = len(body) <= SMALL
     asked = (
         v2.read_request(*given) if is_small else await asyncio.to_thread(v2.read_request, *given)

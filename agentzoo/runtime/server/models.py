@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -42,6 +43,7 @@ class Version:
         revision: that was asked for; "" for a folder.
         batcher: computes its rows.
         sessions: open ones.
+        steps: under way that belong to no session.
         is_current: whether new sessions get it.
     """
 
@@ -53,6 +55,7 @@ class Version:
     revision: str
     batcher: Batcher = field(init=False)
     sessions: int = 0
+    steps: int = 0
     is_current: bool = True
 
     @property
@@ -65,13 +68,28 @@ class Version:
         self.sessions -= 1
         self._end_if_unused()
 
+    @contextmanager
+    def kept(self) -> Generator[None, None, None]:
+        """For a step that belongs to no session: it is answered, whatever replaces the policy."""
+        self.steps += 1
+        try:
+            yield
+        finally:
+            self.steps -= 1
+            self._end_if_unused()
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether anybody may still ask it, or waits for it."""
+        return self.is_current or self.sessions > 0 or self.steps > 0
+
     def replace(self) -> None:
         """New sessions get another version from now on."""
         self.is_current = False
         self._end_if_unused()
 
     def _end_if_unused(self) -> None:
-        if not self.is_current and self.sessions == 0:
+        if not self.is_needed:
             self.batcher.close()
 
 
@@ -81,7 +99,7 @@ class Model:
     Attributes:
         settings: name, source and limits.
         current: the version that new sessions get; None until the first is ready.
-        versions: the current one and those with sessions left.
+        versions: the current one, and those with sessions left or a step under way.
     """
 
     def __init__(self, settings: ModelSettings, locate: Locate, observe: Observe) -> None:
@@ -117,8 +135,8 @@ class Model:
             before.replace()
 
     def forget_ended(self) -> None:
-        """Drop versions that nobody uses any more."""
-        self.versions = [one for one in self.versions if one.is_current or one.sessions]
+        """Drop versions that nobody uses any more, and whose last step has come to its end."""
+        self.versions = [one for one in self.versions if one.is_needed or one.batcher.is_running]
 
     def close(self) -> None:
         """Compute nothing further."""

@@ -16,11 +16,12 @@ from typing import Any, cast
 
 import numpy as np
 
-from ..client.msgpack_arrays import is_shape, malformed
+from ..client.msgpack_arrays import SMALL, is_shape, malformed
 from ..errors import ServingError
 from ..policy.onnx_session import Port, graph_specs
 from ..policy.policy import PolicyState
 from ..spec import Array, Arrays, PolicySpec
+from . import json_in_parts
 from .client_state import check_policy, read_state
 from .models import Model, Version
 from .reserved_keys import ADDRESS, STATES, WHOSE
@@ -41,6 +42,7 @@ DATATYPE_OF = {dtype: datatype for datatype, dtype in DATATYPES.items()}
 DIGEST = 32  # bytes of a sha256
 ID = 128  # letters of a request's or a sequence's id
 MICROSECONDS = 1e6
+NAMES = 4096  # in a request; a hundred inputs have six each
 LONGEST = 1 << 62  # microseconds; a float holds no number of 400 digits
 
 Json = dict[str, object]
@@ -112,6 +114,7 @@ class Request:
         inputs: by name.
         outputs: name -> whether it is wanted in binary; None if the request names none.
         is_binary: whether outputs are binary where the request does not say.
+        size: bytes of the body.
     """
 
     id: str
@@ -119,23 +122,23 @@ class Request:
     inputs: Arrays
     outputs: Mapping[str, bool] | None
     is_binary: bool
+    size: int
 
 
-def read_request(body: bytes, header_length: str | None, lists: int) -> Request:
+def read_request(body: bytes, header_length: str | None, limits: tuple[int, int]) -> Request:
     """An inference request from its body.
 
     Args:
         body: JSON, or JSON followed by raw tensors.
         header_length: bytes of JSON, where raw tensors follow.
-        lists: how many lists and objects it may hold.
+        limits: lists and objects that the JSON may hold, and values in them.
 
     Raises:
         ServingError: "malformed".
     """
     size = _size(header_length, len(body))
     head = body[:size]
-    if head.count(b"[") + head.count(b"{") > lists:
-        raise malformed("the request holds too many lists; send each input's data as one")
+    _check_counts(head, *limits)
     value = _json(head)
     known = {"id", "parameters", "inputs", "outputs"}
     if value.keys() - known:
@@ -148,7 +151,18 @@ def read_request(body: bytes, header_length: str | None, lists: int) -> Request:
         inputs=_inputs(value.get("inputs"), body[size:]),
         outputs=_outputs(value["outputs"], is_binary) if "outputs" in value else None,
         is_binary=is_binary,
+        size=len(body),
     )
+
+
+def _check_counts(head: bytes, lists: int, values: int) -> None:
+    """Look at JSON before it is read, which nothing else can do meanwhile."""
+    if head.count(b"[") + head.count(b"{") > lists:
+        raise malformed("the request holds too many lists; send each input's data as one")
+    if head.count(b",") > values + lists:
+        raise malformed("the request holds too many values; send what the policy reads")
+    if head.count(b":") > NAMES:
+        raise malformed("the request holds too many names; send what the policy reads")
 
 
 def _size(header_length: str | None, total: int) -> int:
@@ -162,8 +176,9 @@ def _size(header_length: str | None, total: int) -> int:
 
 
 def _json(content: bytes) -> Json:
+    loads = json.loads if len(content) <= SMALL else json_in_parts.loads
     try:
-        return _object(json.loads(content), "the request")
+        return _object(loads(content.decode()), "the request")
     except (ValueError, RecursionError) as error:
         raise malformed(f"the request is not JSON ({str(error)[:80]})") from error
 
@@ -259,7 +274,7 @@ def _from_bytes(raw: bytes, shape: tuple[int, ...], dtype: "np.dtype[Any]") -> A
 
 def _from_json(name: str, data: object, shape: tuple[int, ...], dtype: "np.dtype[Any]") -> Array:
     try:
-        found = np.asarray(data)
+        found = json_in_parts.as_array(data)
     except (ValueError, OverflowError) as error:
         raise malformed(f"the input {name} has data that are no array") from error
     if found.size == 0:
@@ -340,6 +355,7 @@ async def _step(
     start, end = (_truth(request.parameters, f"sequence_{one}") for one in ("start", "end"))
     found = service.current(key[0]) if start else service.sessions.find(key).version
     _check_version(found, version)
+    service.check_step(found, PROTOCOL, request.size)
     obs, flags = _split(found.policy.spec, request.inputs)
     if any(name.startswith(STATES) or name == ADDRESS for name in request.inputs):
         raise malformed("a sequence's state is the server's; leave state_in_* and its address out")

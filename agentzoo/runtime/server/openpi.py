@@ -20,6 +20,7 @@ from ..spec import Array
 from . import decoding
 from .client_state import check_policy, read_state
 from .error_codes import refusal_of
+from .message_limits import item_limit
 from .models import Version
 from .reserved_keys import IGNORED, OPENPI
 from .service import Service
@@ -88,8 +89,11 @@ class _Connection:
             content = await self.channel.receive()
             if content is None:
                 return False
-            message = _message(await decoding.message(content, self.service.item_limit(version)))
+            limit = item_limit(version.policy.spec, self.service.settings.max_rows)
+            message = _message(await decoding.message(content, limit))
             seq = _whole(message, "seq")
+            if "carried" not in message:
+                self.service.check_step(version, PROTOCOL, len(content))
             reply = await self._reply(message)
         except Exception as error:
             refusal = refusal_of(error)
@@ -152,15 +156,16 @@ class _Connection:
     ) -> dict[str, object]:
         version = self.service.current(self.version.model)
         given, first = message.pop("carried"), message.pop("is_first", None)
-        actions, state = await self.service.predict(
-            version,
-            cast("dict[str, Array]", await self._observations(version, message)),
-            state=None if given is None else _carried(version, given),
-            is_first=_flags("is_first", first),
-            deterministic=_flags("deterministic", mode),
-            seed=seed,
-            timeout_s=timeout_s,
-        )
+        with version.kept():
+            actions, state = await self.service.predict(
+                version,
+                cast("dict[str, Array]", await self._observations(version, message)),
+                state=None if given is None else _carried(version, given),
+                is_first=_flags("is_first", first),
+                deterministic=_flags("deterministic", mode),
+                seed=seed,
+                timeout_s=timeout_s,
+            )
         digest = version.policy.digest
         carried = {"carry": state.carry, "address": state.address, "policy": digest}
         return {"actions": actions, "carried": carried, **_whose(version)}

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import math
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Protocol, cast
@@ -16,6 +15,7 @@ from ..policy.spaces import encode
 from ..spec import Array, Arrays
 from .batcher import Answer, Batch, Row
 from .connections import Connections
+from .message_limits import message_limit
 from .metrics import Metrics
 from .models import Locate, Model, Version
 from .sessions import LOST, Session, Sessions
@@ -24,11 +24,6 @@ from .settings import ModelSettings, ServerSettings
 log = logging.getLogger(__name__)
 
 Reply = asyncio.Future[Answer]
-GiB = 1 << 30
-BYTES = {False: 9, True: 4}  # of a number in a message: in a list, and of an image
-JSON_BYTES = {False: 26, True: 6}
-SLACK = 64 << 10  # bytes of a message for all else
-ITEMS = 1024  # values for all else
 GOING_AWAY = 1001  # RFC 6455, section 7.4.1
 POLL_S = 0.02
 HOPELESS = 3  # deadlines that a single step may outlive
@@ -262,37 +257,29 @@ class Service:
             )
             for i in range(count)
         ]
-        answers = await asyncio.gather(*(_computed(version, row) for row in rows))
+        with version.kept():
+            answers = await asyncio.gather(*(_computed(version, row) for row in rows))
         return np.stack([one.action for one in answers]), PolicyState.joined(
             [a.state for a in answers]
         )
 
     def message_limit(self, version: Version, protocol: str) -> int:
-        """Bytes that a message or body may have, by what the largest request needs, and slack.
+        """Bytes that a message or body may have: one row (vla-eval), or `max_rows` with carry."""
+        rows = 0 if protocol == "vla-eval" else self.settings.max_rows
+        return message_limit(version.policy.spec, protocol, rows)
 
-        vla-eval sends one row of observations; openpi up to `max_rows` of them and of the carry;
-        REST the same in JSON. An image may be sent as float32, to be told what it should be.
+    def check_step(self, version: Version, protocol: str, size: int) -> None:
+        """Refuse a session's step, which is one row, in a message that could hold several.
+
+        Raises:
+            ServingError: "too_large".
         """
-        spec = version.policy.spec
-        kinds = JSON_BYTES if protocol == "v2" else BYTES
-        row = sum(math.prod(one.source) * kinds[one.kind == "image"] for one in spec.obs.values())
-        carry = sum(math.prod(one.shape) * kinds[False] for one in spec.carry.values())
-        rows = 1 if protocol == "vla-eval" else self.settings.max_rows
-        return min(rows * (row + (carry if rows > 1 else 0)) + SLACK, GiB)
-
-    def item_limit(self, version: Version) -> int:
-        """Values that a message may hold beside its arrays: all numbers of vectors, as lists."""
-        spec = version.policy.spec
-        numbers = sum(math.prod(one.source) for one in spec.obs.values() if one.kind != "image")
-        numbers += sum(math.prod(one.shape) for one in spec.carry.values())
-        return 2 * self.settings.max_rows * numbers + ITEMS
-
-    def list_limit(self, version: Version) -> int:
-        """Lists and objects that a request in JSON may hold: one for each row of each axis."""
-        shapes = [one.source for one in version.policy.spec.obs.values()]
-        shapes += [one.shape for one in version.policy.spec.carry.values()]
-        lists = sum(math.prod(shape[:i]) for shape in shapes for i in range(len(shape)))
-        return self.settings.max_rows * lists + ITEMS
+        if size > (limit := message_limit(version.policy.spec, protocol)):
+            raise ServingError(
+                f"the message is larger than {limit} bytes, which a session's step may have; send "
+                "the one observation that the policy reads, and nothing else",
+                "too_large",
+            )
 
     def expire(self) -> None:
         """Free what was idle for too long; called every now and then."""

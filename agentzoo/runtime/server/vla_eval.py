@@ -22,6 +22,7 @@ from ..policy.policy import SEEDS
 from ..spec import Array, PolicySpec
 from . import decoding
 from .error_codes import REFUSALS, refusal_of
+from .message_limits import item_limit
 from .service import Service
 from .websocket import Channel
 
@@ -74,7 +75,7 @@ class _Connection:
             content = await self.channel.receive()
             if content is None:
                 return False
-            limit = self.service.item_limit(self.version)
+            limit = item_limit(self.version.policy.spec, 1)
             message = _message(await decoding.message(content, limit))
             kind, seq = _head(message)
             reply = await self._reply(kind, seq, _payload(message))

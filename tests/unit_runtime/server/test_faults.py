@@ -14,6 +14,7 @@ from PIL import Image
 from agentzoo.runtime import load_policy
 from agentzoo.runtime.client.msgpack_arrays import pack
 from agentzoo.runtime.errors import ServingError
+from agentzoo.runtime.server import json_in_parts
 from agentzoo.runtime.server.reserved_keys import OPENPI
 from tests.unit_runtime.server.live import serving
 from tests.unit_runtime.server.wires import Openpi, Rest, Vla, Wire, tensor
@@ -488,6 +489,46 @@ def test_many_values_are_refused_and_the_connection_stays(live, folder):
             assert "too many lists" in found["error"]
         assert np.array_equal(openpi.act(VECTORS[0]), expected(folder)[0])
         assert np.array_equal(vla.act(VECTORS[0]), expected(folder)[0])
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        (b"[" + b"0," * 30_000 + b"0]", "too many values"),
+        (b"[" + b'"",' * 20_000 + b"0]", "too many values"),
+        (b"{" + b'"":0,' * 3_000 + b'"":0}', "too many"),
+    ],
+    ids=["numbers", "texts", "names"],
+)
+@pytest.mark.parametrize("where", [b'{"inputs":[%s]}', b'{"inputs":[],"parameters":{"a":%s}}'])
+def test_a_body_of_many_values_is_not_read(start, monkeypatch, value, says, where):
+    live = start()
+    read = []
+    monkeypatch.setattr(json_in_parts, "loads", lambda text: read.append(text) or {})
+    monkeypatch.setattr("agentzoo.runtime.server.open_inference.SMALL", 0)
+    with Rest(live.http) as client:
+        status, body, _ = client.call("POST", "/v2/models/a/infer", where % value)
+        assert (status, body["reason"]) == (400, "malformed")
+        assert says in body["error"]
+    assert not read
+
+
+def test_a_sessions_step_is_one_row_large(start, folder):
+    live = start(max_rows=1000)
+    with Openpi(live.ws) as client, Rest(live.http) as rest:
+        many = np.zeros((1000, 3), np.float32)
+        assert client.ask(many, carried=None)["actions"].shape == (1000, 2)
+        rest.act(VECTORS[0], 1, sequence_start=True)
+        body = {"inputs": [tensor("observation", VECTORS[1:2])], "parameters": {"sequence_id": 1}}
+        large = json.dumps(body).encode() + b" " * (70 << 10)
+        status, said, _ = rest.call("POST", "/v2/models/a/infer", large)
+        assert (status, said["reason"]) == (413, "too_large")
+        assert np.array_equal(rest.act(VECTORS[1], 1), expected(folder)[1])
+        body["parameters"] = {}
+        large = json.dumps(body).encode() + b" " * (70 << 10)
+        assert rest.call("POST", "/v2/models/a/infer", large)[0] == 200
+        assert client.ask(VECTORS[0], x=bytes(70 << 10)).startswith("too_large: ")
+        assert client.closed() == 1009
 
 
 def test_a_frame_that_only_says_it_is_large_is_refused_at_its_header(start):

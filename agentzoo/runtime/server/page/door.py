@@ -6,7 +6,6 @@ server's key in its first message, since a key in an address ends up in logs and
 
 import asyncio
 import json
-import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -59,6 +58,7 @@ STATS_S = 1.0
 MOST_SOCKETS = 64
 SPEEDS = (0.05, 8.0)
 SEEDS = 1 << 53  # what a browser's numbers hold
+LARGEST = 1e6  # of an action's numbers, which are from -1 to 1; JSON has some that no float holds
 
 
 def is_page(request: web.Request) -> bool:
@@ -240,7 +240,7 @@ class Visitor:
             async with asyncio.timeout(KEY_S):
                 first = await self.channel.receive()
             given = json.loads(first.data)["key"] if first.type is WSMsgType.TEXT else None
-        except (TimeoutError, ValueError, KeyError, TypeError):
+        except (TimeoutError, ValueError, KeyError, TypeError, RecursionError):
             return False
         return isinstance(given, str) and (not expected or same_key(given, expected))
 
@@ -258,7 +258,7 @@ class Visitor:
             command = cast("dict[str, object]", message)
             about = str(command.get("do", ""))[:20]
             await self._do(about, command)
-        except ValueError:
+        except (ValueError, RecursionError):
             await self.tell({"kind": "refused", "about": about, "error": "that was no JSON"})
         except AgentZooError as error:
             await self.tell({"kind": "refused", "about": about, "error": str(error)[:500]})
@@ -330,6 +330,6 @@ def _numbers(value: object) -> list[float]:
     if not isinstance(value, list):
         return []
     numbers = cast("list[object]", value)
-    if not all(isinstance(one, int | float) and math.isfinite(one) for one in numbers):
+    if not all(isinstance(one, int | float) and abs(one) <= LARGEST for one in numbers):
         return []
     return [float(cast("float", one)) for one in numbers]
