@@ -91,7 +91,12 @@ class RemotePolicy:
         if not (self._key.isascii() and self._key.isprintable()):
             raise ConfigError("the key holds letters that a header cannot; look where it is from")
         self._start()
-        self._begin(self._open(), seed, deterministic)
+        metadata = self._open()
+        try:
+            self._begin(metadata, seed, deterministic)
+        except AgentZooError:
+            self._give_up()
+            raise
 
     def _start(self) -> None:
         self._connection: Connection | None = None
@@ -102,13 +107,18 @@ class RemotePolicy:
         self, metadata: Mapping[str, object], seed: int | None, deterministic: bool | None
     ) -> None:
         if "spec" not in metadata:
-            self.close()
             raise ServingError(
                 f"{self.url} speaks openpi's protocol but does not describe its policy; expected "
                 "a server started with agentzoo serve, ask this one with openpi's own client"
             )
         self._metadata = metadata
-        self.spec = PolicySpec.from_json(metadata["spec"])
+        try:
+            self.spec = PolicySpec.from_json(metadata["spec"])
+        except AgentZooError as error:
+            raise ServingError(
+                f"{self.url} describes a policy that cannot be read here ({error}); look whether "
+                "both sides have one version of agentzoo"
+            ) from error
         self.digest = str(metadata.get("sha256", ""))
         self.seed = self.spec.seed if seed is None else seed
         self.deterministic = self.spec.deterministic if deterministic is None else deterministic

@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 
 RESERVE = 16  # connections beyond the limit, for health checks
 FILES = 128  # for all else: models, logs, libraries
+FLUSH_S = 1.0  # for the last answers of a server that ends
+POLL_S = 0.02
 Reason = Literal["silent", "slow_headers", "idle", "slow_client", "evicted", "full"]
 
 
@@ -101,6 +103,11 @@ class ClientConnection(asyncio.Protocol):
             return ("slow_headers" if self._has_part else "silent") if late else None
         return "idle" if waited > settings.idle_timeout_s else None
 
+    def abort(self) -> None:
+        """Close it at once, with what it has not read."""
+        if self._transport is not None:
+            self._transport.abort()
+
     def drop(self, reason: Reason) -> None:
         """Close it at once, and say so in the log and the metrics."""
         transport = self._transport
@@ -161,6 +168,14 @@ class Connections:
     def leave(self, one: ClientConnection) -> None:
         """It has gone."""
         self._open.pop(one.inner, None)
+
+    async def end(self) -> None:
+        """Let go of all: closing waits for ever where a client reads no answer."""
+        limit = time.monotonic() + FLUSH_S
+        while self._open and time.monotonic() < limit:
+            await asyncio.sleep(POLL_S)
+        for one in list(self._open.values()):
+            one.abort()
 
     def sweep(self) -> None:
         """Close those that have kept the server waiting for too long; called now and then."""

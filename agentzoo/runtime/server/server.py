@@ -175,6 +175,8 @@ class Server:
             await self._page.close()
         self._acceptor.close()
         await self._runner.cleanup()
+        if self.service.connections is not None:
+            await self.service.connections.end()
         return await self.service.close()
 
 

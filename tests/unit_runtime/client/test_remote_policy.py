@@ -1,9 +1,11 @@
 """A policy behind a network acts, predicts and is evaluated like one that is here."""
 
 import signal
+import socket
+import struct
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import gymnasium as gym
 import numpy as np
@@ -13,7 +15,12 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from agentzoo.export import export
 from agentzoo.runtime import RemotePolicy, evaluate, load_policy
 from agentzoo.runtime.client.msgpack_arrays import pack, unpack
-from agentzoo.runtime.errors import ConfigError, NotFiniteError, ObservationError, ServingError
+from agentzoo.runtime.errors import (
+    ConfigError,
+    NotFiniteError,
+    ObservationError,
+    ServingError,
+)
 from tests.unit_runtime.client.test_websocket import peer
 from tests.unit_runtime.server.live import serving
 from tests.unit_runtime.server.wires import Openpi
@@ -325,3 +332,152 @@ def test_nan_never_leaves_act(bundles):
 
     with peer(answers) as url, pytest.raises(ServingError, match="NaN or infinity in its actions"):
         RemotePolicy(url).act(VECTORS[0, :3])
+
+
+# -- a hostile server ----------------------------------------------------------------------------
+
+
+class Between:
+    """A relay to a server, which once told to gives other bytes in the place of the next answer."""
+
+    def __init__(self, port: int) -> None:
+        self.port, self.bytes = port, b""
+        self.is_flood = False
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"ws://127.0.0.1:{self.listener.getsockname()[1]}"
+        self.threads = [threading.Thread(target=self._accept, daemon=True)]
+        self.threads[0].start()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = self.listener.accept()
+                server = socket.create_connection(("127.0.0.1", self.port))
+                for work in (self._ask, self._answer):
+                    thread = threading.Thread(target=work, args=(client, server), daemon=True)
+                    self.threads.append(thread)
+                    thread.start()
+
+    def _ask(self, client: socket.socket, server: socket.socket) -> None:
+        with suppress(OSError), client, server:
+            while content := client.recv(1 << 16):
+                if self.bytes:
+                    attack, self.bytes = self.bytes, b""
+                    client.sendall(attack)
+                    until = time.monotonic() + 5
+                    while self.is_flood:
+                        client.sendall(attack[-3:])
+                        if time.monotonic() > until:
+                            return
+                else:
+                    server.sendall(content)
+
+    def _answer(self, client: socket.socket, server: socket.socket) -> None:
+        with suppress(OSError):
+            while content := server.recv(1 << 16):
+                client.sendall(content)
+
+    def close(self) -> None:
+        self.listener.close()
+
+
+@pytest.fixture
+def between(live):
+    relay = Between(live.server.port)
+    yield relay
+    relay.close()
+
+
+PING = b"\x89\x01x"
+ATTACKS = {
+    "masked": b"\x82\x81\1\2\3\4x",
+    "reserved bits": b"\xf2\x01x",
+    "a text that is none": b"\x81\x01\xff",
+    "an unknown kind": b"\x83\x01x",
+    "a rest of nothing": b"\x80\x01x",
+    "a large ping": b"\x89\x7e\x01\x00" + bytes(256),
+    "a broken ping": b"\x09\x01x",
+    "a length of 63 bits": b"\x82\x7f\x7f" + b"\xff" * 7,
+    "more than a GiB": b"\x82\x7f" + struct.pack(">Q", (1 << 30) + 1),
+    "a goodbye without a reason": b"\x88\x00",
+    "a goodbye with half a code": b"\x88\x01\x03",
+    "a goodbye with a code of none": b"\x88\x02\x00\x01",
+    "an answer in pieces of nothing": b"\x02\x00\x00\x00\x80\x00",
+    "nothing": b"\x82\x00",
+    "no websocket": b"HTTP/1.1 500 Internal Server Error\r\n\r\n",
+    "lists in lists": b"\x82\x7e\xff\xff" + b"\x91" * 0xFFFF,
+    "an answer before the question": b"\x82\x01\xc0" + b"\x82\x01\xc0",
+}
+
+
+@pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS)
+def test_after_whatever_a_server_sends_the_next_episode_is_right(between, local, attack):
+    policy = RemotePolicy(between.url, seed=5, timeout_s=2.0)
+    alone = local.session(5)
+    assert policy.act(VECTORS[0]) == alone.act(VECTORS[0])
+    between.bytes = attack
+    with pytest.raises(ServingError, match=r"^ws://127\.0\.0\.1:\d+ (sent|says|serves)|^the conn"):
+        policy.act(VECTORS[1])
+    with pytest.raises(ServingError, match="reset and begin another"):
+        policy.act(VECTORS[1])
+    policy.reset()
+    alone.reset()
+    assert [policy.act(row) for row in VECTORS[2:6]] == [alone.act(row) for row in VECTORS[2:6]]
+    policy.close()
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [PING, b"\x82\x7f" + struct.pack(">Q", 1 << 29) + bytes(9), b"\x02\x01x" + b"\x00\x01x"],
+    ids=["pings", "one long answer", "an answer in pieces"],
+)
+def test_an_answer_that_never_ends_is_none(between, attack):
+    policy = RemotePolicy(between.url, timeout_s=0.3)
+    between.bytes, between.is_flood = attack, True
+    with pytest.raises(ServingError, match=r"no whole answer came in time|timed out"):
+        policy.act(VECTORS[0])
+    policy.close()
+
+
+def test_a_handshake_that_never_ends_is_none():
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def drip() -> None:
+        client, _ = listener.accept()
+        with suppress(OSError), client:
+            client.recv(1 << 16)
+            client.sendall(b"HTTP/1.1 101 Switching Protocols\r\n")
+            until = time.monotonic() + 5
+            while time.monotonic() < until:
+                client.sendall(b"a")
+
+    thread = threading.Thread(target=drip)
+    thread.start()
+    port = listener.getsockname()[1]
+    with pytest.raises(ServingError, match=r"cannot be reached \(.*(in time|valid HTTP response)"):
+        RemotePolicy(f"ws://127.0.0.1:{port}", timeout_s=0.3)
+    listener.close()
+    thread.join(30)
+
+
+METADATA = [
+    ({"spec": None}, "cannot be read here .*None, expected an object"),
+    ({"spec": {}}, "cannot be read here .*lacks the field"),
+    ({"spec": {"obs": {"x": {"shape": [-1]}}}}, "cannot be read here"),
+    ({}, "does not describe its policy"),
+    ([], "a message that cannot be read"),
+    (b"\xc1", "a message that cannot be read"),
+    ("no", "says: no"),
+]
+
+
+@pytest.mark.parametrize(("metadata", "match"), METADATA, ids=range(len(METADATA)))
+def test_a_server_that_describes_no_policy_is_a_sentence(metadata, match):
+    def answers(peer):
+        is_raw = isinstance(metadata, str | bytes)
+        peer.send(metadata if is_raw else pack(metadata, "openpi"))
+        list(peer)
+
+    with peer(answers) as url, pytest.raises(ServingError, match=match) as caught:
+        RemotePolicy(url)
+    assert str(caught.value).startswith(url)

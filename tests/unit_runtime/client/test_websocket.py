@@ -140,3 +140,19 @@ def test_a_server_that_leaves_before_it_speaks_is_a_sentence():
         pytest.raises(ServingError, match=r"was lost .*1013.*full"),
     ):
         RemotePolicy(url)
+
+
+def test_a_message_has_all_its_time_whatever_was_waited_for_before():
+    go = threading.Event()
+
+    def late(socket):
+        go.wait(30)
+        for message in socket:
+            socket.send(str(len(message)))
+
+    with connected(late) as connection:
+        with pytest.raises(TimeoutError):
+            connection.receive(1e-3)
+        threading.Timer(0.2, go.set).start()
+        connection.send(bytes(50 << 20))  # more than the system takes before anybody reads
+        assert connection.receive(30) == str(50 << 20)

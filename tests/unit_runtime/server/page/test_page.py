@@ -186,6 +186,39 @@ def test_it_is_off_where_others_look_on_unless_it_is_asked_for_with_a_key(bundle
         assert run(get(live.http + "/page/app.js"))[0] == 404
 
 
+@pytest.mark.parametrize("text", ["[" * 9_000, '{"key": ' * 1_500], ids=["lists", "maps"])
+def test_json_without_an_end_is_no_key_and_no_command(live: Live, caplog, text: str) -> None:
+    async def before() -> int | None:
+        async with (
+            aiohttp.ClientSession() as session,
+            session.ws_connect(f"{live.http}/page/socket") as socket,
+        ):
+            await socket.send_str(text)
+            await socket.receive(timeout=30)
+            return socket.close_code
+
+    async def after(visitor: Visitor) -> dict[str, Any]:
+        await visitor.hear("hello")
+        await visitor.socket.send_str(text)
+        return await visitor.hear("refused", "closed")
+
+    assert run(before()) == 4401
+    assert visit(live, after)["error"] == "that was no JSON"
+    assert not caplog.records
+
+
+def test_an_action_of_a_number_that_no_float_holds_rests(live: Live) -> None:
+    async def play(visitor: Visitor) -> dict[str, Any]:
+        await visitor.say(do="play", model="a", seed=1)
+        await visitor.hear("playing")
+        await visitor.socket.send_str('{"do": "act", "action": [1%s]}' % ("0" * 400))
+        await visitor.socket.send_str('{"do": "act", "action": [NaN]}')
+        await visitor.say(do="nothing")
+        return await visitor.hear("refused", "closed")
+
+    assert visit(live, play)["kind"] == "refused"
+
+
 def test_harnesses_still_find_their_protocol_at_the_root(live: Live) -> None:
     async def go() -> int:
         async with aiohttp.ClientSession() as session, session.ws_connect(live.http) as socket:
