@@ -18,6 +18,7 @@ from ..errors import ConfigError, EnvironmentStringError, EpisodeError, MissingE
 from ..spec import Array, Arrays
 from .atari_scores import Reference, references
 from .suite import (
+    REPEAT,
     Env,
     Key,
     Outcome,
@@ -193,9 +194,9 @@ SUITE = Suite(
         _key("max_episode_steps", int, least=1),
         _key("max_noops", int, least=0),
         _key("min_noops", int, least=0),
-        _key("repeat", int, least=1),
+        _key("repeat", int, least=1, most=REPEAT),
         _key("resize", allowed=("area", "area84", "bilinear")),
-        _key("size", int, least=1),
+        _key("size", int, least=1, most=2048),
         _key("sticky", float, least=0, most=1),
     ),
     canonical=canonical,

@@ -14,7 +14,7 @@ import numpy as np
 from ..errors import EnvironmentStringError, EpisodeError, MissingExtraError, nearest
 from ..spec import Array, Arrays
 from .repeat import Repeat
-from .suite import Env, Key, Outcome, Settings, Suite
+from .suite import REPEAT, Env, Key, Outcome, Settings, Suite
 
 TASKS = ("noreward", "reward")
 FPS = 5  # of a film; the game itself has no clock
@@ -78,8 +78,8 @@ SUITE = Suite(
     name="crafter",
     keys=(
         Key(name="max_episode_steps", kind=int, default=10_000, least=1),
-        Key(name="repeat", kind=int, default=1, least=1),
-        Key(name="size", kind=int, default=64, least=9),  # a pixel for each of the 9x9 fields
+        Key(name="repeat", kind=int, default=1, least=1, most=REPEAT),
+        Key(name="size", kind=int, default=64, least=9, most=2048),  # a pixel a field
     ),
     canonical=canonical,
     make=make,

@@ -16,7 +16,7 @@ import numpy as np
 from ..errors import EnvironmentStringError, EpisodeError, MissingExtraError, ProviderError, nearest
 from ..spec import Array, Arrays
 from .opengl import choose_backend
-from .suite import Env, Key, Settings, Suite
+from .suite import REPEAT, Env, Key, Settings, Suite
 
 RENDER_SIZE = 256  # pixels a side of `render()`; a multiple of 16, as video encoders like it
 INSTALL_OPENGL = (
@@ -103,10 +103,10 @@ SUITE = Suite(
     name="dmc",
     keys=(
         Key(name="obs", default="pixels", allowed=("pixels", "state", "both")),
-        Key(name="repeat", kind=int, default=1, least=1),
+        Key(name="repeat", kind=int, default=1, least=1, most=REPEAT),
         Key(name="render", default="default", allowed=("default", "fast"), applies=_has_pixels),
         Key(name="camera", kind=int, default=default_camera, least=0, applies=_has_pixels),
-        Key(name="size", kind=int, default=64, least=1, applies=_has_pixels),
+        Key(name="size", kind=int, default=64, least=1, most=2048, applies=_has_pixels),
         Key(name="frames", kind=int, default=None, least=1, most=9, applies=_has_pixels),
     ),
     canonical=canonical,

@@ -6,7 +6,7 @@ import gymnasium
 
 from ..errors import EnvironmentStringError, nearest
 from .repeat import Repeat
-from .suite import Env, Key, Settings, Suite
+from .suite import REPEAT, Env, Key, Settings, Suite
 
 
 def canonical(task: str) -> str:
@@ -61,7 +61,7 @@ def _imported(task: str) -> str:
 SUITE = Suite(
     name="gym",
     keys=(
-        Key(name="repeat", kind=int, default=1, least=1),
+        Key(name="repeat", kind=int, default=1, least=1, most=REPEAT),
         Key(name="max_episode_steps", kind=int, default=None, least=1),  # Gymnasium's own if open
     ),
     canonical=canonical,

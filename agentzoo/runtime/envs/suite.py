@@ -35,6 +35,9 @@ SAFE_TASK = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")  # "walker-walk", "ALE/Pong-v5
 
 Env = gym.Env[Any, Any]  # Gymnasium's type parameters are invariant, and ours to take are all
 Value = int | float | str
+LARGEST = 1 << 53  # of a number; a string may come from anywhere, and floats hold no larger ones
+DIGITS = 15  # that need no such limit
+REPEAT = 1000  # the most that an action may be repeated: a step has to end
 Settings = Mapping[str, Value]
 
 
@@ -84,6 +87,8 @@ class Key:
     def _out_of_range(self, value: Value) -> bool:
         if isinstance(value, str):
             return False
+        if not abs(value) <= LARGEST:
+            return True
         # written so that NaN is out of every range
         too_small = self.least is not None and not value >= self.least
         return too_small or (self.most is not None and not value <= self.most)
@@ -92,12 +97,12 @@ class Key:
         expected = {int: "a whole number", float: "a number", str: "a text"}[self.kind]
         if self.least is not None:
             expected += f" of at least {self.least:g}"
-        if self.most is not None:
-            expected += f" and at most {self.most:g}"
+        if self.kind is not str and (self.most is not None or len(str(given)) > DIGITS):
+            expected += f" and at most {self.most or LARGEST:g}"
         if self.allowed:
             expected = "one of " + ", ".join(map(str, self.allowed))
         return EnvironmentStringError(
-            f'"{where}" sets {self.name}={given}, expected {expected}; '
+            f'"{where:.200}" sets {self.name}={str(given)[:40]}, expected {expected}; '
             f"{nearest(str(given), map(str, self.allowed)) if self.allowed else 'change the value'}"
         )
 

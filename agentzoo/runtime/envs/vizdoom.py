@@ -22,7 +22,7 @@ from ..spec import Array, Arrays
 from . import vizdoom_fields as fields
 from .backend import LOST, SIDE
 from .frames import shrunk
-from .suite import Env, Key, Outcome, Settings, Suite, Value
+from .suite import REPEAT, Env, Key, Outcome, Settings, Suite, Value
 from .vizdoom_engine import Engine
 
 FPS = 35  # tics a second of Doom's clock
@@ -122,7 +122,7 @@ SUITE = Suite(
         Key(name="far", default=_of_fields("mid"), allowed=tuple(fields.FAR)),
         Key(name="map", default=_of_fields("none"), allowed=("none", "oracle")),
         Key(name="max_episode_steps", kind=int, default=_limit, least=0),
-        Key(name="repeat", kind=int, default=4, least=1),
+        Key(name="repeat", kind=int, default=4, least=1, most=REPEAT),
         Key(name="size", kind=int, default=64, least=8, most=512),
         Key(name="split", default=_of_fields("train"), allowed=fields.SPLITS, evaluated="test"),
     ),
