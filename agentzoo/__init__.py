@@ -56,6 +56,9 @@ EXTRAS = {
     "gym": ("pygame",),
     "vizdoom": ("vizdoom",),
     "clip": ("transformers",),
+    "sweep": ("optuna",),
+    "data": ("minari",),
+    "ray": ("ray",),
 }
 
 _HOMES = {

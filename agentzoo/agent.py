@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -41,6 +42,7 @@ from .environment import (
     require_environment,
     spaces_of,
 )
+from .replay.datasets import Dataset, open_dataset
 from .saved import read_settings, read_spaces, read_weights, same, write_settings, write_weights
 from .torch_step import TorchStep
 from .train import checkpoint
@@ -51,6 +53,7 @@ from .train.collector import noise_for_step
 from .train.cuda_graph import require_capture
 from .train.events import Callback, Learner
 from .train.loop import interruption, train
+from .train.offline import train_offline
 from .train.parent import Parent, require_parts
 from .train.run_folder import locked, new_run_folder, write_total
 
@@ -121,6 +124,7 @@ class Agent:
         self.run_dir: Path | None = None  # the run that tells how, not always to be gone on in
         self.took = ""  # newest|best, of the run it was loaded from
         self.parent: Parent | None = None  # what its run began with
+        self.offline: dict[str, Any] | None = None  # the data set its run learned from
         self._loaded: Path | None = None  # where its weights were read, until it learns
         self._origin_env = ""  # where these had learned
         self.env_steps = 0  # learned for so far, repeat included
@@ -240,6 +244,7 @@ class Agent:
         env: EnvLike | None = None,
         *,
         run: str | Path | None = None,
+        offline: str | Path | None = None,
         parts: Sequence[str] = (),
         callbacks: Callback | Sequence[Callback] = (),
         progress: bool = True,
@@ -255,6 +260,10 @@ class Agent:
                 place is the same as `env`.
             env: where to learn, if the agent was made without one.
             run: the run's folder, new or to be resumed; None makes one under runs/.
+            offline: a Minari data set, by its id or folder, to learn from alone; `total_steps` is
+                then a number of updates. To learn on in the environment call `learn` without it:
+                that is another run, which begins with the policy, its optimisers and the data set's
+                rows.
             parts: of a policy that has learned, those that alone learn on in a new run, such as
                 ["reward"]; everything else stays bit for bit. PlaNet's; () is all of them.
             callbacks: told about everything that happens; one, or several.
@@ -268,6 +277,7 @@ class Agent:
 
         Raises:
             ConfigError: for a number of steps below 1, what is no callback, or an unknown part.
+            DatasetError: if the data set is missing, damaged, or of other spaces.
             RunError: without an environment, if `run` holds a run with other settings, or if the
                 run has diverged.
             KeyboardInterrupt: after Ctrl-C.
@@ -278,35 +288,73 @@ class Agent:
             )
         if total_steps is not None and not isinstance(total_steps, int | float | np.number):
             total_steps, env = None, total_steps
-        if env is not None:
-            before = self.env
-            self._build(env)
-            if self.run is not None and self.env != before:
-                self._leave_run(before)  # another task is another run
-        require_environment(self._source)
+        dataset = self._prepared(env, offline)
         if parts:
             require_parts(type(self).__name__, self.algorithm, parts)
         assert self._source is not None
         require_float32()
         config, self.took = self.config, ""
-        budget = config.total_steps if total_steps is None else step_budget(total_steps)
+        budget = self._budget(dataset) if total_steps is None else step_budget(total_steps)
         told = self._callbacks(callbacks)
         with collecting(self._source, config) as adapter:
             self._require_same_spaces(adapter.obs, adapter.action)  # before anything is written
             folder = self._run_folder(run)
             with locked(folder):
-                counters, newest = self._open_run(folder, tuple(parts))
+                counters, newest = self._open_run(folder, tuple(parts), dataset)
                 total = budget if run is not None else counters.env_step + budget
-                done = f"{counters.env_step:,} of {total:,} environment steps"
+                unit = "environment steps" if dataset is None else "updates"
+                done = f"{counters.env_step:,} of {total:,} {unit}"
                 if newest is not None and counters.env_step >= total:
                     print(f"{folder} is finished: {done}")
                     return self
                 write_total(folder, total)
                 learner, self._loaded = self._learner(), None
-                signalled = train(learner, folder, adapter, counters, newest, total, told, progress)
+                sitting = train if dataset is None else partial(train_offline, dataset=dataset)
+                signalled = sitting(
+                    learner, folder, adapter, counters, newest, total, told, progress
+                )
         if signalled is not None and on_interrupt == "raise":
             raise interruption(signalled)
         return self
+
+    def take_in(self, offline: str | Path, run: Path) -> None:
+        """Begin a run that holds a data set's episodes, and learn nothing yet.
+
+        Raises:
+            DatasetError: if the data set is missing, damaged, or of other spaces.
+        """
+        dataset = self._prepared(None, offline)
+        assert self._source is not None
+        assert dataset is not None
+        with collecting(self._source, self.config) as adapter, locked(run):
+            counters, newest = self._open_run(run, (), dataset)
+            train_offline(
+                self._learner(), run, adapter, counters, newest, 0, (), False, dataset=dataset
+            )
+
+    def _prepared(self, env: EnvLike | None, offline: str | Path | None) -> Dataset | None:
+        """Build for the environment, leave the run of another one, open the data set."""
+        dataset = None if offline is None else open_dataset(offline)
+        if dataset is not None and env is None and self._source is None:
+            env = dataset.env or None
+        before = self.env
+        if env is not None:
+            self._build(env)
+        require_environment(self._source)
+        elsewhere = self.env != before or (dataset is None) != (self.offline is None)
+        if self.run is not None and elsewhere:
+            self._leave_run(before)  # another task is another run, and so is a data set
+        if dataset is not None:
+            dataset.require_spaces(self.spec.obs, self.spec.action)
+        return dataset
+
+    def _budget(self, dataset: Dataset | None) -> int:
+        """The preset's environment steps, or the updates that it would take in them."""
+        steps = self.config.total_steps
+        if dataset is None:
+            return steps
+        repeat = int(envs.settings_of(self.env).get("repeat", 1)) if self.env else 1
+        return max(1, self.config.schedule(repeat).due(steps, dataset.episodes))
 
     def _run_folder(self, run: str | Path | None) -> Path:
         """The folder of the run that was named, is gone on with, or begins."""
@@ -314,10 +362,15 @@ class Agent:
             return Path(run).expanduser()
         return self.run or new_run_folder(type(self).__name__, self.env)
 
-    def _open_run(self, folder: Path, parts: tuple[str, ...]) -> tuple[Counters, Path | None]:
+    def _open_run(
+        self, folder: Path, parts: tuple[str, ...], dataset: Dataset | None = None
+    ) -> tuple[Counters, Path | None]:
         """Where the run in a folder stands, and the checkpoint to go on from."""
         self.run_dir = folder
         newest = checkpoint.newest(folder / "checkpoints")
+        if newest is not None:
+            _require_same_source(folder, read_settings(newest).get("offline"), dataset)
+        self.offline = None if dataset is None else _record(dataset)
         if newest is None:
             self._descend(parts)
             folder.mkdir(parents=True, exist_ok=True)
@@ -333,7 +386,7 @@ class Agent:
         self._load_weights(newest)
         self.run = folder
         counters = Counters.read(newest / "training")
-        self.env_steps = self.steps_before + counters.env_step
+        self.env_steps = self.steps_before + (0 if self.offline else counters.env_step)
         return counters, newest
 
     def _leave_run(self, env: str) -> None:
@@ -355,6 +408,7 @@ class Agent:
         parent = Parent.of(self._loaded, self._origin_env, self.env_steps)
         # rows of another task have its rewards
         same = parent.has_optimizer and self.env == parent.env and self.env != ""
+        same = same and self.offline is None  # whose rows are the data set's
         whole = not parts and self._parts == ()  # an optimiser of some parts fits no others
         self.parent = replace(
             parent,
@@ -404,7 +458,9 @@ class Agent:
         )
 
     def _save_at(self, folder: Path, env_steps: int) -> None:
-        """Save as what has learned for so many environment steps of this run."""
+        """Save as what has learned for so many environment steps of this run, or updates."""
+        if self.offline is not None:
+            self.offline["updates"], env_steps = env_steps, 0
         self.env_steps = self.steps_before + env_steps
         self.save(folder)
 
@@ -472,6 +528,7 @@ class Agent:
         agent.run_dir, agent.took = run, "" if run is None else which
         agent._loaded, agent._origin_env = folder, settings["env"]
         agent.parent = Parent(**settings["parent"]) if "parent" in settings else None
+        agent.offline = settings.get("offline")
         agent._loaded_differs = training["differs"]
         agent.env = settings["env"]
         agent._source = agent.env or None
@@ -758,6 +815,7 @@ class Agent:
             "training": self._training(),
             **({"took": self.took} if self.took else {}),
             **({"parent": self.parent.to_json()} if self.parent else {}),
+            **({"offline": self.offline} if self.offline else {}),
         }
 
     def _load_weights(self, folder: Path) -> None:
@@ -856,6 +914,37 @@ def stored(folder: Path, which: str) -> tuple[Path, Path | None]:
         assert best is not None, folder
         return best, folder
     return (folder, None) if newest is None else (newest, folder)
+
+
+def _record(dataset: Dataset) -> dict[str, Any]:
+    """The entry of config.json on the data set that a run learns from."""
+    found = {"dataset": dataset.id, "env": dataset.env}
+    return {**found, "episodes": dataset.episodes, "transitions": dataset.transitions, "updates": 0}
+
+
+def _require_same_source(folder: Path, before: object, dataset: Dataset | None) -> None:
+    """A resumed run goes on with the data set, or the environment, that it began with.
+
+    Raises:
+        RunError: saying how to go on otherwise.
+    """
+    theirs = before.get("dataset") if isinstance(before, dict) else None
+    ours = None if dataset is None else dataset.id
+    if theirs == ours:
+        return
+    if theirs is None:
+        raise RunError(
+            f"the run {folder} learns in its environment, not from the data set {ours}; name "
+            "another folder"
+        )
+    if ours is None:
+        raise RunError(
+            f"the run {folder} learns from the data set {theirs}; pass offline= to go on with it, "
+            f"or learn on in the environment: agentzoo.load({str(folder)!r}).learn(...)"
+        )
+    raise RunError(
+        f"the run {folder} learns from the data set {theirs}, not from {ours}; name another folder"
+    )
 
 
 def module(algorithm: Algorithm) -> nn.Module:

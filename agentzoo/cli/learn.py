@@ -39,7 +39,11 @@ def learn(
     env: Annotated[str | None, typer.Argument(help="Environment, such as dmc:walker-walk.")] = None,
     budget: Annotated[
         int | None,
-        typer.Option("--steps", parser=steps, help="Environment steps, repeat included."),
+        typer.Option(
+            "--steps",
+            parser=steps,
+            help="Environment steps, repeat included; with --offline, updates.",
+        ),
     ] = None,
     preset: Annotated[str | None, typer.Option(help="Named settings, such as cpu.")] = None,
     settings: Annotated[
@@ -59,6 +63,9 @@ def learn(
     parts: Annotated[
         list[str] | None,
         typer.Option(help="Part that alone learns on, of --from; may be given many times."),
+    ] = None,
+    offline: Annotated[
+        str | None, typer.Option(help="Minari data set, id or folder, to learn from alone.")
     ] = None,
     device: Device = "auto",
     seed: Seed = None,
@@ -89,7 +96,8 @@ def learn(
         )
     else:
         learner = kind.load(source, device=device)
-    learn_on(learner, budget, env if source else None, run=run, parts=parts or ())
+    where = env if source else None
+    learn_on(learner, budget, where, run=run, parts=parts or (), offline=offline)
 
 
 def resume(
@@ -123,10 +131,11 @@ def learn_on(
     *,
     run: Path | None,
     parts: Sequence[str] = (),
+    offline: str | None = None,
 ) -> None:
     """Learn, and say what can come next, also where it was stopped."""
     try:
-        learner.learn(budget, env, run=run, parts=parts)
+        learner.learn(budget, env, run=run, parts=parts, offline=offline)
     except (KeyboardInterrupt, SystemExit) as stopped:
         how = f"agentzoo resume {learner.run}" if learner.run else "the same command"
         typer.echo(f"stopped; to go on: {how}", err=True)

@@ -16,10 +16,11 @@ from agentzoo.runtime.errors import AgentZooError
 from agentzoo.runtime.printable import printable
 
 from .. import __version__
-from . import affordance, doctor, hub, learn, policy, serve
+from . import affordance, doctor, hub, lab, learn, policy, serve
 
 COMMANDS = (  # in the order of --help
     *(learn.quickstart, learn.learn, learn.resume, learn.export),
+    *(lab.sweep, lab.plot),
     *(policy.evaluate, policy.table, policy.compare),
     *(serve.serve, serve.watch),
     *(policy.inspect, policy.verify),
@@ -39,6 +40,7 @@ folder_hub = typer.Typer(
 )
 app.add_typer(folder_hub)
 app.add_typer(affordance.app)
+app.add_typer(lab.data)
 folder_hub.command()(hub.repair)
 for _command in COMMANDS:
     app.command()(_command)

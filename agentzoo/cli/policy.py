@@ -171,6 +171,8 @@ def reproduced(policy: "Policy", folder: Path) -> int:
 
 def summary(result: "Evaluation") -> str:
     """An evaluation in lines: what was run, its score, and what its suite makes of it."""
+    from agentzoo.runtime.evaluation.statistics import succeeded
+
     low, high = result.interval
     actions = "deterministic" if result.deterministic else "sampled"
     lines = [
@@ -178,5 +180,6 @@ def summary(result: "Evaluation") -> str:
         f"{len(result.returns)} episodes from seed {result.seed}, {actions} actions: "
         f"mean {result.mean:.1f}, 95 % interval {low:.1f} to {high:.1f}",
         *(f"{name} {value:.3g}" for name, value in result.scores.items()),
+        *([f"success rate {rate}"] if (rate := succeeded(result)) else []),
     ]
     return "\n".join(lines)

@@ -12,6 +12,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from agentzoo.runtime.envs import EnvName, package_of
 from agentzoo.runtime.errors import BundleError
 from agentzoo.runtime.evaluation.rollout import Evaluation
+from agentzoo.runtime.evaluation.statistics import succeeded
 from agentzoo.runtime.files import open_plain, stands, write_plain
 from agentzoo.runtime.printable import printable
 
@@ -74,23 +75,29 @@ def metadata(package: Package, license_id: str) -> ModelCardData:
     """
     results, agent = package.results, package.settings.agent
     name = dataset(results.env)
-    score = EvalResult(
-        task_type=TASK,
-        task_name=TASK,
-        dataset_type=name,
-        dataset_name=name,
-        dataset_args={
-            "environment": results.env or "an object of the author's own",
-            "episodes": len(results.returns),
-            "seeds": spelled(results.seeds),
-            "action_repeat": results.repeat,
-            "deterministic": results.deterministic,
-        },
-        metric_type="mean_reward",
-        metric_name="mean_reward",
-        metric_value=f"{results.mean:.2f} +/- {results.std:.2f}",
-        verified=False,
-    )
+    values = {"mean_reward": f"{results.mean:.2f} +/- {results.std:.2f}"}
+    if results.success_rate is not None:
+        values["success_rate"] = f"{results.success_rate:.2f}"
+    scores = [
+        EvalResult(
+            task_type=TASK,
+            task_name=TASK,
+            dataset_type=name,
+            dataset_name=name,
+            dataset_args={
+                "environment": results.env or "an object of the author's own",
+                "episodes": len(results.returns),
+                "seeds": spelled(results.seeds),
+                "action_repeat": results.repeat,
+                "deterministic": results.deterministic,
+            },
+            metric_type=metric,
+            metric_name=metric,
+            metric_value=value,
+            verified=False,
+        )
+        for metric, value in values.items()
+    ]
     library = package.settings.library
     kind = "world-model" if library is None else library.name or "pytorch"
     tags = ["agentzoo", "deep-reinforcement-learning", TASK, kind, agent.lower(), name]
@@ -100,7 +107,7 @@ def metadata(package: Package, license_id: str) -> ModelCardData:
         pipeline_tag=TASK,
         tags=[*tags, "onnx", *_arxiv(package.settings.training)],
         model_name=agent,
-        eval_results=[score],
+        eval_results=scores,
     )
 
 
@@ -149,7 +156,7 @@ def body(package: Package, address: Address) -> str:
         onnx=_install("onnx", results.env),
         pin="" if address.kind == "zoo" else PIN,
         run="\nfrom agentzoo.runtime import evaluate\n" if has_env else "\n",
-        scores=_scores(results.scores),
+        scores=_scores(results.scores) + _success(results),
         unplanned=_unplanned(package.unplanned),
         try_policy=f"print(evaluate(policy, {episodes}).mean)" if has_env else "policy.act(obs)",
         training=_training(package, training),
@@ -192,9 +199,12 @@ def command(package: Package, training: TrainingRecord) -> str:
     """The command that trains the agent again."""
     settings, seed = package.settings, str(package.settings.seed)
     before = 0 if settings.parent is None else settings.parent.env_steps
+    offline = settings.offline
+    steps = str(offline.updates if offline else training.env_steps - before)
     lines = [
         ["agentzoo", "learn", settings.agent.lower(), settings.env],
-        ["--steps", str(training.env_steps - before), "--preset", training.preset, "--seed", seed],
+        *([["--offline", offline.dataset]] if offline else []),
+        ["--steps", steps, "--preset", training.preset, "--seed", seed],
         *(["--set", override] for override in training.overrides),
     ]
     return " \\\n  ".join(shlex.join(map(printable, line)) for line in lines)
@@ -226,6 +236,12 @@ def _unplanned(found: Evaluation | None) -> str:
     low, high = found.interval
     score = f"{found.mean:.2f} ± {found.std:.2f}, interval {low:.2f} to {high:.2f}"
     return f'| without planning, `plan="off"` | {score}, {len(found.returns)} episodes |\n'
+
+
+def _success(results: Evaluation) -> str:
+    """A row with the success rate, where the environment knows of one."""
+    rate = succeeded(results)
+    return f"| `success_rate` | {rate} |\n" if rate else ""
 
 
 def _pictures(files: Sequence[str]) -> str:

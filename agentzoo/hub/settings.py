@@ -54,6 +54,25 @@ class ParentRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
+class OfflineRecord:
+    """The data set that a run learned from in its environment's place.
+
+    Attributes:
+        dataset: its id.
+        env: the environment that it names, or "".
+        episodes: in it.
+        transitions: in it.
+        updates: gradient steps on it.
+    """
+
+    dataset: str
+    env: str
+    episodes: int
+    transitions: int
+    updates: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Library:
     """The library that trained a policy in agentzoo's place.
 
@@ -87,6 +106,7 @@ class Settings:
         took: which policy of its run it is, newest or best; "" where the folder does not say.
         parent: the policy that its run continued from, if it did.
         library: what trained it, if that was not agentzoo.
+        offline: the data set that its run learned from, if it was one.
     """
 
     agent: str
@@ -97,6 +117,7 @@ class Settings:
     took: Literal["", "newest", "best"]
     parent: ParentRecord | None
     library: Library | None = None
+    offline: OfflineRecord | None = None
 
 
 def read_settings(folder: Path) -> Settings:
@@ -125,5 +146,6 @@ def read_settings(folder: Path) -> Settings:
         "took": value.get("took", ""),
         "parent": parent,
         "library": value.get("library"),
+        "offline": value.get("offline"),
     }
     return read_fields(Settings, {**given, **later}, CONFIG)

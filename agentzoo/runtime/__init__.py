@@ -9,7 +9,13 @@ if TYPE_CHECKING:
     from .envs import make_env
     from .errors import AgentZooError
     from .evaluation.rollout import Evaluation, evaluate, evaluate_random
-    from .evaluation.statistics import comparison_table, iqm, iqm_interval
+    from .evaluation.statistics import (
+        comparison_table,
+        iqm,
+        iqm_interval,
+        performance_profile,
+        probability_of_improvement,
+    )
     from .policy.device_batch import DeviceBatch, load_batch
     from .policy.policy import Policy
     from .spec import PolicySpec
@@ -37,6 +43,8 @@ __all__ = [
     "load_policy",
     "load_world",
     "make_env",
+    "performance_profile",
+    "probability_of_improvement",
     "verify",
 ]
 
@@ -59,6 +67,8 @@ _HOMES = {
     "load_batch": "policy.device_batch",
     "load_world": "world.load",
     "make_env": "envs",
+    "performance_profile": "evaluation.statistics",
+    "probability_of_improvement": "evaluation.statistics",
     "verify": "bundle.load",
 }
 

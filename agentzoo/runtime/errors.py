@@ -49,6 +49,10 @@ class ReplayError(AgentZooError, RuntimeError):
     """The replay buffer cannot do what it was asked: empty, too large, unwritable."""
 
 
+class DatasetError(AgentZooError, ValueError):
+    """A data set is missing, damaged, foreign or of other spaces; or one cannot be written."""
+
+
 class RunError(AgentZooError, RuntimeError):
     """A training run cannot start, go on or be resumed."""
 

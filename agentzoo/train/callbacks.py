@@ -131,6 +131,8 @@ class Evaluate(Callback):
             "eval/episodes": episodes,
             "eval/is_best": float(training.keep_best(result.mean)),
         }
+        if result.success_rate is not None:
+            line["eval/success_rate"] = result.success_rate
         training.logger.write(counters.env_step, line)
         for callback in training.callbacks:
             callback.on_evaluation(training, result.mean)

@@ -34,6 +34,8 @@ class Episode:
     total_reward: float  # undiscounted sum
     rows: int  # decisions, the last observation included
     env_steps: int
+    success: bool | None = None  # whether it reached its goal, where the environment says so
+    unlocked: Mapping[str, bool] = field(default_factory=dict)  # achievements, where there are any
 
 
 @dataclass
@@ -206,7 +208,14 @@ class Collector:
 
     def _finish(self, env: int) -> Episode:
         rows = self._lengths[env]
-        episode = Episode(env, float(self._sums[env]), rows, (rows - 1) * self.adapter.repeat)
+        episode = Episode(
+            env,
+            float(self._sums[env]),
+            rows,
+            (rows - 1) * self.adapter.repeat,
+            self.adapter.success(env),
+            self.adapter.unlocked(env),
+        )
         self._sums[env], self._lengths[env] = 0.0, 0
         self.ended.append(env)
         return episode

@@ -196,16 +196,23 @@ class Training:
         if len(self._update_seconds) != TIMED_UPDATES:
             return
         median = float(np.median(self._update_seconds))
-        due = self.schedule.due(self.bar.total, 0) - self.counters.updates
-        if self.schedule.counts_steps:
+        ahead = self._updates_ahead()
+        if ahead is not None:
             self.bar.note(
-                f"about {duration(due * median)} of updates ahead: {due:,} of {median:.2f} s each"
+                f"about {duration(ahead * median)} of updates ahead: {ahead:,} of {median:.2f} s "
+                "each"
             )
         if self.learner.device.type == "cpu" and median > SLOW_UPDATE_S:
             self.bar.note(
                 f"an update takes {median:.1f} s here: this preset is meant for a GPU; "
                 'preset="cpu" learns small tasks on a CPU in minutes'
             )
+
+    def _updates_ahead(self) -> int | None:
+        """Updates that are left, where the steps alone decide."""
+        if not self.schedule.counts_steps:
+            return None
+        return self.schedule.due(self.bar.total, 0) - self.counters.updates
 
     def _log(self) -> None:
         """Write one line: means over the updates and the episodes since the last one."""
@@ -224,6 +231,7 @@ class Training:
             rewards = [episode.total_reward for episode in self._finished]
             line["rollout/ep_rew_mean"] = float(np.mean(rewards))
             line["rollout/ep_len_mean"] = float(np.mean([e.rows - 1 for e in self._finished]))
+            line |= reached(self._finished)
         learned = means(self._metrics)
         self.logger.write(counters.env_step, line | learned)
         self._require_finite(learned)
@@ -401,6 +409,20 @@ def checkpoint_grace(config: AgentConfig, adapter: Adapter) -> int:
     if config.checkpoint_grace is not None:
         return config.checkpoint_grace
     return GRACE if adapter.time_limit is None else adapter.time_limit + adapter.repeat
+
+
+def reached(episodes: Sequence[Episode]) -> dict[str, float]:
+    """Success rate and achievements of episodes, in the names of a line; often nothing.
+
+    `rollout/success_rate` is a share; `rollout/success/NAME` are per cent, as Crafter's are.
+    """
+    line: dict[str, float] = {}
+    if any(one.success is not None for one in episodes):
+        line["rollout/success_rate"] = float(np.mean([bool(one.success) for one in episodes]))
+    for name in sorted({name for one in episodes for name in one.unlocked}):
+        share = float(np.mean([one.unlocked.get(name, False) for one in episodes]))
+        line[f"rollout/success/{name}"] = 100.0 * share
+    return line
 
 
 def means(metrics: Sequence[Metrics]) -> dict[str, float]:

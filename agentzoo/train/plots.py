@@ -1,5 +1,6 @@
 """Pictures of a run: the learning curve, and what the model dreams beside what happened."""
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -73,7 +74,7 @@ def learning_curve(
     if len(runs) == 1:
         _mark_best(axes, runs[0])
     _baselines(axes, baselines or {})
-    axes.set_xlabel("environment steps")
+    axes.set_xlabel("updates" if all(map(_is_offline, several)) else "environment steps")
     axes.set_ylabel("return of an episode")
     axes.set_title(title or " ")
     axes.xaxis.set_major_formatter(_thousands)
@@ -219,6 +220,12 @@ def most_changing(values: "Array", most: int = DIMENSIONS) -> list[int]:
     """The dimensions of (B, T, n) that deviate most from their mean, at most so many, ascending."""
     spread = values.reshape(-1, values.shape[-1]).astype(np.float64).std(0)
     return sorted(np.argsort(-spread, kind="stable")[:most].tolist())
+
+
+def _is_offline(folder: str | Path) -> bool:
+    """Whether a run learned from a data set, so that its steps are updates."""
+    path = Path(folder) / "config.json"
+    return path.is_file() and "offline" in json.loads(path.read_text(encoding="utf-8"))
 
 
 def _series(runs: Iterable[Sequence[Record]], key: str) -> list[Series]:

@@ -36,9 +36,11 @@ NAMES = {
     "dreamerv2": "DreamerV2",
     "dreamerv3": "DreamerV3",
     "planet": "PlaNet",
+    "sac": "SAC, by Stable-Baselines3",
+    "tqc": "TQC, by sb3-contrib",
 }
 # what a variant's name stands for, beside presets
-VARIANTS = {"": "cpu", "raw": "cpu, raw vectors", "ratio64": "cpu, ratio 64"}
+VARIANTS = {"": "cpu", "raw": "cpu, raw vectors", "ratio64": "cpu, ratio 64", "sb3": "its defaults"}
 
 
 class Curve(NamedTuple):
@@ -234,8 +236,8 @@ def bounded(mean: float, low: float, high: float) -> str:
 
 
 HEAD = [
-    "| agent | task | preset | steps | policy | far above random | random | ours, last bin "
-    "| ours, area | published, last bin | published, area | published, end |",
+    "| agent | task | preset | steps | policy | far above random | random | last bin "
+    "| area | published, last bin | published, area | published, end |",
     "|---|---|---|---:|---|---|---:|---|---:|---|---:|---|",
 ]
 
@@ -325,7 +327,8 @@ def draw_all() -> None:
         if published is not None:
             here = published.steps <= curve.steps[-1]
             band(panel, Curve(*(part[here] for part in published)), "0.35", "authors'")
-        band(panel, curve, "#1f5fa8", "ours")
+        own = "the library's" if variant_of(folder) == VARIANTS["sb3"] else "ours"
+        band(panel, curve, "#1f5fa8", own)
         panel.axhline(read(folder / "random.json").mean, color="#e08a1e", ls=":", label="random")
         panel.set_title(f"{NAMES[folder.parent.name]}, {folder.name}", fontsize="small")
         panel.xaxis.set_major_formatter(lambda step, _: f"{step / 1000:g}k")

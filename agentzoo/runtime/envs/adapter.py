@@ -13,8 +13,9 @@ from ..errors import ConfigError, EpisodeError, ObservationError
 from ..policy.noise import derive_seed
 from ..policy.spaces import action_spec, encode, observation_specs, space_differences
 from ..spec import ActionSpec, Array, Arrays, ObsSpec
-from .backend import SIDE, InProcess, Source, StepResult
+from .backend import ACHIEVEMENTS, SIDE, InProcess, Source, StepResult
 from .subprocess_env import TIMEOUT_S, ProcessVectorEnv
+from .success import Success
 from .suite import Env, make_here, require_package, resolve, settings_of, suite_of
 from .vector import Vector, VectorEnv
 
@@ -68,6 +69,8 @@ class Adapter:
         self.time_limit = self._source.time_limit
         self._steps = [-1] * len(envs)  # decisions taken in the open episode; -1 is none open
         self._resets: Sequence[int] = ()
+        self._success = [Success() for _ in range(len(envs))]
+        self._unlocked: list[dict[str, bool]] = [{} for _ in range(len(envs))]
 
     @classmethod
     def open(
@@ -126,6 +129,14 @@ class Adapter:
 
     def __len__(self) -> int:
         return len(self._source)
+
+    def success(self, index: int) -> bool | None:
+        """Whether the newest episode of an environment reached its goal so far; None: no word."""
+        return self._success[index].reached
+
+    def unlocked(self, index: int) -> Mapping[str, bool]:
+        """Which achievements the newest episode of an environment has reached; empty: no word."""
+        return self._unlocked[index]
 
     def reset(self, indices: Sequence[int], seeds: Sequence[int]) -> Transitions:
         """Start a new episode in each of the environments; an open one is left behind.
@@ -236,6 +247,7 @@ class Adapter:
     def _row(self, index: int, outcome: StepResult) -> Transitions:
         is_first = index in self._resets
         self._steps[index] = 0 if is_first else self._steps[index] + 1
+        self._follow(index, outcome.info, is_first)
         try:
             row = encode(self.obs, outcome.observation, batched=False)
             if self.side:
@@ -250,6 +262,17 @@ class Adapter:
         if is_last:
             self._steps[index] = -1
         return row
+
+    def _follow(self, index: int, info: Mapping[str, object], is_first: bool) -> None:
+        """Keep what an info says of success and achievements."""
+        if is_first:
+            self._success[index], self._unlocked[index] = Success(), {}
+        else:
+            self._success[index].take(info)
+        counts = info.get(ACHIEVEMENTS)
+        if isinstance(counts, Mapping):
+            found = cast("Mapping[str, int]", counts)
+            self._unlocked[index] = {name: bool(count) for name, count in found.items()}
 
     def _finite(self, index: int, reward: object) -> Array:
         value: Array = np.asarray(reward)

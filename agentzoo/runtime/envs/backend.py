@@ -10,6 +10,7 @@ import numpy as np
 from ..errors import EpisodeError
 from ..policy.spaces import Observation
 from ..spec import Array
+from .success import SPELLINGS
 from .suite import Env
 from .time_limit import shared_limit, time_limit
 
@@ -19,7 +20,8 @@ Spaces = tuple[gym.Space[Any], gym.Space[Any]]  # of observations, of actions
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 SIDE = "side"  # in info: what `annotate` sees, and neither policy nor replay
 LOST = "world_lost"  # in info: why the world is gone and its episode with it, a sentence
-KEPT = (SIDE, LOST)  # of an info, where rows are made
+ACHIEVEMENTS = "achievements"  # in info: how often each was reached in this episode, by name
+KEPT = (SIDE, LOST, ACHIEVEMENTS, *SPELLINGS)  # of an info, where rows are made
 
 
 class StepResult(NamedTuple):

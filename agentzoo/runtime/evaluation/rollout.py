@@ -27,6 +27,7 @@ from ..envs import (
     settings_of,
     step_env,
 )
+from ..envs.success import Success, successes
 from ..errors import BundleError, ConfigError, EpisodeError, SpaceError
 from ..policy.policy import Policy
 from ..policy.spaces import (
@@ -42,7 +43,7 @@ from .vector_rollout import Vector, play_vector
 from .video import VideoWriter
 
 FORMAT = 1  # of results.json
-DERIVED = ("mean", "std", "interval", "protocol")  # made anew from the rest
+DERIVED = ("mean", "std", "interval", "protocol", "success_rate")  # made anew from the rest
 RESAMPLES = 10_000
 RESAMPLED = 1 << 21  # numbers of a bootstrap in memory at once
 EPISODES, RETURN = 10_000, 1e30  # what a results.json may hold: as many, up to that in magnitude
@@ -111,6 +112,8 @@ class Evaluation:
         policy_sha256: of the graph that ran, or of all graphs and the plan
             (`manifest.policy_digest`); "" for a policy that is still in training.
         scores: what the environment's suite makes of the episodes, such as `human_normalized`.
+        successes: whether each episode reached its goal, where the environment says so
+            (`info["is_success"]` and its other spellings, see `envs.success`); else empty.
     """
 
     agent: str
@@ -122,6 +125,7 @@ class Evaluation:
     repeat: int = 1
     policy_sha256: str = ""
     scores: Mapping[str, float] = field(default_factory=dict[str, float])
+    successes: tuple[bool, ...] = ()
 
     @property
     def seed(self) -> int:
@@ -137,6 +141,16 @@ class Evaluation:
     def std(self) -> float:
         """Standard deviation of the returns over these episodes (population, as in SB3)."""
         return float(np.std(self.returns))
+
+    @property
+    def success_rate(self) -> float | None:
+        """Share of the episodes that reached their goal; None where the environment has no word."""
+        return float(np.mean(self.successes)) if self.successes else None
+
+    @property
+    def success_interval(self) -> tuple[float, float] | None:
+        """95 % interval of the success rate, by Wilson's score (1927), which is never empty."""
+        return wilson(sum(self.successes), len(self.successes)) if self.successes else None
 
     @cached_property
     def interval(self) -> tuple[float, float]:
@@ -158,7 +172,16 @@ class Evaluation:
     def to_json(self) -> dict[str, object]:
         """The content of results.json."""
         derived = {"mean": self.mean, "std": self.std, "interval": list(self.interval)}
-        return {"format": FORMAT, **asdict(self), **derived, "protocol": self.protocol}
+        whole: dict[str, object] = {
+            "format": FORMAT,
+            **asdict(self),
+            **derived,
+            "protocol": self.protocol,
+        }
+        if self.successes:
+            return {**whole, "success_rate": self.success_rate}
+        del whole["successes"]  # most environments know of none
+        return whole
 
     @classmethod
     def from_json(cls, value: object) -> "Evaluation":
@@ -175,6 +198,7 @@ class Evaluation:
                 "again, or run: pip install --upgrade agentzoo-rl"
             )
         kept = {name: one for name, one in entries.items() if name not in DERIVED}
+        kept.setdefault("successes", [])  # written only where an environment knows of them
         read = read_fields(cls, kept, RESULTS)
         check_episodes(read)
         counts = {len(read.returns), len(read.lengths), len(read.seeds)}
@@ -182,6 +206,11 @@ class Evaluation:
             raise BundleError(
                 f"{RESULTS} lists {len(read.returns)} returns, {len(read.lengths)} lengths and "
                 f"{len(read.seeds)} seeds, expected as many of each; evaluate the policy again"
+            )
+        if len(read.successes) not in (0, len(read.returns)):
+            raise BundleError(
+                f"{RESULTS} lists {len(read.successes)} successes of {len(read.returns)} episodes, "
+                "expected one of each; evaluate the policy again"
             )
         return read
 
@@ -219,6 +248,18 @@ def bootstrap(values: Sequence[float]) -> tuple[float, float]:
     )
     low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
+
+
+def wilson(reached: int, episodes: int) -> tuple[float, float]:
+    """95 % interval of a rate: so many episodes of so many.
+
+    Source: Wilson 1927, "Probable inference, the law of succession, and statistical inference".
+    """
+    z = 1.959963984540054  # of a normal distribution, 2.5 % lie above it
+    rate, spread = reached / episodes, z * z / episodes
+    middle = (rate + spread / 2) / (1 + spread)
+    half = math.sqrt(rate * (1 - rate) * spread + spread * spread / 4) / (1 + spread)
+    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def evaluate(
@@ -316,6 +357,7 @@ def _scored(
         repeat=int(settings_of(name).get("repeat", 1)) if name else 1,
         policy_sha256=first.digest,
         scores=scores_of(name, [episode.outcome for episode in played]) if name else {},
+        successes=successes([episode.success for episode in played]),
     )
 
 
@@ -373,6 +415,7 @@ class _Episode:
         self.session, self.seed, self.max_steps = session, seed, max_steps
         self.total, self.length, self.is_over = 0.0, 0, False
         self.info: Mapping[str, Any] = {}
+        self.success = Success()
         self.env: Env
         self.obs: Observation
 
@@ -392,6 +435,7 @@ class _Episode:
         self, obs: Observation, reward: object, is_over: bool, info: Mapping[str, Any]
     ) -> None:
         self.obs, self.info = obs, info
+        self.success.take(info)
         array = np.asarray(reward)
         if array.size != 1 or array.dtype.kind not in "fiub" or not math.isfinite(array.item()):
             raise EpisodeError(

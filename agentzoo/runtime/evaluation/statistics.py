@@ -1,6 +1,8 @@
 """Several policies beside each other, and one number for many tasks and seeds."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import repeat
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -11,6 +13,8 @@ from ..spec import Array
 from .rollout import LEVEL, RESAMPLES, Evaluation
 
 TRIM = 0.25  # of the scores, left out at either end
+TABLES = 100  # resampled at once
+Scores = ArrayLike | Mapping[str, ArrayLike]  # a table (runs, tasks), or the runs of each task
 AGENTS = ("repeat", "obs", "render", "size", "camera")  # keys of how an agent sees and decides
 
 
@@ -32,33 +36,145 @@ def iqm(scores: ArrayLike) -> float:
     return float(_iqm(_checked(scores).reshape(1, -1))[0])
 
 
-def iqm_interval(scores: ArrayLike) -> tuple[float, float]:
+def iqm_interval(scores: Scores) -> tuple[float, float]:
     """95 % stratified bootstrap interval of the IQM: runs are drawn again within each task.
 
     Args:
-        scores: (runs, tasks), normalised.
+        scores: (runs, tasks), or task -> runs where their numbers differ; normalised.
 
     Raises:
         ConfigError: if the scores have another shape, are none, or one is not finite.
 
     Source: Agarwal et al. 2021 (arXiv:2108.13264), section 4.1; 10,000 resamples from a fixed seed.
     """
-    table = _checked(scores)
-    if table.ndim != 2:
-        raise ConfigError(f"the scores have shape {table.shape}, expected (runs, tasks)")
-    runs, tasks = table.shape
+    by_task = _by_task(scores)
+    found = [_iqm(_resampled(by_task, rng)) for rng in _rounds()]
+    return _ends(np.concatenate(found))
+
+
+class Estimate(NamedTuple):
+    """A number with the ends of its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Profile(NamedTuple):
+    """A performance profile: arrays over its thresholds.
+
+    Attributes:
+        thresholds: normalised scores, (n,).
+        share: of all runs, tasks pooled, those that score above each threshold.
+        low: lower ends of 95 % stratified bootstrap intervals, threshold by threshold.
+        high: their upper ends.
+    """
+
+    thresholds: Array
+    share: Array
+    low: Array
+    high: Array
+
+
+def performance_profile(scores: Scores, thresholds: ArrayLike) -> Profile:
+    """The share of runs, over all tasks, that score above each threshold.
+
+    Args:
+        scores: (runs, tasks), or task -> runs where their numbers differ; normalised.
+        thresholds: (n,) scores.
+
+    Raises:
+        ConfigError: if the scores or thresholds have another shape, are none, or are not finite.
+
+    Source: Agarwal et al. 2021 (arXiv:2108.13264), section 4.2, score distributions, as
+    google-research/rliable library.py:create_performance_profile makes them.
+    """
+    by_task, at = _by_task(scores), _checked(thresholds)
+    if at.ndim != 1:
+        raise ConfigError(f"the thresholds have shape {at.shape}, expected (n,)")
+
+    def shares(pools: Array) -> Array:  # (k, scores) -> (k, n)
+        return np.stack([(pools > one).mean(1) for one in at], axis=1)
+
+    found = np.concatenate([shares(_resampled(by_task, rng)) for rng in _rounds()])
+    low, high = np.quantile(found, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    return Profile(at, shares(np.concatenate(by_task)[None])[0], low, high)
+
+
+def probability_of_improvement(ours: Scores, theirs: Scores) -> Estimate:
+    """How likely a run of ours scores above one of theirs in the same task; a tie counts half.
+
+    The mean over tasks, each with a 95 % interval from runs drawn again on either side. Scores need
+    no normalisation, since only those of one task are compared.
+
+    Args:
+        ours: (runs, tasks), or task -> runs.
+        theirs: the same tasks, in the same order or by the same names; the number of runs may be
+            another.
+
+    Raises:
+        ConfigError: if the tasks differ, or scores are none or not finite.
+
+    Source: Agarwal et al. 2021 (arXiv:2108.13264), section 4.3, equation 2: Mann and Whitney's U
+    over the number of pairs, as google-research/rliable metrics.py:probability_of_improvement.
+    """
+    if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
+        if ours.keys() != theirs.keys():
+            raise ConfigError(
+                f"ours are of {', '.join(ours)} and theirs of {', '.join(theirs)}; give both the "
+                "same tasks"
+            )
+        theirs = {task: theirs[task] for task in ours}
+    x, y = _by_task(ours), _by_task(theirs)
+    if len(x) != len(y):
+        raise ConfigError(
+            f"ours are of {len(x)} tasks and theirs of {len(y)}; give both the same tasks in the "
+            "same order"
+        )
+
+    def within(a: Array, b: Array) -> Array:  # (k, runs) each -> (k,)
+        above, level = a[:, :, None] > b[:, None], a[:, :, None] == b[:, None]
+        return (above + 0.5 * level).mean((1, 2))
+
+    def over_tasks(drawn: Callable[[Array], Array]) -> Array:
+        return np.mean([within(drawn(a), drawn(b)) for a, b in zip(x, y, strict=True)], axis=0)
+
+    value = float(over_tasks(lambda runs: runs[None])[0])
+    found = [over_tasks(lambda runs, rng=rng: _drawn(runs, rng)) for rng in _rounds()]
+    return Estimate(value, *_ends(np.concatenate(found)))
+
+
+def _rounds() -> Iterator[np.random.Generator]:
+    """One generator, from a fixed seed, as often as it takes for all resamples."""
     rng = np.random.default_rng(0)
-    found = [_iqm(_resampled(table, rng)) for _ in range(RESAMPLES // 100)]
-    assert found[0].shape == (100,), (runs, tasks)
-    low, high = np.quantile(np.concatenate(found), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return repeat(rng, RESAMPLES // TABLES)
+
+
+def _drawn(runs: Array, rng: np.random.Generator) -> Array:
+    """(TABLES, runs): one task's runs drawn again."""
+    return runs[rng.integers(0, len(runs), (TABLES, len(runs)))]
+
+
+def _resampled(by_task: Sequence[Array], rng: np.random.Generator) -> Array:
+    """(TABLES, scores): tables whose tasks were drawn again, each on its own."""
+    return np.concatenate([_drawn(runs, rng) for runs in by_task], axis=1)
+
+
+def _ends(found: Array) -> tuple[float, float]:
+    low, high = np.quantile(found, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
 
 
-def _resampled(table: Array, rng: np.random.Generator) -> Array:
-    """(100, runs * tasks): a hundred tables whose columns were drawn again, each on its own."""
-    runs, tasks = table.shape
-    chosen = rng.integers(0, runs, (100, runs, tasks))
-    return table[chosen, np.arange(tasks)].reshape(100, -1)
+def _by_task(scores: Scores) -> list[Array]:
+    """The runs of each task."""
+    if isinstance(scores, Mapping):
+        if not scores:
+            raise ConfigError("the scores are of no task; give the runs of at least one")
+        return [_checked(runs).ravel() for runs in scores.values()]
+    table = _checked(scores)
+    if table.ndim != 2:
+        raise ConfigError(f"the scores have shape {table.shape}, expected (runs, tasks)")
+    return list(table.T)
 
 
 def _iqm(pools: Array) -> Array:
@@ -94,7 +210,21 @@ def comparison_table(results: Mapping[str, Evaluation]) -> str:
         for name, one in results.items()
     ]
     head = "| policy | mean | 95 % interval | std | IQM | episodes | actions |"
-    return "\n".join([head, "|---|---:|---:|---:|---:|---:|---|", *rows])
+    rule = "|---|---:|---:|---:|---:|---:|---|"
+    if any(one.successes for one in results.values()):
+        head, rule = f"{head} success rate |", f"{rule}---|"
+        rows = [
+            f"{row} {succeeded(one)} |" for row, one in zip(rows, results.values(), strict=True)
+        ]
+    return "\n".join([head, rule, *rows])
+
+
+def succeeded(result: Evaluation) -> str:
+    """A success rate with its interval, or nothing where there is none."""
+    rate, interval = result.success_rate, result.success_interval
+    if rate is None or interval is None:
+        return ""
+    return f"{rate:.2f} ({interval[0]:.2f} to {interval[1]:.2f})"
 
 
 def check_comparable(results: Mapping[str, Evaluation]) -> None:

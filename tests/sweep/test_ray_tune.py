@@ -1,0 +1,74 @@
+"""A sweep as Ray Tune's trials, in the environment that has Ray.
+
+AGENTZOO_RAY_PYTHON names the interpreter; `.ci/ray_tune VENV PYTHON` makes one.
+"""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from agentzoo.sweep.processes import is_finished
+
+VARIABLE = "AGENTZOO_RAY_PYTHON"
+ROOT = Path(__file__).parents[2]
+SWEEP = """
+agent = "planet"
+task = "gym:Pendulum-v1,max_episode_steps=20"
+preset = "debug"
+steps = 60
+seeds = 2
+parallel = 2
+runner = "ray"
+folder = "{folder}"
+[set]
+final_episodes = 1
+report_every = 0
+"""
+DRIVER = """
+import json, sys; from pathlib import Path
+from agentzoo.sweep.drive import sweep; from agentzoo.sweep.plan import read_plan
+told = []
+over = sweep(read_plan(Path(sys.argv[1])), told.append)
+print(json.dumps([told, [[str(end.folder), end.error] for end in over]]))
+"""
+
+
+@pytest.fixture(scope="module")
+def interpreter() -> str:
+    found = os.environ.get(VARIABLE, "")
+    if not found and not os.environ.get("CI"):
+        pytest.skip(f"set {VARIABLE} to what .ci/ray_tune prints; in CI this is a failure")
+    assert Path(found).is_file(), f"{VARIABLE} is {found!r}, expected an interpreter"
+    return found
+
+
+def test_runs_are_trials_and_finished_ones_are_kept(interpreter: str, tmp_path: Path) -> None:
+    file = tmp_path / "night.toml"
+    file.write_text(SWEEP.format(folder=tmp_path / "sweep"))
+
+    def drive() -> tuple[list[str], list[tuple[Path, str]]]:
+        done = subprocess.run(
+            [interpreter, "-c", DRIVER, str(file)],
+            cwd=ROOT, capture_output=True, text=True, timeout=500, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-3000:]
+        told, over = json.loads(done.stdout.splitlines()[-1])
+        return told, [(Path(folder), error) for folder, error in over]
+
+    told, over = drive()
+    assert [error for _, error in over] == ["", ""]
+    assert all(is_finished(folder, 60) for folder, _ in over)
+    assert len(told) == 2
+    assert "seed" in told[0]
+    assert (tmp_path / "sweep" / "table.md").is_file()
+    assert (tmp_path / "sweep" / "curves.png").is_file()
+    # Tune has what the runs were evaluated at
+    results = [json.loads(line) for path in (tmp_path / "sweep" / "ray").rglob("result.json")
+               for line in path.read_text().splitlines()]  # fmt: skip
+    assert any("eval/mean_reward" in one for one in results)
+    logs = {folder: (folder / "sweep.log").stat().st_mtime_ns for folder, _ in over}
+    _, again = drive()
+    assert {folder: (folder / "sweep.log").stat().st_mtime_ns for folder, _ in again} == logs
