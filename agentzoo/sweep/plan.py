@@ -26,7 +26,7 @@ SEARCH_KEYS = ("trials", "space", "seed", "metric", "direction")
 
 
 @dataclass(frozen=True)
-class Range:
+class SearchRange:
     """Numbers a search draws from."""
 
     low: float
@@ -49,7 +49,7 @@ class SearchPlan:
     """
 
     trials: int
-    space: Mapping[str, Range | Sequence[Any]]
+    space: Mapping[str, SearchRange | Sequence[Any]]
     seed: int = 0
     metric: str = "eval/mean_reward"
     direction: str = "maximize"
@@ -205,9 +205,9 @@ def _check_settings(path: Path, plan: Plan) -> None:
             raise ConfigError(f"{path}: {error}") from error
 
 
-def _end(one: Range | Sequence[Any], k: int) -> Any:
+def _end(one: SearchRange | Sequence[Any], k: int) -> Any:
     """The first or the last value of a range or of choices."""
-    if not isinstance(one, Range):
+    if not isinstance(one, SearchRange):
         return one[-k]
     end = one.high if k else one.low
     return int(end) if one.whole else end
@@ -241,15 +241,16 @@ def _tasks(path: Path, given: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _seeds(path: Path, given: Mapping[str, Any]) -> tuple[int, ...]:
-    found: Any = given.get("seeds", 1)
-    if type(found) is int and found >= 1:
+    found = given.get("seeds", 1)
+    if isinstance(found, int) and not isinstance(found, bool) and found >= 1:
         return tuple(range(found))
-    whole = isinstance(found, list) and found and all(type(k) is int and k >= 0 for k in found)
-    if not whole or len(set(found)) != len(found):
+    listed: list[Any] = found if isinstance(found, list) else []
+    whole = bool(listed) and all(type(k) is int and k >= 0 for k in listed)
+    if not whole or len(set(listed)) != len(listed):
         raise ConfigError(
             f"{path}: seeds is {found!r}, expected a number of seeds or a list of different ones"
         )
-    return tuple(found)
+    return tuple(listed)
 
 
 def _table(path: Path, given: Mapping[str, Any], key: str) -> dict[str, Any]:
@@ -285,7 +286,7 @@ def _search(path: Path, given: Mapping[str, Any]) -> SearchPlan | None:
     )
 
 
-def _range(path: Path, name: str, given: object) -> Range | Sequence[Any]:
+def _range(path: Path, name: str, given: object) -> SearchRange | Sequence[Any]:
     """A list of choices, or a table with low and high."""
     if isinstance(given, list) and given:
         return given
@@ -298,4 +299,4 @@ def _range(path: Path, name: str, given: object) -> Range | Sequence[Any]:
         )
     whole = all(type(given[key]) is int for key in ("low", "high"))
     log = bool(given.get("log", False))
-    return Range(given["low"], given["high"], log, given.get("step"), whole)
+    return SearchRange(given["low"], given["high"], log, given.get("step"), whole)

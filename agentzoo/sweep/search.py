@@ -13,7 +13,7 @@ from agentzoo.runtime.errors import ConfigError, MissingExtraError, RunError
 
 from ..config import setting
 from ..train.logger import read_metrics
-from .plan import Plan, Range, RunPlan, SearchPlan
+from .plan import Plan, RunPlan, SearchPlan, SearchRange
 from .processes import Ended
 
 JOURNAL = "search.log"
@@ -150,7 +150,7 @@ def last_value(folder: Path, metric: str) -> float | None:
 
 def _drawn(trial: Any, search: SearchPlan) -> dict[str, Any]:
     for name, one in search.space.items():
-        if not isinstance(one, Range):
+        if not isinstance(one, SearchRange):
             trial.suggest_categorical(name, [setting(choice) for choice in one])
         elif one.whole:
             step = int(one.step or 1)
@@ -164,7 +164,7 @@ def _values(params: Mapping[str, Any], search: SearchPlan) -> dict[str, Any]:
     """Optuna's parameters as fields' values: choices are kept there as texts."""
     found: dict[str, Any] = {}
     for name, one in search.space.items():
-        found[name] = params[name] if isinstance(one, Range) else _choice(one, params[name])
+        found[name] = params[name] if isinstance(one, SearchRange) else _choice(one, params[name])
     return found
 
 

@@ -16,7 +16,7 @@ from agentzoo.runtime.errors import (
     RunError,
 )
 from agentzoo.sweep.drive import sweep
-from agentzoo.sweep.plan import Range, read_plan
+from agentzoo.sweep.plan import SearchRange, read_plan
 from agentzoo.sweep.processes import LOG, Ended, is_finished, run_here
 from agentzoo.sweep.search import OptunaSearch, last_value
 from agentzoo.train.checkpoint import Counters, newest
@@ -62,8 +62,8 @@ def test_a_search_draws_from_ranges_and_choices(tmp_path: Path) -> None:
     found = plan(tmp_path, f"{FILE}[search]\ntrials = 4\n{space}precision = ['fp32']\n").search
     assert found is not None
     assert found.space == {
-        "model_lr": Range(1e-4, 1e-2, log=True),
-        "batch_size": Range(2, 8, whole=True),
+        "model_lr": SearchRange(1e-4, 1e-2, log=True),
+        "batch_size": SearchRange(2, 8, whole=True),
         "precision": ["fp32"],
     }
 
