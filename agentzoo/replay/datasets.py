@@ -254,7 +254,7 @@ def _minari() -> Any:
 def _folder(name: str | Path) -> Path:
     """Where a data set of this name lies, or would."""
     if isinstance(name, Path) or str(name).startswith((".", "/", "~")):
-        return Path(name).expanduser()
+        return Path(name).expanduser().absolute()  # the package loses its way from a relative one
     if not ID.fullmatch(str(name)):
         raise DatasetError(
             f'"{name}" is no id of a data set; write (namespace/)name-v0, or a folder as ./{name}'

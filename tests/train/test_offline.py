@@ -138,6 +138,15 @@ def test_an_id_lies_where_minari_keeps_its_own(run: Path, tmp_path: Path) -> Non
         export_dataset(TOY.load(run, device="cpu"), "lab/pendulum-v1")
 
 
+def test_a_folder_may_be_named_from_here(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    export_dataset(TOY.load(run, device="cpu"), "./here")
+    assert open_dataset("./here").episodes == 6
+    assert open_dataset(Path("here")).folder == tmp_path / "here" / "data"
+
+
 def test_a_data_set_imported_is_a_run_to_learn_on_from(data: Path, tmp_path: Path) -> None:
     import_dataset(toy(), data, tmp_path / "imported")
     counters = Counters.read(newest(tmp_path / "imported" / "checkpoints") / "training")
