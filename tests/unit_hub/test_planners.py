@@ -2,13 +2,17 @@
 
 import json
 import shutil
+from math import prod
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
 
 pytest.importorskip("torch")
 
 from agentzoo import TDMPC2
+from agentzoo.agents.tdmpc2 import TDMPC2Algorithm
 from agentzoo.hub import load_policy, push
 from agentzoo.hub.card import body
 from agentzoo.hub.naming import parse
@@ -20,7 +24,10 @@ from agentzoo.runtime.bundle.load import inspect
 from agentzoo.runtime.bundle.manifest import UNPLANNED, read_manifest
 from agentzoo.runtime.errors import BundleError
 from agentzoo.runtime.evaluation.results import write_results
+from agentzoo.runtime.policy.onnx_session import graph_specs
+from agentzoo.runtime.spec import PLANNED
 
+FLOAT = onnx.TensorProto.FLOAT
 ENV = "gym:Pendulum-v1?max_episode_steps=8"
 WITHOUT = ["replay.mp4", "learning_curve.png"]
 
@@ -43,6 +50,36 @@ def test_every_graph_is_one_that_goes_up(made: Path) -> None:
     assert set(read_manifest(made).graphs) == {
         "observe.onnx", "score.onnx", "value.onnx", "propose.onnx"}  # fmt: skip
     assert {*read_manifest(made).graphs} < {*GRAPHS}
+
+
+def test_weights_stand_once_in_each_graph(made: Path) -> None:
+    algorithm = TDMPC2.load(made, device="cpu").algorithm
+    assert isinstance(algorithm, TDMPC2Algorithm)
+    parts = {
+        "observe": ["encoder"],
+        "score": ["dynamics", "reward", "termination"],
+        "value": ["pi", "q"],
+        "propose": ["pi"],
+    }
+    constants = len(algorithm.bins) + 20  # bins, epsilons, bounds
+    for name, networks in parts.items():
+        graph = onnx.load(made / f"{name}.onnx").graph
+        found = sum(prod(one.dims) for one in graph.initializer if one.data_type == FLOAT)
+        held = sum(
+            parameter.numel()
+            for network in networks
+            for parameter in algorithm.get_submodule(network).parameters()
+        )
+        assert found <= held + constants, name
+
+
+def test_no_noise_of_the_planner_is_recorded(made: Path) -> None:
+    policy, specs = read_manifest(made).policy, graph_specs(read_manifest(made).policy)
+    with np.load(made / "golden.npz", allow_pickle=False) as golden:
+        assert {name for name in golden if name.startswith("noise")} == set()
+        assert {*specs["observe.onnx"].inputs} <= {*golden}
+        assert golden["returns"].shape[1] == 6  # candidates, of which all four graphs have a part
+    assert {one.role for one in policy.noise.values()} <= {*PLANNED}
 
 
 def test_the_card_has_both_scores(made: Path) -> None:
