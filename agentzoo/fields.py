@@ -75,7 +75,8 @@ RANGES: Mapping[str, Range] = {
         ),
         POSITIVE: (
             "worker_timeout min_std max_std actor_min_std actor_max_std actor_init_std "
-            "actor_mean_scale state_std scale_limit discount_denom reach grad_clip adaptive_clip"
+            "actor_mean_scale state_std scorer_slope scale_limit discount_denom "
+            "reach grad_clip adaptive_clip"
         ),
         Range(1, open=True): "discount_horizon",
         Range(2): "max_interval",

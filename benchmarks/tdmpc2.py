@@ -106,8 +106,8 @@ class Theirs:
         folder = checkout / "tdmpc2"
         if str(folder) not in sys.path:
             sys.path.insert(0, str(folder))
-        _for_cpu("common.scale", folder / "common" / "scale.py")
-        module = _for_cpu("tdmpc2_for_cpu", folder / "tdmpc2.py")
+        sys.modules["common.scale"] = _for_cpu(folder / "common" / "scale.py")
+        module = _for_cpu(folder / "tdmpc2.py")
         torch.manual_seed(0)
         _forget_encoders()
         self.agent: Any = module.TDMPC2(_their_settings(folder, size, compiled, changes or {}))
@@ -126,15 +126,13 @@ class Theirs:
         return lambda: self.agent.act(obs, t0=False, eval_mode=True)
 
 
-def _for_cpu(name: str, file: Path) -> Any:
+def _for_cpu(file: Path) -> Any:
     """A module of the checkout that was named on the command line, for a CPU."""
-    if name in sys.modules:
-        return sys.modules[name]
     source = file.read_text(encoding="utf-8")
     for theirs, here in (("cuda:0", "cpu"), ("capturable=True", "capturable=False"),
                          (").to(self.device)\n\t\tself.optim", ")\n\t\tself.optim")):  # fmt: skip
         source = source.replace(theirs, here)
-    module = sys.modules[name] = types.ModuleType(name)  # by its name torch.compile finds it
+    module = types.ModuleType(file.stem)
     exec(compile(source, str(file), "exec"), module.__dict__)
     return module
 

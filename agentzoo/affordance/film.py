@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import gymnasium as gym
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from agentzoo.runtime.envs.backend import SIDE
@@ -151,7 +152,7 @@ def episode_sheet(moments: list[Moment], path: str | Path, *, count: int = 6) ->
 
 
 @dataclass
-class Rollouts:
+class ImaginedRollouts:
     """Imagined trajectories of H moves, decoded.
 
     Attributes:
@@ -171,8 +172,8 @@ class Rollouts:
 
 @torch.no_grad()
 def imagine_rollouts(
-    agent: LSImagine, moments: list[Moment], *, count: int = 4, seed: int = 0
-) -> Rollouts:
+    agent: LSImagine, moments: list[Moment], *, count: int = 4, seed: int = 0, force: bool = False
+) -> ImaginedRollouts:
     """Imagination from the moments of an episode where a jump is likeliest, a jump or none a move.
 
     Args:
@@ -180,6 +181,7 @@ def imagine_rollouts(
         moments: of an episode of its own.
         count: how many to start from, no two within five decisions where there are others.
         seed: of the noise.
+        force: jump first, likely or not; that move comes before the H others.
     """
     algorithm = algorithm_of(agent)
     states = [acting.state_of(algorithm.rssm, one.carry) for one in moments]
@@ -187,13 +189,26 @@ def imagine_rollouts(
     likely = _jump_probability(algorithm, algorithm.rssm.feat(every))
     index = torch.tensor(_apart(likely.tolist(), count))
     start = State(*(part[index] for part in every))
-    found, jumped, chance = algorithm.imagined(start, NoiseSource(seed))
+    noise, feats = NoiseSource(seed), list[Tensor]()
+    if force:
+        feats, start = [algorithm.rssm.feat(start)], _landed(algorithm, start, noise)
+    found, jumped, chance = algorithm.imagined(start, noise)
     assert jumped is not None
     assert chance is not None
-    interval, _ = algorithm.jump_lengths(found.feat, jumped, chance)
-    shown = algorithm.decoder(found.feat)
+    if force:
+        jumped, chance = F.pad(jumped, (1, 0), value=1.0), F.pad(chance, (1, 0), value=1.0)
+    feat = torch.stack([*feats, *found.feats], 1)
+    interval, _ = algorithm.jump_lengths(feat, jumped, chance)
+    shown = algorithm.decoder(feat)
     images, maps = (shown[key].float().clamp(0, 1).numpy() for key in (IMAGE, MAP))
-    return Rollouts(images, maps, jumped.numpy(), interval.numpy(), likely[index].numpy())
+    return ImaginedRollouts(images, maps, jumped.numpy(), interval.numpy(), likely[index].numpy())
+
+
+def _landed(algorithm: LSImagineAlgorithm, start: State, noise: NoiseSource) -> State:
+    """The states that jumps from some lead to."""
+    N = len(start.deter)
+    bit = F.pad(start.deter.new_ones(N, 1), (algorithm.action.size, 0))
+    return algorithm.rssm.img_step(start, bit, noise.uniform(N, *algorithm.latent.noise_shape))
 
 
 def _jump_probability(algorithm: LSImagineAlgorithm, feat: Tensor) -> Tensor:
@@ -211,8 +226,8 @@ def _apart(values: list[float], count: int, least: int = 5) -> list[int]:
     return sorted(taken)
 
 
-def draw_rollouts(rollouts: Rollouts, path: str | Path, *, moves: int = 10) -> Path:
-    """Rollouts as a picture: the image over its map, a red frame and the steps where it jumped."""
+def draw_rollouts(rollouts: ImaginedRollouts, path: str | Path, *, moves: int = 10) -> Path:
+    """Rollouts as a picture: the image over its map, a red frame and the steps at a jump."""
     N, shown = len(rollouts.images), min(moves, rollouts.jumped.shape[1]) + 1
     figure = _figure(1.15 * shown, 2.5 * N)
     panels = figure.subplots(2 * N, shown, squeeze=False)

@@ -27,7 +27,9 @@ from agentzoo.runtime.spec import ActionSpec, ColumnSpec, ObsSpec
 from ..affordance import intrinsic, views, zoom
 from ..affordance.map_network import MapModel, MapNetwork
 from ..affordance.maps import check_map, resized
-from ..affordance.source import require_goal
+from ..affordance.scorers import read_scorer
+from ..affordance.source import Scorer, require_goal
+from ..affordance.video_reward import FORMS, VideoReward
 from ..agent import Agent
 from ..algorithm import (
     Batch,
@@ -285,6 +287,7 @@ class LSImagineAlgorithm(nn.Module):
 
     jump_statistics: Tensor
     score_statistics: Tensor
+    scorer: Scorer | None = None  # of videos, read when it is first needed
     sampler = OnlineSampler()
 
     def __init__(
@@ -343,6 +346,7 @@ class LSImagineAlgorithm(nn.Module):
             "stoch": ColumnSpec(shape=(c.stoch,), dtype="uint8", mutable=True),
             **({MAP: ColumnSpec(shape=obs[MAP].shape, dtype="uint8")} if c.map_network else {}),
             **(INTRINSIC_COLUMNS if c.alpha else {}),
+            **(VIDEO_COLUMNS if c.scorer else {}),
             **(long_columns(obs, paid=bool(c.alpha)) if c.long_branch else {}),
         }
         self.carry_spec = acting.carry_spec(self.rssm, action.size)
@@ -354,6 +358,9 @@ class LSImagineAlgorithm(nn.Module):
         if c.alpha:
             self.intrinsic = TwoHotHead(feat, units, LAYERS["intrinsic"])
             self.intrinsic.apply(trunc_normal_init).scale_output(0.0)
+        if c.scorer:
+            self.video = TwoHotHead(feat, units, LAYERS["intrinsic"])
+            self.video.apply(trunc_normal_init).scale_output(0.0)
         # in the state, so that a resumed run tests against what it has seen
         for name in ("jump_statistics", "score_statistics"):
             self.register_buffer(name, torch.zeros(3, dtype=torch.float64))
@@ -416,11 +423,14 @@ class LSImagineAlgorithm(nn.Module):
         c = self.config
         if self.maps is not None:
             rows = {**rows, MAP: as_bytes(self.mapped(rows[IMAGE]))}
+        videos: dict[int, VideoReward] = {}
+        if c.scorer:
+            rows, videos = self._watched(rows, envs, state)
         if not (c.alpha or c.long_branch):
-            return {**rows, **latents}, (), None
-        episodes = dict(cast("dict[int, views.EpisodeViews]", state or {}))
+            return {**rows, **latents}, (), Memory({}, videos)
+        episodes = dict(cast("Memory", state).episodes) if state else {}
         jumps, scores = self.statistics()
-        kept = (*latents, MAP)
+        kept = (*latents, MAP, *VIDEO_COLUMNS)
         added = {name: self._empty(name, len(envs)) for name in self.columns if name not in kept}
         late: list[DelayedValue] = []
         for i, env in enumerate(envs):
@@ -448,7 +458,23 @@ class LSImagineAlgorithm(nn.Module):
             ]
         for buffer, numbers in ((self.jump_statistics, jumps), (self.score_statistics, scores)):
             buffer.copy_(torch.tensor([numbers.count, numbers.mean, numbers.squares]))
-        return {**rows, **latents, **added}, late, episodes
+        return {**rows, **latents, **added}, late, Memory(episodes, videos)
+
+    def _watched(
+        self, rows: Transitions, envs: Sequence[int], state: object
+    ) -> tuple[Transitions, dict[int, VideoReward]]:
+        """Rows with what the scorer pays for their frames, and its memory of the episodes."""
+        c, paid = self.config, np.zeros(len(envs), np.float32)
+        videos = dict(cast("Memory", state).videos) if state else {}
+        if self.scorer is None:
+            self.scorer = open_scorer(c)
+        for i, env in enumerate(envs):
+            if rows["is_first"][i]:
+                negatives = [one.strip() for one in c.scorer_negatives.split(";") if one.strip()]
+                videos[env] = VideoReward(self.scorer, c.goal, c.scorer_form, negatives)
+            frame = rows[FRAME if FRAME in rows else IMAGE][i]
+            paid[i] = videos[env].look(frame)
+        return {**rows, "video": paid}, videos
 
     def new_episode(self) -> views.EpisodeViews:
         """The memory of an episode that begins."""
@@ -593,6 +619,8 @@ class LSImagineAlgorithm(nn.Module):
         if c.alpha:
             paid = self.intrinsic.prediction(self.intrinsic(feat))
             losses["intrinsic"] = paid.loss(rows["intrinsic"])
+        if c.scorer:
+            losses["video"] = self.video.prediction(self.video(feat)).loss(rows["video"])
         if c.long_branch:
             jump = self.jump.prediction(self.jump(feat))
             losses["jump"] = jump.loss(rows["jump"].float())
@@ -607,14 +635,18 @@ class LSImagineAlgorithm(nn.Module):
             }
             if c.alpha:
                 metrics["reward/intrinsic"] = rows["intrinsic"].mean()
+            if c.scorer:
+                metrics["reward/video"] = rows["video"].mean()
+            if c.alpha or c.scorer:
                 metrics["reward/total"] = self.total_reward(rows).mean()
         return post, feat, losses, metrics
 
     def total_reward(self, rows: Batch) -> Tensor:
-        """The environment's reward and alpha times the map's, in the shape of `reward`."""
-        if not self.config.alpha:
-            return rows["reward"].float()
-        return rows["reward"].float() + self.config.alpha * rows["intrinsic"]
+        """The environment's reward, alpha times the map's, the scorer's: as `reward` is shaped."""
+        c, total = self.config, rows["reward"].float()
+        if c.alpha:
+            total = total + c.alpha * rows["intrinsic"]
+        return total + rows["video"] if c.scorer else total
 
     def long_branch_losses(
         self, post: State, rows: Batch, noise: NoiseSource
@@ -759,6 +791,7 @@ class LSImagineAlgorithm(nn.Module):
                 feat,
                 *(self.reward, self.cont, self.slow_value),
                 *([self.intrinsic] if c.alpha else []),
+                *([self.video] if c.scorer else []),
             )
             reward = self.reward.prediction(heads[0]).mean  # (N, H+1), like the next three
             discount = self.cont.prediction(heads[1]).mean
@@ -768,6 +801,10 @@ class LSImagineAlgorithm(nn.Module):
                 paid = self.intrinsic.prediction(heads[3]).mean
                 metrics["imag/intrinsic"] = paid.mean()
                 reward = reward + c.alpha * paid
+            if c.scorer:
+                watched = self.video.prediction(heads[-1]).mean
+                metrics["imag/video"] = watched.mean()
+                reward = reward + watched
             moves = reward[:, 1:], discount[:, 1:]
             if jumped is not None and chance is not None:
                 interval, earned = self.jump_lengths(feat, jumped, chance)
@@ -917,6 +954,7 @@ class LSImagineAlgorithm(nn.Module):
 
 
 INTRINSIC_COLUMNS = {"intrinsic": ColumnSpec()}
+VIDEO_COLUMNS = {"video": ColumnSpec()}
 
 
 def long_columns(obs: Mapping[str, ObsSpec], *, paid: bool) -> dict[str, ColumnSpec]:
@@ -931,6 +969,30 @@ def long_columns(obs: Mapping[str, ObsSpec], *, paid: bool) -> dict[str, ColumnS
         "accumulated": ColumnSpec(mutable=True),
         "known": ColumnSpec(dtype="bool", mutable=True),
     }
+
+
+class Memory(NamedTuple):
+    """Views and video rewards of the open episodes, by environment, between two decisions."""
+
+    episodes: dict[int, views.EpisodeViews]
+    videos: dict[int, VideoReward]
+
+
+def open_scorer(config: "LSImagineConfig") -> Scorer:
+    """The scorer that the settings name.
+
+    Raises:
+        ConfigError: if there is no goal, or the scorer cannot be read.
+    """
+    c = config
+    require_goal(c.goal)
+    return read_scorer(
+        c.scorer,
+        sha256=c.scorer_sha256,
+        words=c.scorer_words,
+        slope=c.scorer_slope,
+        centre=c.scorer_centre,
+    )
 
 
 def require_map(obs: Mapping[str, ObsSpec], config: "LSImagineConfig") -> None:
@@ -1025,6 +1087,14 @@ class LSImagineConfig(AgentConfig):
     goal: str = ""  # what is to be reached; the task's own where it is known
     # folder of a network that makes maps where the environment gives none; read once, then saved
     map_network: str = ""
+    # MineCLIP's checkpoint or the folder of a CLIP, which pays for videos like the goal; none is ""
+    scorer: str = ""
+    scorer_sha256: str = ""  # of MineCLIP's checkpoint, to be checked
+    scorer_words: str = ""  # for MineCLIP: a folder with CLIP's vocab.json and merges.txt
+    scorer_form: str = "released"  # released|direct|delta, of the reward
+    scorer_negatives: str = ""  # sentences to compare the goal with, between semicolons
+    scorer_slope: float = 1.2  # from a logit to a score; a CLIP needs its own, and its own centre
+    scorer_centre: float = 21.8  # the logit that counts one half
     long_branch: bool = True  # jumps
     jump_rule: str = "absolute"  # released|absolute, when a row is zoomed
     zoom_margin: float = 6.0  # times the goal's own area; the released code's is 1
@@ -1107,6 +1177,12 @@ class LSImagineConfig(AgentConfig):
         """Check the settings that DreamerV3 lacks."""
         one_of("gate", self.gate, intrinsic.GATES)
         one_of("jump_rule", self.jump_rule, zoom.RULES)
+        one_of("scorer_form", self.scorer_form, FORMS)
+        if self.scorer and self.scorer_form != "released" and not self.scorer_negatives:
+            raise ConfigError(
+                f"scorer_form={self.scorer_form!r} compares the goal with other sentences, and "
+                'scorer_negatives is empty; give some, as "Explore; Stand still"'
+            )
         for name in ("alpha", "long_scale"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name}={getattr(self, name)!r} has to be 0 or more")
@@ -1235,5 +1311,7 @@ class LSImagine(Agent):
         config, algorithm = self.config, self.algorithm
         assert isinstance(config, LSImagineConfig)
         assert isinstance(algorithm, LSImagineAlgorithm)
+        if is_new and config.scorer:
+            algorithm.scorer = open_scorer(config)  # what is wrong with it is said at once
         if is_new and algorithm.maps is not None:
             algorithm.maps.load_state_dict(MapModel.load(config.map_network).for_goal(config.goal))

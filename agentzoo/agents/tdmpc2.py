@@ -21,12 +21,10 @@ from agentzoo.runtime.spec import ActionSpec, ColumnSpec, MPPISpec, NoiseSpec, O
 
 from ..agent import Agent
 from ..algorithm import Batch, Carry, Metrics, Noise, NoiseSource, Obs, WriteBack
-from ..blocks import acting
 from ..blocks.actions import to_env
 from ..blocks.distributions import symexp, symlog
 from ..blocks.ema import ema_update, target_copy
 from ..blocks.encoders import image_keys, join_images, join_vectors, vector_keys
-from ..blocks.fast import kernels
 from ..blocks.fast.mish import mish
 from ..blocks.layers import MLP, LayerNorm
 from ..blocks.normalize import percentile
@@ -186,15 +184,14 @@ class TDMPC2Algorithm(nn.Module):
 
     def update(self, batch: Batch, noise: NoiseSource) -> tuple[Metrics, WriteBack]:
         """One gradient step of the model and its values, then one of the policy."""
-        c = self.config
-        with acting.autocast(self, c.precision), kernels(c.kernels):
+        with self._autocast():
             loss, states, metrics = self._model_loss(batch, noise)
         params = [p for one in ("encoder", "model") for p in self._optimizers[one].params]
         grads, norm = clip_by_global_norm(torch.autograd.grad(loss, params), self.config.grad_clip)
         split = len(self._optimizers["encoder"].params)
         self._optimizers["encoder"].step(grads[:split])
         self._optimizers["model"].step(grads[split:])
-        with acting.autocast(self, c.precision), kernels(c.kernels):
+        with self._autocast():
             loss, more = self._policy_loss(states, noise)
         optimizer = self._optimizers["policy"]
         more["opt/policy_grad_norm"] = optimizer.step(torch.autograd.grad(loss, optimizer.params))
@@ -282,6 +279,11 @@ class TDMPC2Algorithm(nn.Module):
 
     def _dropout(self, noise: NoiseSource, *lead: int) -> Tensor | None:
         return noise.uniform(*self.q.mask_shape(lead)) if self.config.dropout else None
+
+    def _autocast(self) -> torch.autocast:
+        # sums, likelihoods and norms stay float32 by promotion
+        device = self.bins.device.type
+        return torch.autocast(device, torch.bfloat16, enabled=self.config.precision == "bf16")
 
     def _make_optimizers(self) -> dict[str, Adam]:
         """The encoder learns more slowly; both count in the same clip, so theirs is left out."""

@@ -138,21 +138,19 @@ def scorer_of(
                 "random play, and their 65th percentile"
             )
         return ClipFolderScorer(weights, slope=slope, centre=centre, device=device)
-    from ..affordance.clip_words import ClipWords
-    from ..affordance.mineclip import WHERE, MineClipScorer, read_mineclip
+    from ..affordance.mineclip import CENTRE, SLOPE, WHERE
+    from ..affordance.scorers import read_scorer
 
     if weights is None:
         raise ConfigError(f"--scorer mineclip needs --weights; {WHERE}")
-    network = read_mineclip(weights, sha256=sha256)
-    if words is None:
-        raise ConfigError(
-            "--scorer mineclip needs --words, a folder with CLIP's vocab.json and merges.txt, such "
-            "as a copy of openai/clip-vit-base-patch16"
-        )
-    found = MineClipScorer(network, ClipWords(words), device)
-    found.slope = found.slope if slope is None else slope
-    found.centre = found.centre if centre is None else centre
-    return found
+    return read_scorer(
+        weights,
+        sha256=sha256,
+        words=words or "",
+        slope=SLOPE if slope is None else slope,
+        centre=CENTRE if centre is None else centre,
+        device=device,
+    )
 
 
 @app.command()
@@ -161,6 +159,9 @@ def film(
     out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("film"),
     seed: Annotated[int, typer.Option(help="Of the episode and of imagination.")] = 0,
     rollouts: Annotated[int, typer.Option(min=1, help="Imagined ones to show.")] = 4,
+    force: Annotated[
+        bool, typer.Option("--force", help="Begin each with a jump, likely or not.")
+    ] = False,
 ) -> None:
     """Film an episode with map, zoom and jump marked, and draw what the agent imagines in it."""
     from .. import LSImagine, load
@@ -177,7 +178,7 @@ def film(
     finally:
         env.close()
     zoomed = sum(one.seen.zoomed is not None for one in moments)
-    found = films.imagine_rollouts(agent, moments, count=rollouts, seed=seed)
+    found = films.imagine_rollouts(agent, moments, count=rollouts, seed=seed, force=force)
     typer.echo(f"film:     {films.episode_film(moments, out / 'episode.mp4')}")
     typer.echo(f"episode:  {films.episode_sheet(moments, out / 'episode.png')}")
     typer.echo(f"imagined: {films.draw_rollouts(found, out / 'imagined.png')}")

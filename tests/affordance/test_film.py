@@ -72,6 +72,11 @@ def test_an_episode_is_played_filmed_and_imagined_from(tmp_path: Path) -> None:
     assert (again.jumped == 1).all()
     assert (again.interval >= 1).all()
     assert again.likely == pytest.approx(1)
+    dull = LSImagine(FIELD, preset="debug", device="cpu", seed=0, jump_prob=0.0)
+    forced = film.imagine_rollouts(dull, moments, count=3, seed=2, force=True)
+    assert forced.images.shape[1] == agent.config.horizon + 2
+    assert (forced.jumped[:, 0] == 1).all()
+    assert (forced.jumped[:, 1:] == 0).all()
     film.episode_film(moments, tmp_path / "episode.mp4")
     film.episode_sheet(moments, tmp_path / "episode.png", count=2)
     film.draw_rollouts(again, tmp_path / "imagined.png")

@@ -1,6 +1,8 @@
 """LS-Imagine's recipe: equal to DreamerV3 without jumps, the released numbers with them."""
 
-from collections.abc import Mapping
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -10,6 +12,7 @@ import torch
 from torch import Tensor
 
 from agentzoo import DreamerV3, LSImagine
+from agentzoo.affordance.video_reward import squashed
 from agentzoo.agents.dreamer_v3 import DreamerV3Algorithm, DreamerV3Config
 from agentzoo.agents.ls_imagine import (
     JumpCore,
@@ -27,7 +30,7 @@ from agentzoo.blocks.rssm import State
 from agentzoo.blocks.seeded_init import SeededInit
 from agentzoo.blocks.twohot import symexp_bins
 from agentzoo.config import configure
-from agentzoo.runtime.errors import ConfigError
+from agentzoo.runtime.errors import BundleError, ConfigError, RunError
 from agentzoo.runtime.spec import ActionSpec, ObsSpec
 
 SIDE = 48
@@ -317,6 +320,48 @@ def test_annotate_tells_of_jumps_and_what_came_of_them() -> None:
             assert row[name].dtype == algorithm.columns[name].dtype, name
 
 
+class Brightness:
+    """A scorer that likes light: a logit of 20 for black and 24 for white, by the last frame."""
+
+    frames, slope, centre = 16, 1.2, 21.8
+
+    def encode(self, images: np.ndarray) -> np.ndarray:
+        return images.reshape(len(images), -1).mean(1, keepdims=True)
+
+    def logits(self, videos: np.ndarray, texts: Sequence[str]) -> np.ndarray:
+        return np.repeat(20 + 4 * videos[:, -1] / 255, len(texts), 1)
+
+
+def test_a_scorer_pays_for_what_looks_like_the_goal() -> None:
+    algorithm = build(scorer="any", goal="Find light", long_branch=False)
+    algorithm.scorer = Brightness()
+    paid, state = [], None
+    for t, level in enumerate((0, 255, 255)):
+        rows = {
+            "image": np.full((2, SIDE, SIDE, 3), level, np.uint8),
+            "map": np.zeros((2, SIDE, SIDE, 1), np.uint8),
+            "reward": np.zeros(2, np.float32),
+            **{k: np.zeros(2, bool) for k in ("is_last", "is_terminal")},
+            "is_first": np.array([t == 0, t in (0, 2)]),
+        }
+        rows, _, state = algorithm.annotate(rows, [4, 9], algorithm.initial(2), state)
+        paid.append(rows["video"].tolist())
+    dark, light = 0.01 * squashed(20), 0.01 * squashed(24)
+    expected = [[dark, dark], [light, light], [0, light]]  # the second begins anew in the end
+    np.testing.assert_allclose(paid, expected, rtol=1e-6)
+
+
+def test_the_scorers_reward_is_learned_and_logged_alone() -> None:
+    algorithm = build(scorer="any", goal="Find light")
+    batch = random_batch(algorithm) | {"video": torch.full((4, 9), 0.5)}
+    metrics = updated(algorithm, batch)
+    assert metrics["reward/video"] == 0.5
+    total = metrics["reward/env"] + metrics["reward/intrinsic"] + 0.5
+    assert metrics["reward/total"] == pytest.approx(total.item())
+    assert metrics["loss/video"] > 0
+    assert "imag/video" in metrics
+
+
 # -- bad input -----------------------------------------------------------------------------------
 
 
@@ -365,11 +410,45 @@ def test_zooming_without_a_frame_is_refused() -> None:
 @pytest.mark.parametrize(
     ("fields", "match"),
     [
+        ({}, "the goal is '', expected what is to be reached"),
+        ({"goal": "Find light"}, "there is no MineCLIP checkpoint at nowhere.pth"),
+    ],
+    ids=["goal", "checkpoint"],
+)
+def test_a_scorer_needs_a_goal_and_its_weights(fields: dict[str, object], match: str) -> None:
+    with pytest.raises(ConfigError, match=match):
+        seeing(scorer="nowhere.pth", **fields)
+
+
+def seeing(**fields: object) -> LSImagine:
+    env = Plain(image=(48, 48, 3), map=(48, 48, 1))
+    return LSImagine(env, preset="debug", device="cpu", seed=0, **fields)
+
+
+def test_a_checkpoint_of_another_variant_is_refused(tmp_path: Path) -> None:
+    jumping = seeing().save(tmp_path / "jumping")
+    plain = seeing(long_branch=False).save(tmp_path / "plain")
+    shutil.copy(jumping / "model.safetensors", plain / "model.safetensors")
+    with pytest.raises(BundleError, match="are not those of this LSImagine"):
+        LSImagine.load(plain, device="cpu")
+
+
+def test_a_run_goes_on_as_the_variant_that_it_began_as(tmp_path: Path) -> None:
+    seeing(long_branch=False).learn(4, run=tmp_path / "run", progress=False)
+    with pytest.raises(RunError, match="has other settings: long_branch was False, is True"):
+        seeing().learn(8, run=tmp_path / "run", progress=False)
+
+
+@pytest.mark.parametrize(
+    ("fields", "match"),
+    [
+        ({"scorer_form": "best"}, "scorer_form='best' is not known"),
+        ({"scorer": "any", "scorer_form": "delta"}, "scorer_negatives is empty; give some"),
         ({"alpha": -1.0}, "alpha=-1.0 has to be 0 or more"),
         ({"gate": "best"}, "gate='best'"),
         ({"jump_rule": "always"}, "jump_rule='always'"),
-        ({"jump_prob": 1.5}, "jump_prob=1.5 has to be within 0 and 1"),
-        ({"jump_max": -0.1}, "jump_max=-0.1 has to be within 0 and 1"),
+        ({"jump_prob": 1.5}, "jump_prob=1.5 has to be"),
+        ({"jump_max": -0.1}, "jump_max=-0.1 has to be"),
         ({"zoom_margin": 0.5}, "zoom_margin=0.5 has to be at least 1"),
         ({"long_cap": 0}, "long_cap=0 has to be at least 1"),
         ({"max_interval": 1}, "max_interval=1 has to be at least 2"),

@@ -3,7 +3,7 @@
 python docs/results/ls_imagine/experiment.py run ARM --far mid --seed 0    # resumable; then scored
 python docs/results/ls_imagine/experiment.py score ARM --far mid --seed 0  # as far as it has come
 python docs/results/ls_imagine/experiment.py random --far mid
-python docs/results/ls_imagine/experiment.py table                         # table.md and curve.png
+python docs/results/ls_imagine/experiment.py table                       # results.md, curve.png
 
 Arms in `vizdoom:harvest-tree`: A DreamerV3 without a map; B the same recipe with map and intrinsic
 reward, no jumps; C LS-Imagine; D LS-Imagine without the intrinsic reward. Each has the same minutes
@@ -35,6 +35,8 @@ from agentzoo.train.events import Callback, Run
 from agentzoo.train.logger import read_metrics
 
 ROOT = Path(__file__).parent
+PAGE = ROOT.parent.with_suffix(".md")
+MARKERS = "<!-- made by experiment.py -->\n", "<!-- end -->\n"
 ARMS: Mapping[str, Mapping[str, object]] = {
     "A": {},
     "B": {"long_branch": False},
@@ -124,7 +126,12 @@ def score(given: argparse.Namespace) -> None:
     agent = agentzoo.load(run, device="cpu")
     with TemporaryDirectory() as bundle:
         agent.export(bundle)
-        found = evaluate(load_policy(bundle), episodes=EPISODES, seed=FIRST_SEED)
+        policy = load_policy(bundle)
+        # by the mode as in the paper, and by samples, as it played while it learned
+        found, sampled = (
+            evaluate(policy, episodes=EPISODES, seed=FIRST_SEED, deterministic=greedy)
+            for greedy in (True, False)
+        )
     kept.mkdir(parents=True, exist_ok=True)
     shutil.copy(run / "metrics.jsonl", kept / "metrics.jsonl")
     about = {
@@ -132,6 +139,7 @@ def score(given: argparse.Namespace) -> None:
         "processor_minutes": json.loads((run / "processor_s.json").read_text()) / 60,
     }
     write(found, about, kept / "results.json")
+    write(sampled, about, kept / "sampled.json")
     print(line(given.arm, given.seed, kept / "results.json"))
 
 
@@ -151,26 +159,33 @@ def write(found: Evaluation, about: Mapping[str, object], path: Path) -> None:
 # -- what came out -------------------------------------------------------------------------------
 
 HEAD = [
-    "| distance | arm | seed | decisions | minutes | success | mean decisions to success "
-    "| zoomed | of those closed |",
-    "|---|---|---:|---:|---:|---|---:|---:|---:|",
+    "| distance | arm | seed | decisions | minutes | success, mode | success, samples "
+    "| decisions to success, mode | samples | zoomed | of those closed |",
+    "|---|---|---:|---:|---:|---|---|---:|---:|---:|---:|",
 ]
 
 
 def line(arm: str, seed: int | None, path: Path) -> str:
     """One row of the table."""
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    low, high = (100 * end for end in found["interval"])
+    other = path if seed is None else path.with_name("sampled.json")
+    both = [None if seed is None else found, json.loads(other.read_text(encoding="utf-8"))]
     cells = [path.parents[0 if seed is None else 1].name, TITLES.get(arm, arm)]
     if seed is None:
         cells += ["", "", ""]
     else:
         decisions = found["env_steps"] // 4
         cells += [str(seed), f"{decisions:,}", f"{found['processor_minutes']:.0f}"]
-    cells += [f"{found['scores']['success']:.0f} % ({low:.0f} to {high:.0f})"]
-    cells += [f"{found['scores']['steps_to_success']:.0f}"]
+    cells += ["" if one is None else success(one) for one in both]
+    cells += ["" if one is None else f"{one['scores']['steps_to_success']:.0f}" for one in both]
     cells += shares(path.with_name("metrics.jsonl")) if arm in "CD" else ["", ""]
     return f"| {' | '.join(cells)} |"
+
+
+def success(found: Mapping[str, Any]) -> str:
+    """A success rate in per cent with its 95 % interval."""
+    low, high = (100 * end for end in found["interval"])
+    return f"{found['scores']['success']:.0f} % ({low:.0f} to {high:.0f})"
 
 
 def shares(log: Path) -> list[str]:
@@ -246,7 +261,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given.what == "random":
         score_random(given)
     if given.what == "table":
-        (ROOT / "table.md").write_text(table(), encoding="utf-8")
+        before, begin, rest = PAGE.read_text(encoding="utf-8").partition(MARKERS[0])
+        _, end, after = rest.partition(MARKERS[1])
+        PAGE.write_text("".join([before, begin, table(), end, after]), encoding="utf-8")
         draw()
         print(table())
 
