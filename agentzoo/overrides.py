@@ -161,6 +161,13 @@ class LSImagineOverrides(AgentOverrides, total=False):
     gate: Literal["gated", "ungated", "delta"]
     goal: str
     map_network: str
+    scorer: str
+    scorer_sha256: str
+    scorer_words: str
+    scorer_form: Literal["released", "direct", "delta"]
+    scorer_negatives: str
+    scorer_slope: float
+    scorer_centre: float
     long_branch: bool
     jump_rule: Literal["released", "absolute"]
     zoom_margin: float
