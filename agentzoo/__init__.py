@@ -59,6 +59,7 @@ EXTRAS = {
     "sweep": ("optuna",),
     "data": ("minari",),
     "ray": ("ray",),
+    "minigrid": ("minigrid",),
 }
 
 _HOMES = {

@@ -83,7 +83,7 @@ class Agent:
         env: an environment string ("dmc:walker-walk"), a gymnasium.Env or VectorEnv, a function
             that makes a gymnasium.Env, or None to name it later.
         preset: settings by name; None lets the suite and the observations choose.
-        device: "auto" (CUDA where there is one), "cpu", "cuda", "cuda:1".
+        device: "auto" (CUDA where there is one), "cpu", "cuda", "cuda:1", "mps".
         seed: of weights, environments, exploration and replay; None draws one and records it.
         **overrides: any field of the agent's configuration.
 

@@ -15,12 +15,17 @@ def find_device(name: object) -> torch.device:
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    known = 'use "auto", "cpu", "cuda" or "cuda:N"'
+    known = 'use "auto", "cpu", "cuda", "cuda:N" or "mps"'
     try:
         device = torch.device(cast("str", name))
     except (RuntimeError, TypeError) as error:
         raise ProviderError(f"device={name!r} is no device; {known}") from error
-    if device.type not in ("cpu", "cuda"):
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise ProviderError(
+            f'device={name!r} was asked for, but torch sees no Apple GPU; use device="cpu", or '
+            "torch for macOS on a Mac that has one"
+        )
+    if device.type not in ("cpu", "cuda", "mps"):
         raise ProviderError(f"device={name!r} is none that agents learn on; {known}")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ProviderError(

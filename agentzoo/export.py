@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from agentzoo.runtime.bundle.golden_trace import SCORED, by_role, score_first, trace_noise
 from agentzoo.runtime.bundle.load import judge, open_graphs
 from agentzoo.runtime.bundle.manifest import GOLDEN, MANIFEST, OPSET, write_manifest
+from agentzoo.runtime.envs import EnvName, package_of
 from agentzoo.runtime.errors import BundleError, ConfigError
 from agentzoo.runtime.files import require_no_link, write_plain
 from agentzoo.runtime.policy.onnx_session import GraphSpec, Port, graph_specs
@@ -104,7 +105,7 @@ def export(
     recording = BytesIO()
     np.savez_compressed(recording, allow_pickle=False, **golden)
     write_plain(folder / GOLDEN, recording.getvalue())
-    write_manifest(folder, spec, provenance())
+    write_manifest(folder, spec, provenance(spec.env))
     return folder
 
 
@@ -131,10 +132,16 @@ def _check_parity(contents: Mapping[str, bytes], spec: PolicySpec, golden: Array
         raise BundleError(f"the exported graph disagrees with torch: {error}") from error
 
 
-def provenance() -> dict[str, str]:
-    """Versions of what made a bundle."""
+def provenance(env: str = "") -> dict[str, str]:
+    """Versions of what made a bundle, the package of its environment's suite included.
+
+    Args:
+        env: the environment string; "" is an environment object.
+    """
     found = {"date": datetime.now(UTC).date().isoformat(), "agentzoo": __version__}
-    for package in PACKAGES:
+    suite = EnvName.read(env).suite
+    brought = package_of(suite) if suite else ""
+    for package in (*PACKAGES, *([brought] if brought else [])):
         try:
             found[package] = version(package)
         except PackageNotFoundError:  # built from its sources, say

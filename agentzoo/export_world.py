@@ -78,7 +78,7 @@ def export_world(algorithm: Algorithm, spec: PolicySpec, folder: str | Path) -> 
     for name, content in contents.items():
         (folder / name).write_bytes(content)
     np.savez_compressed(folder / TRACE, allow_pickle=False, **trace)
-    write_manifest(folder, spec, provenance(), world)
+    write_manifest(folder, spec, provenance(spec.env), world)
     return folder
 
 

@@ -41,6 +41,7 @@ from .train.checkpoint import Counters
 from .train.events import Callback, Run
 from .train.logger import read_metrics
 
+KILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # which ends a process on Windows as well
 STEPS = 1200
 KILL_AT = 1000  # after the checkpoint that is due at 800
 EVERY = 400  # environment steps between checkpoints, of all environments together
@@ -116,7 +117,7 @@ class KillAt(Callback):
     def on_step(self, training: Run) -> None:
         """See the class."""
         if training.counters.env_step >= self.step:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), KILL)
 
 
 def check(case: Case, folder: str | Path) -> None:
@@ -183,7 +184,7 @@ def check_resume(learned: Learned, run: str | Path) -> None:
     case, run = learned.case, Path(run)
     process = subprocess.run(_killed(case, run), capture_output=True, text=True, env=_paths())
     _require(
-        process.returncode == -signal.SIGKILL,
+        process.returncode in (-KILL, KILL),  # the second is Windows' way to say it
         f"the run to be killed ended by itself, with code {process.returncode}: "
         f"{process.stderr[-2000:]}",
     )

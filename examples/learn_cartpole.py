@@ -9,7 +9,7 @@ from agentzoo import Dreamer
 def main(
     steps: int = 50_000, preset: str = "cpu", folder: str = "cartpole", episodes: int = 10
 ) -> None:
-    agent = Dreamer("dmc:cartpole-swingup?obs=state", preset=preset, seed=0)
+    agent = Dreamer("dmc:cartpole-swingup,obs=state", preset=preset, seed=0)
     agent.learn(steps)
     score = agent.evaluate(episodes=episodes)
     print(f"mean {score.mean:.1f}, 95 % interval {score.interval}")

@@ -9,7 +9,7 @@ ATTACK, LEFT, RIGHT, FORWARD = 1, 4, 5, 6  # of the twelve actions
 
 
 def main(seed: int = 0) -> int:
-    env = make_env("vizdoom:harvest-tree?far=near&map=oracle")
+    env = make_env("vizdoom:harvest-tree,far=near,map=oracle")
     observation, info = env.reset(seed=seed)
     print({key: value.shape for key, value in observation.items()})  # what a policy reads
     print({key: value.shape for key, value in info["side"].items()})  # what `annotate` sees besides

@@ -91,10 +91,10 @@ def test_steps_are_at_least_one_and_finite(steps: float, tmp_path: Path):
 @pytest.mark.parametrize(
     ("device", "said"),
     [
-        ("mps", "device='mps' is none that agents learn on"),
+        ("mps", "device='mps' was asked for, but torch sees no Apple GPU"),
         ("xpu", "device='xpu' is none that agents learn on"),
         ("meta", "device='meta' is none that agents learn on"),
-        (None, 'device=None is no device; use "auto", "cpu", "cuda" or "cuda:N"'),
+        (None, 'device=None is no device; use "auto", "cpu", "cuda", "cuda:N" or "mps"'),
         ("cuda:99", "torch sees"),
     ],
 )

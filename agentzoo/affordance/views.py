@@ -215,7 +215,7 @@ def require_frame(frame: Array | None, map_: Array) -> Array:
     if frame is None:
         raise ConfigError(
             'long_branch=True zooms into the large frame, a side observation "frame", and the '
-            "environment gives none; choose one that does (vizdoom:harvest-tree?map=oracle), or "
+            "environment gives none; choose one that does (vizdoom:harvest-tree,map=oracle), or "
             "set long_branch=False"
         )
     if frame.shape[:2] != map_.shape:

@@ -116,7 +116,7 @@ def named(name: str) -> AgentEntry:
     key = re.sub(r"[-_]", "", name.lower())
     if key not in commands:
         raise AgentZooError(
-            f'there is no agent called "{name}"; {nearest(key, sorted(commands), "agents")}. '
-            f"Other packages bring theirs by an entry point of {GROUP} (docs/own_agent.md)"
+            f'there is no agent called "{name}"; {nearest(key, sorted(commands), "agents")} (other '
+            f"packages bring theirs by an entry point of {GROUP}: docs/own_agent.md)"
         )
     return commands[key]

@@ -46,9 +46,10 @@ def diagnosis() -> Iterator[tuple[str, str]]:
         yield module, version(module)
     for extra, modules in EXTRAS.items():
         found = ", ".join(f"{module} {version(module)}" for module in modules)
-        if extra == "dmc" and "dm_control not installed" in found:
-            found += f"; run: {pip_line('dmc')}"
+        if "not installed" in found:
+            found += f"; run: {pip_line(extra)}"
         yield f"[{extra}]", found
+    yield from other_suites()
     yield "OpenGL", opengl() or "rendering works"
     yield "CUDA", cuda()
     yield "ONNX Runtime", providers()
@@ -85,6 +86,13 @@ def minedojo() -> Iterator[tuple[str, str]]:
     build = "not built; the first reset does it, with gradle and Mojang's client from the net"
     yield "Minecraft", found["mod"] or build
     yield "xvfb-run", found["xvfb"] or "not found; run: apt-get install xvfb"
+
+
+def other_suites() -> Iterator[tuple[str, str]]:
+    """The suites that other installed packages bring, with the package and its version."""
+    for entry in metadata.entry_points(group="agentzoo.envs"):
+        if entry.dist is not None:
+            yield f"{entry.name}:", f"{entry.dist.name} {entry.dist.version}"
 
 
 def version(module: str) -> str:

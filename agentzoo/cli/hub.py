@@ -58,6 +58,7 @@ def search(
 ) -> None:
     """List published agents: address, mean return, agent and environment."""
     from agentzoo import hub
+    from agentzoo.runtime.envs.names import EnvName
 
     found = hub.search(query, hub=where, limit=limit)
     if not found:
@@ -65,7 +66,8 @@ def search(
         raise typer.Exit(1)
     width = max(len(one.address) for one in found)
     for one in found:
-        line = f"{one.address:{width}}  {one.score or 'no score':20}  {' '.join(one.tags)}"
+        tags = " ".join(EnvName.read(tag).shell for tag in one.tags)
+        line = f"{one.address:{width}}  {one.score or 'no score':20}  {tags}"
         typer.echo(printable(line))  # what its publisher says of it
 
 

@@ -48,4 +48,4 @@ Plan = Annotated[
         help="A planner's settings, as candidates=200,elites=20; off: its policy network alone."
     ),
 ]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]

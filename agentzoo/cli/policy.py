@@ -110,6 +110,7 @@ def compare(
     """
     from agentzoo.runtime import comparison_table
     from agentzoo.runtime import evaluate as score
+    from agentzoo.runtime.envs import EnvName
     from agentzoo.runtime.evaluation.rollout import MAX_STEPS
     from agentzoo.runtime.evaluation.statistics import scored_in
 
@@ -135,7 +136,9 @@ def compare(
             override=override,
             max_steps=max_steps or MAX_STEPS,
         )
-    places = ", ".join(dict.fromkeys(printable(one.env) for one in results.values()))
+    places = ", ".join(
+        dict.fromkeys(printable(EnvName.read(one.env).shell) for one in results.values())
+    )
     typer.echo(f"{places}, {episodes} episodes from seed {seed}\n\n{comparison_table(results)}")
     if plot is not None:
         from ..train.plots import comparison_plot
@@ -171,12 +174,13 @@ def reproduced(policy: "Policy", folder: Path) -> int:
 
 def summary(result: "Evaluation") -> str:
     """An evaluation in lines: what was run, its score, and what its suite makes of it."""
+    from agentzoo.runtime.envs.names import EnvName
     from agentzoo.runtime.evaluation.statistics import succeeded
 
     low, high = result.interval
     actions = "deterministic" if result.deterministic else "sampled"
     lines = [
-        printable(result.env),
+        printable(EnvName.read(result.env).shell),
         f"{len(result.returns)} episodes from seed {result.seed}, {actions} actions: "
         f"mean {result.mean:.1f}, 95 % interval {low:.1f} to {high:.1f}",
         *(f"{name} {value:.3g}" for name, value in result.scores.items()),

@@ -15,7 +15,7 @@ from agentzoo.runtime.errors import MissingExtraError, RunError
 
 from .doctor import opengl
 
-TASK = "dmc:cartpole-swingup?obs=state"
+TASK = "dmc:cartpole-swingup,obs=state"
 STEPS = 50_000  # environment steps, repeat included
 PRESET = "cpu"
 MINUTES = 8  # what STEPS take on two cores

@@ -145,7 +145,7 @@ def body(package: Package, address: Address) -> str:
         episodes=len(results.returns),
         seeds=spelled(results.seeds),
         actions="the distribution's mode" if results.deterministic else "sampled",
-        env=code(results.env) or "an object of the author's own",
+        env=code(EnvName.read(results.env).shell) or "an object of the author's own",
         repeat=results.repeat,
         scored=scored,
         sha256=results.policy_sha256[:16],
@@ -202,7 +202,7 @@ def command(package: Package, training: TrainingRecord) -> str:
     offline = settings.offline
     steps = str(offline.updates if offline else training.env_steps - before)
     lines = [
-        ["agentzoo", "learn", settings.agent.lower(), settings.env],
+        ["agentzoo", "learn", settings.agent.lower(), EnvName.read(settings.env).shell],
         *([["--offline", offline.dataset]] if offline else []),
         ["--steps", steps, "--preset", training.preset, "--seed", seed],
         *(["--set", override] for override in training.overrides),

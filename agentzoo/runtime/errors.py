@@ -84,6 +84,17 @@ class MissingExtraError(AgentZooError, ImportError):
         )
 
 
+class MissingPackageError(AgentZooError, ImportError):
+    """A package that another one's environments need is not installed; names both."""
+
+    def __init__(self, package: str, brought: str) -> None:
+        """Say which package is missing, and which distribution asks for it."""
+        super().__init__(
+            f'this needs the package "{package}", which is not installed; {brought} brings the '
+            f"environments: run pip install {brought}, or see what else it asks for"
+        )
+
+
 def pip_line(extras: str) -> str:
     """The command that installs extras on this Python."""
     line = f'pip install "agentzoo-rl[{extras}]"'

@@ -1,5 +1,6 @@
 """A run's folder: a name that nobody else has, and a lock that keeps two learners apart."""
 
+import errno
 import json
 import os
 import re
@@ -19,8 +20,13 @@ from ..replay.chunks import write_durably
 
 if sys.platform == "win32":
     import msvcrt
+
+    fcntl = None
 else:
-    import fcntl
+    try:
+        import fcntl
+    except ImportError:  # WebAssembly and others
+        fcntl = None
 
 GOAL = "goal.json"  # the run's total of environment steps
 LOCK = "lock"  # beside config.json; its content is for people, the lock itself is the system's
@@ -104,5 +110,7 @@ def _lock(file: IO[bytes]) -> None:
     if sys.platform == "win32":
         file.seek(2**20)  # beyond the text, which others read
         msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+    elif fcntl is None:
+        raise OSError(errno.ENOSYS, "this system has no file locks")
     else:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

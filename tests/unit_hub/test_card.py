@@ -110,7 +110,7 @@ def test_the_snippets_parse_and_the_commands_name_the_repo(folder: Path) -> None
         assert '"me/walker"' in snippet
     assert "agentzoo evaluate me/walker --check" in text
     assert (
-        "agentzoo learn dreamer 'gym:CartPole-v1?repeat=1' \\\n"
+        "agentzoo learn dreamer gym:CartPole-v1,repeat=1 \\\n"
         "  --steps 50000 --preset cpu --seed 0 \\\n  --set batch_size=32\n"
     ) in text
     assert 'pip install "agentzoo-rl[onnx]"' in text

@@ -70,7 +70,7 @@ def test_a_terminal_shows_a_strangers_text_in_its_own_line(
         assert code == 0
         assert is_plain(out + err), words
         assert not re.search(r"^score +mean 1000", out, re.MULTILINE), words
-    assert re.search(r"^score +mean 500\.0 over 10 episodes$", inspect(hostile), re.MULTILINE)
+    assert re.search(r"^score +mean 500\.00 over 10 episodes$", inspect(hostile), re.MULTILINE)
     assert "\n" not in str(verify(hostile))
 
 
@@ -161,11 +161,11 @@ def test_agents_of_one_task_are_compared_each_in_its_own_way(
     words = ["compare", f"one={folder}", f"two={other}", "--episodes=1"]
     code, out, err = said(capsys, *words)
     assert code == 0, err
-    assert out.startswith("gym:CartPole-v1?repeat=1, gym:CartPole-v1?repeat=2, 1 episodes")
+    assert out.startswith("gym:CartPole-v1,repeat=1, gym:CartPole-v1,repeat=2, 1 episodes")
     code, _, err = said(capsys, *words, "--env=gym:CartPole-v1?repeat=1")
     assert (code, "repeat" in err) == (2, True)
     code, out, _ = said(capsys, *words, "--env=gym:CartPole-v1?repeat=1", "--override")
-    assert (code, out.count("gym:CartPole-v1?repeat=1")) == (0, 1)
+    assert (code, out.count("gym:CartPole-v1,repeat=1")) == (0, 1)
 
 
 def test_agents_of_two_tasks_need_one_named(

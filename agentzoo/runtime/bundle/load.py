@@ -332,9 +332,11 @@ def inspect(folder: str | Path) -> str:
     manifest = read_manifest(folder)
     spec = manifest.policy
     mode = "the distribution's mode" if spec.deterministic else "sampled"
+    from ..envs.names import EnvName
+
     facts = [
         ("agent", spec.agent),
-        ("environment", spec.env or "an object of the user's own"),
+        ("environment", EnvName.read(spec.env).shell or "an object of the user's own"),
         *((f"reads {key}", f"{one.kind} {one.source}") for key, one in spec.obs.items()),
         ("gives", f"{spec.action.kind} {spec.action.shape} {spec.action.dtype}, {mode}"),
         *((f"keeps {key}", f"{one.dtype} {one.shape}") for key, one in spec.carry.items()),
@@ -361,7 +363,7 @@ def _score(folder: Path, name: str) -> str:
     returns, mean = results.get("returns"), results.get("mean")
     if not isinstance(returns, list) or type(mean) not in (int, float):
         return f"{name} is ill-formed; evaluate the policy again"
-    return f"mean {mean} over {len(cast('list[object]', returns))} episodes"
+    return f"mean {mean:.2f} over {len(cast('list[object]', returns))} episodes"
 
 
 def _open_graphs(

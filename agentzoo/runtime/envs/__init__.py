@@ -2,7 +2,9 @@
 
 from .adapter import Adapter, Transitions, episode_seed, require_environment_like
 from .backend import FiveTuple, reset_env, step_env
+from .frames import shrunk
 from .names import EnvName
+from .observe import Observe
 from .repeat import Repeat
 from .subprocess_env import ProcessVectorEnv
 from .suite import (
@@ -31,6 +33,7 @@ __all__ = [
     "EnvName",
     "FiveTuple",
     "Key",
+    "Observe",
     "Outcome",
     "ProcessVectorEnv",
     "Repeat",
@@ -50,6 +53,7 @@ __all__ = [
     "resolve",
     "scores_of",
     "settings_of",
+    "shrunk",
     "step_env",
     "suites",
     "time_limit",

@@ -1,4 +1,4 @@
-"""Atari 2600 games in the Arcade Learning Environment: `atari:pong?protocol=dreamerv2`.
+"""Atari 2600 games in the Arcade Learning Environment: `atari:pong,protocol=dreamerv2`.
 
 Source: Bellemare et al. 2013 (arXiv:1207.4708); sticky actions, action sets and time limit as in
 Machado et al. 2018 (arXiv:1709.06009). Each paper's settings stand under `PROTOCOLS`.

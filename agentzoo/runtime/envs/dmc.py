@@ -1,4 +1,4 @@
-"""The DeepMind Control Suite: `dmc:walker-walk?obs=pixels&repeat=2`.
+"""The DeepMind Control Suite: `dmc:walker-walk,obs=pixels,repeat=2`.
 
 Source: Tunyasuvunakool et al. 2020 (arXiv:2006.12983); 64x64 pixels of camera 0, quadruped 2, as in
 danijar/dreamerv2 common/envs.py:DMC.

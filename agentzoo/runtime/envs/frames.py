@@ -22,13 +22,14 @@ def _overlaps(source: int, target: int) -> Array:
 def shrunk(image: Array, size: int) -> Array:
     """A picture (h, w, c) uint8 as (size, size, c) uint8: means over areas, the same everywhere.
 
-    All sums are whole numbers below 2**24, which float32 adds without error in any order.
+    All sums are whole numbers, which floats add without error in any order: those of pictures up to
+    256 x 256 are below 2**24, enough for float32; larger ones take float64.
     """
     height, width, channels = image.shape
-    assert height * width * 255 < 2**24, (height, width)
-    down = _overlaps(height, size).astype(np.float32)
-    across = _overlaps(width, size).astype(np.float32)
-    rows = down @ image.reshape(height, width * channels).astype(np.float32)
+    exact = np.float32 if height * width * 255 < 2**24 else np.float64
+    down = _overlaps(height, size).astype(exact)
+    across = _overlaps(width, size).astype(exact)
+    rows = down @ image.reshape(height, width * channels).astype(exact)
     sums = across @ rows.reshape(size, width, channels)
     means = np.floor(sums.astype(np.float64) / (height * width) + 0.5)
     return means.astype(np.uint8)

@@ -1,10 +1,13 @@
 """Any environment in Gymnasium's registry: `gym:CartPole-v1`, `gym:ale_py:ALE/Pong-v5`."""
 
 from importlib import import_module
+from typing import cast
 
 import gymnasium
 
-from ..errors import EnvironmentStringError, nearest
+from ..errors import EnvironmentStringError, SpaceError, nearest
+from ..policy.spaces import Kind
+from .observe import Observe, is_nested
 from .repeat import Repeat
 from .suite import REPEAT, Env, Key, Settings, Suite
 
@@ -43,7 +46,31 @@ def make(task: str, settings: Settings, render_mode: str | None) -> Env:
         disable_env_checker=True,  # the adapter checks what matters, at each step
     )
     repeat = int(settings["repeat"])
-    return Repeat(env, repeat) if repeat > 1 else env
+    return observed(Repeat(env, repeat) if repeat > 1 else env, settings)
+
+
+def observed(env: Env, settings: Settings) -> Env:
+    """The environment with the keys, the size and the kind that settings say, if they say any.
+
+    Nested observations are laid flat in any case.
+
+    Raises:
+        EnvironmentStringError: if the environment has no such observations.
+    """
+    said = {name: settings[name] for name in ("keys", "size", "kind") if name in settings}
+    if not said and not is_nested(env.observation_space):
+        return env
+    keys, size, kind = said.get("keys"), said.get("size"), said.get("kind")
+    try:
+        return Observe(
+            env,
+            keys=None if keys is None else str(keys).split("+"),
+            size=None if size is None else int(size),
+            kind=cast("Kind | None", kind),
+        )
+    except SpaceError as error:
+        asked = ", ".join(f"{name}={value}" for name, value in said.items())
+        raise EnvironmentStringError(f"with {asked or 'this environment'}: {error}") from error
 
 
 def _imported(task: str) -> str:
@@ -58,11 +85,17 @@ def _imported(task: str) -> str:
     return canonical(name)
 
 
+OBSERVED = (  # what is done to observations; nothing where they are left out
+    Key(name="keys", default=None),  # key+key
+    Key(name="size", kind=int, default=None, least=8, most=1024),
+    Key(name="kind", default=None, allowed=("image", "vector")),
+)
 SUITE = Suite(
     name="gym",
     keys=(
         Key(name="repeat", kind=int, default=1, least=1, most=REPEAT),
         Key(name="max_episode_steps", kind=int, default=None, least=1),  # Gymnasium's own if open
+        *OBSERVED,
     ),
     canonical=canonical,
     make=make,

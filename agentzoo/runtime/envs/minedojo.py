@@ -11,7 +11,6 @@ import json
 import mmap
 import os
 import re
-import signal
 import socket
 import subprocess
 import tempfile
@@ -29,6 +28,7 @@ from ..spec import Array, Arrays
 from .backend import LOST, SIDE
 from .frames import shrunk
 from .suite import Env, Key, Outcome, Settings, Suite, Value
+from .worker_process import INHERITS, end
 
 PYTHON = "AGENTZOO_MINEDOJO_PYTHON"
 BRIDGE = Path(__file__).with_name("minedojo_bridge.py")
@@ -219,7 +219,15 @@ class Bridge:
     """The process that holds MineDojo; it, and the game that it starts, end with this one."""
 
     def __init__(self) -> None:
-        """Start it."""
+        """Start it.
+
+        Raises:
+            ProviderError: where no such process can be started.
+        """
+        if not INHERITS:
+            raise ProviderError(
+                "minedojo: hands descriptors on to its process, which Windows cannot; use Linux"
+            )
         python = interpreter()
         self._file = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the bridge
         self._file.truncate(HEIGHT * WIDTH * 3)
@@ -277,9 +285,7 @@ class Bridge:
         if timeout:
             with suppress(WorkerError):
                 self.ask(timeout, do="close")
-        with suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
+        end(self.process)
         self._socket.close()
         assert self.process.stdin is not None
         self.process.stdin.close()

@@ -32,6 +32,13 @@ class EnvName:
         return cls(suite, task, tuple(pairs))
 
     @property
+    def shell(self) -> str:
+        """The spelling that every shell leaves alone; the other one where a value has a comma."""
+        if any("," in pair for pair in self.pairs):
+            return f"{self.head}?{'&'.join(self.pairs)}"
+        return ",".join([self.head, *self.pairs])
+
+    @property
     def head(self) -> str:
         """`suite:task`, the name without its keys; "" of an environment object."""
         return f"{self.suite}:{self.task}" if self.task else self.suite

@@ -6,16 +6,13 @@ threads, CUDA and OpenGL; the user's script is not run again), out of reach of t
 Ctrl-C, and gone when the learner is gone.
 """
 
-import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
-from multiprocessing import Pipe
 from multiprocessing.connection import wait
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
@@ -35,17 +32,12 @@ from ..spec import Array
 from .backend import LOST, NOTHING, Spaces, StepResult
 from .suite import Env
 from .time_limit import shared_limit
+from .worker_process import end, start
 
 TIMEOUT_S = 300.0  # without an answer a worker counts as hung
 CLOSE_S = 10.0  # in which a worker may close its environment
 EXIT_S = 5.0  # between a worker's last word and its exit status
 DEATHS = 3  # of one environment's workers in a row, after which it is not started again
-BOOT = """\
-import json, sys
-sys.path[:] = json.loads(sys.argv[1])
-from agentzoo.runtime.envs.worker import serve
-serve(int(sys.argv[2]), infos=sys.argv[3] == "infos")
-"""
 # one thread each: there is a process per environment, and the learner wants the cores
 ONE_THREAD = dict.fromkeys(
     (
@@ -67,17 +59,8 @@ class Worker:
         """Start it; what it answers first is what its environment is like."""
         self.index, self.doing = index, "made"
         self.request: tuple[object, ...] = ()
-        self.connection, theirs = Pipe()
         kept = "infos" if infos else "rows"
-        command = [sys.executable, "-c", BOOT, json.dumps(sys.path), str(theirs.fileno()), kept]
-        self.process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            pass_fds=[theirs.fileno()],
-            env={**os.environ, **ONE_THREAD},
-            start_new_session=True,  # the terminal's Ctrl-C is the learner's to handle
-        )
-        theirs.close()
+        self.process, self.connection = start(kept, {**os.environ, **ONE_THREAD})
         self._send(make)
 
     def ask(self, doing: str, *request: object) -> None:
@@ -122,9 +105,7 @@ class Worker:
         """
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(max(deadline - time.monotonic(), 0))
-        with suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
+        end(self.process)
         self.connection.close()
         assert self.process.stdin is not None
         self.process.stdin.close()

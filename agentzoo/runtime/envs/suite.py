@@ -9,6 +9,7 @@ them as protocols: `protocol=NAME` in a string stands for all of a protocol's ke
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
@@ -18,7 +19,13 @@ from typing import Any, Protocol
 
 import gymnasium as gym
 
-from ..errors import EnvironmentStringError, MissingExtraError, nearest
+from ..errors import (
+    AgentZooError,
+    EnvironmentStringError,
+    MissingExtraError,
+    MissingPackageError,
+    nearest,
+)
 from .names import EnvName
 
 GROUP = "agentzoo.envs"
@@ -28,6 +35,7 @@ BUILT_IN = {
     "crafter": ".crafter",
     "dmc": ".dmc",
     "gym": ".gym",
+    "minigrid": ".minigrid",
     "minedojo": ".minedojo",
     "vizdoom": ".vizdoom",
 }
@@ -151,7 +159,7 @@ class Suite:
         scores: scores finished episodes, if there is more to say than their mean return.
         is_isolated: whether each environment lives in a process of its own even where there is one
             alone, because what it starts can take a process down, or outlive one.
-        package: what has to be installed for it; asked for before such a process is started.
+        package: the module that has to be installed for it; asked for before one is made.
     """
 
     name: str
@@ -285,9 +293,9 @@ def make_env(name: str, *, render_mode: str | None = None, **settings: Value) ->
     """
     parsed = _parse(name, settings)
     full = parsed.written(parsed.complete({}, name))
+    require_package(parsed.suite)
     if not parsed.suite.is_isolated:
         return make_here(full, render_mode=render_mode)
-    require_package(parsed.suite)
     from .subprocess_env import WorkerEnv
 
     return WorkerEnv(partial(make_here, full, render_mode=render_mode))
@@ -308,8 +316,12 @@ def require_package(suite: Suite) -> None:
     Raises:
         MissingExtraError: with the line that installs it.
     """
-    if suite.package and find_spec(suite.package) is None:
+    if not suite.package or find_spec(suite.package) is not None:
+        return
+    brought = package_of(suite.name)
+    if not brought:
         raise MissingExtraError(suite.package, suite.name)
+    raise MissingPackageError(suite.package, brought)
 
 
 def resolve(
@@ -401,8 +413,9 @@ def merge(policy_env: str, asked: str, override: bool = False) -> str:
     policy, wanted = _parse(policy_env), _parse(asked)
     differing = _contradictions(policy, wanted)
     if differing and not override:
+        was = EnvName.read(policy_env).shell
         raise EnvironmentStringError(
-            f'"{asked}" contradicts "{policy_env}", which the policy was trained in: '
+            f'"{asked}" contradicts "{was}", which the policy was trained in: '
             f"{'; '.join(differing)}; leave these out, or pass override=True"
         )
     same_suite = policy.suite.name == wanted.suite.name
@@ -434,13 +447,25 @@ def _read(name: str) -> EnvName:
     has_no_keys = read.pairs == ("",) and name.endswith("?")
     if not re.fullmatch(r"[^:]+:.+", read.head) or has_no_keys:
         known = f"suites: {', '.join(suites())}"
-        if read.head in gym.registry:
-            known = f'did you mean "gym:{name}"?'
+        if named := [] if has_no_keys else _suites_with(read.head):
+            known = "did you mean " + " or ".join(f'"{suite}:{name}"' for suite in named) + "?"
         raise EnvironmentStringError(
-            f'"{name}" is not an environment string, expected suite:task?key=value&key=value or '
-            f"suite:task,key=value,key=value, such as dmc:walker-walk,obs=state; {known}"
+            f'"{name}" is not an environment string, expected suite:task,key=value,key=value, such '
+            f"as dmc:walker-walk,obs=state (or suite:task?key=value&key=value); {known}"
         )
     return read
+
+
+def _suites_with(task: str) -> list[str]:
+    """The suites that have a task of this name, and do not take every name for one."""
+    return [name for name in suites() if _has(name, task) and not _has(name, "no_such_task")]
+
+
+def _has(name: str, task: str) -> bool:
+    with suppress(AgentZooError, ImportError):
+        suite_of(name).canonical(task)
+        return True
+    return False
 
 
 def _parse(name: str, more: Settings | None = None) -> _Parsed:

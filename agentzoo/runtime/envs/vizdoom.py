@@ -1,4 +1,4 @@
-"""ViZDoom: `vizdoom:basic` and other shipped scenarios, `vizdoom:harvest-tree?far=mid`, our fields.
+"""ViZDoom: `vizdoom:basic` and other shipped scenarios, `vizdoom:harvest-tree,far=mid`, our fields.
 
 The fields are open meadows with a goal in the distance, the kind of world LS-Imagine is about: a
 tree to be hit, a pond to be reached, a sheep to be shorn. See `vizdoom_fields`.

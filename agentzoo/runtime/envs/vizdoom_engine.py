@@ -6,11 +6,11 @@ lock its owner holds. Whoever starts the next engine removes the folders that no
 them their engines and shared memory.
 """
 
-import fcntl
 import json
 import os
 import shutil
 import signal
+import sys
 import tempfile
 from collections.abc import Generator
 from contextlib import chdir, contextmanager, suppress
@@ -18,6 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError
+
+if sys.platform != "win32":
+    import fcntl
 
 SHARED_MEMORY = Path("/dev/shm")
 ENGINE = "engine.json"  # in an engine's folder: its process and the name of its shared memory
@@ -29,8 +32,13 @@ def home() -> Path:
     """Where this user's engines have their folders.
 
     Raises:
-        ConfigError: if somebody else's folder stands there.
+        ConfigError: on Windows, or if somebody else's folder stands there.
     """
+    if sys.platform == "win32":
+        raise ConfigError(
+            "vizdoom: looks after its engines by file locks and /proc, which Windows lacks; run it "
+            "on Linux, where WSL will do"
+        )
     folder = Path(tempfile.gettempdir()) / f"agentzoo-vizdoom-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     if folder.lstat().st_uid != os.getuid() or folder.is_symlink():

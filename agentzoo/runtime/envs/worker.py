@@ -3,20 +3,28 @@
 It imports what the environment needs and nothing of the learner: neither torch nor its main script.
 """
 
-import fcntl
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable
-from multiprocessing.connection import Connection
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import gymnasium as gym
 
 from .backend import KEPT, StepResult, begun, reset_env, step_env
 from .suite import Env
 from .time_limit import time_limit
+from .worker_process import connect
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 LIFELINE = 0  # standard input: a pipe that the learner holds open and never writes to
 
@@ -29,17 +37,15 @@ Request = (
 Answer = tuple[Literal["done"], Any] | tuple[Literal["failed"], str, str]  # sentence, traceback
 
 
-def serve(descriptor: int, *, infos: bool = False) -> None:
+def serve(where: str, *, infos: bool = False) -> None:
     """Make an environment and do what the connection asks, until it closes.
 
     Args:
-        descriptor: of the connection.
+        where: the connection is.
         infos: whether whole infos are sent, or only what rows are made of.
     """
+    connection: Connection[Answer, Any] = connect(where, LIFELINE)
     die_with_the_learner()
-    # what the environment starts must not hold the connection open when this process is gone
-    os.set_inheritable(descriptor, False)
-    connection: Connection[Answer, Any] = Connection(descriptor)
     try:
         env = _made(connection.recv().fn)
         spaces = env.observation_space, env.action_space
@@ -55,16 +61,25 @@ def serve(descriptor: int, *, infos: bool = False) -> None:
 
 
 def die_with_the_learner() -> None:
-    """Have the kernel kill this process and its children once the learner is gone.
+    """End this process once the learner is gone.
 
     A process that only waits sees its connection close. This one is for those inside a step that
-    never ends, which run no code of ours. Linux only.
+    never ends, which run no code of ours. On Linux the kernel kills the process and its children;
+    elsewhere a thread ends the process alone, as soon as the step lets threads run.
     """
-    if sys.platform == "linux":
+    if fcntl is not None and sys.platform == "linux":
         fcntl.fcntl(LIFELINE, fcntl.F_SETOWN, -os.getpgrp())
         fcntl.fcntl(LIFELINE, fcntl.F_SETSIG, signal.SIGKILL)
         flags = fcntl.fcntl(LIFELINE, fcntl.F_GETFL)
         fcntl.fcntl(LIFELINE, fcntl.F_SETFL, flags | os.O_ASYNC)
+    else:
+        threading.Thread(target=_end_at_the_end, daemon=True).start()
+
+
+def _end_at_the_end() -> None:
+    while os.read(LIFELINE, 1):
+        pass
+    os._exit(1)
 
 
 def _made(make: Callable[[], object]) -> Env:

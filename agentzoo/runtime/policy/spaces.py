@@ -7,7 +7,7 @@ environment's own form and model units in `env_action` and `model_action`. All o
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import lru_cache
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import gymnasium as gym
 import numpy as np
@@ -27,6 +27,7 @@ OBSERVE = "gymnasium.wrappers.TransformObservation"
 LARGEST = 1e38  # stands for an infinite bound: JSON has no infinity, float32 holds this
 
 Observation = ArrayLike | Mapping[str, ArrayLike]
+Kind = Literal["image", "vector"]
 
 
 # -- what a space is read as ---------------------------------------------------------------------
@@ -111,6 +112,17 @@ def _box_obs_spec(key: str, space: spaces.Box) -> ObsSpec:
             f"with {OBSERVE}, such as (255 * image).round().astype(numpy.uint8); {_as_numbers(key)}"
         )
     return ObsSpec(kind="vector", shape=(size,), source=shape)
+
+
+def is_image(space: spaces.Box) -> bool:
+    """Whether a Box is read as an image as it stands."""
+    if space.dtype != np.uint8 or len(space.shape) < 2:
+        return False
+    try:
+        _require_image(BARE, space)
+    except SpaceError:
+        return False
+    return True
 
 
 def _require_image(key: str, space: spaces.Box) -> None:

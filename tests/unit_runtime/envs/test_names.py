@@ -33,3 +33,18 @@ def test_parts(text: str, suite: str, task: str, pairs: tuple[str, ...]) -> None
 )
 def test_the_head_is_the_name_without_its_keys(text: str, head: str) -> None:
     assert EnvName.read(text).head == head
+
+
+@pytest.mark.parametrize(
+    ("text", "shell"),
+    [
+        ("dmc:walker-walk?obs=state&repeat=2", "dmc:walker-walk,obs=state,repeat=2"),
+        ("dmc:walker-walk,obs=state", "dmc:walker-walk,obs=state"),
+        ("gym:CartPole-v1", "gym:CartPole-v1"),
+        ("mine:task?list=1,2&x=3", "mine:task?list=1,2&x=3"),  # a comma would end the value
+        ("", ""),
+    ],
+)
+def test_the_shells_spelling_reads_as_the_same(text: str, shell: str) -> None:
+    assert EnvName.read(text).shell == shell
+    assert EnvName.read(shell) == EnvName.read(text)

@@ -76,7 +76,10 @@ WALKER = "dmc:walker-walk?camera=0&obs=pixels&render=default&repeat=2&size=64"
 )
 def test_resolve_writes_every_key_out(name: str, defaults: dict, expected: str) -> None:
     assert resolve(name, defaults) == expected
-    assert resolve(expected, {"repeat": 9, "render": "fast", "size": 32}) == expected
+    other = {"repeat": 9, "render": "fast"}
+    if not name.startswith("gym:"):  # which has a size only where somebody says one
+        other["size"] = 32
+    assert resolve(expected, other) == expected
 
 
 @pytest.mark.parametrize(
@@ -277,7 +280,17 @@ def test_installed_packages_add_suites(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
     monkeypatch.setattr(registry, "entry_points", lambda group: entries)
     monkeypatch.setattr(EntryPoint, "load", lambda entry: TOY if entry.name == "toy" else 3.14)
-    assert suites() == ("atari", "crafter", "dmc", "gym", "minedojo", "odd", "toy", "vizdoom")
+    assert suites() == (
+        "atari",
+        "crafter",
+        "dmc",
+        "gym",
+        "minedojo",
+        "minigrid",
+        "odd",
+        "toy",
+        "vizdoom",
+    )
     assert resolve("toy:Swing") == "toy:swing?gravity=9.81"
     assert resolve("toy:Swing?gravity=1e1&note=hi") == "toy:swing?gravity=10.0&note=hi"
     assert make_env("toy:swing").unwrapped.spec.id == "CartPole-v1"
