@@ -42,10 +42,44 @@ def run_ray(plans: Iterator[RunPlan], folder: Path, parallel: int) -> Iterator[E
     over: SimpleQueue[Ended | BaseException | None] = SimpleQueue()
     root = folder.resolve()
 
+    def fit() -> None:
+        try:
+            tune.Tuner(
+                tune.with_resources(_trial, {"cpu": 1}),
+                tune_config=tune.TuneConfig(
+                    search_alg=_searcher(searcher, plans, root, over),
+                    num_samples=-1,
+                    max_concurrent_trials=parallel,
+                ),
+                run_config=tune.RunConfig(
+                    name="sweep", storage_path=str(root.parent / STORAGE), verbose=0
+                ),
+            ).fit()
+            over.put(None)
+        except BaseException as error:
+            over.put(error)
+
+    if not ray.is_initialized():
+        ray.init(log_to_driver=False, include_dashboard=False, runtime_env=_runtime())
+    yield from _as_they_end(over, fit)
+
+
+def _searcher(searcher: Any, plans: Iterator[RunPlan], root: Path, over: "SimpleQueue[Any]") -> Any:
+    """The searcher that Tune asks for trials: it gives the plans, as there is room for them."""
+
     class Plans(searcher):  # Tune asks it for trials, one by one
         def __init__(self) -> None:
             super().__init__(metric="finished", mode="max")
             self.given: dict[str, RunPlan] = {}
+
+        def __reduce__(self) -> tuple[Any, ...]:
+            return _nothing, ()  # Tune keeps a copy to restore from; a sweep goes on by its runs
+
+        def save(self, checkpoint_path: str) -> None:
+            Path(checkpoint_path).touch()
+
+        def restore(self, checkpoint_path: str) -> None:
+            """See `__reduce__`."""
 
         def suggest(self, trial_id: str) -> Any:
             for plan in plans:
@@ -63,24 +97,11 @@ def run_ray(plans: Iterator[RunPlan], folder: Path, parallel: int) -> Iterator[E
             why = str((result or {}).get("error", "")) or ("the trial failed" if error else "")
             over.put(Ended(plan, root / plan.name, why))
 
-    def fit() -> None:
-        try:
-            tune.Tuner(
-                tune.with_resources(_trial, {"cpu": 1}),
-                tune_config=tune.TuneConfig(
-                    search_alg=Plans(), num_samples=-1, max_concurrent_trials=parallel
-                ),
-                run_config=tune.RunConfig(
-                    name="sweep", storage_path=str(root / STORAGE), verbose=0
-                ),
-            ).fit()
-            over.put(None)
-        except BaseException as error:
-            over.put(error)
+    return Plans()
 
-    if not ray.is_initialized():
-        ray.init(log_to_driver=False, include_dashboard=False, runtime_env=_runtime())
-    yield from _as_they_end(over, fit)
+
+def _nothing() -> None:
+    """A searcher that was not kept."""
 
 
 def _as_they_end(over: "SimpleQueue[Ended | BaseException | None]", fit: Any) -> Iterator[Ended]:

@@ -28,11 +28,15 @@ final_episodes = 1
 report_every = 0
 """
 DRIVER = """
-import json, sys; from pathlib import Path
+import json, sys; from dataclasses import replace; from pathlib import Path
 from agentzoo.sweep.drive import sweep; from agentzoo.sweep.plan import read_plan
-told = []
-over = sweep(read_plan(Path(sys.argv[1])), told.append)
-print(json.dumps([told, [[str(end.folder), end.error] for end in over]]))
+plan, told = read_plan(Path(sys.argv[1])), []
+(first,) = sweep(replace(plan, runner="processes", seeds=(0,)))
+log = first.folder / "sweep.log"
+before = log.stat().st_mtime_ns
+over = sweep(plan, told.append)
+kept = log.stat().st_mtime_ns == before
+print(json.dumps([told, [[str(end.folder), end.error] for end in over], kept]))
 """
 
 
@@ -49,26 +53,20 @@ def test_runs_are_trials_and_finished_ones_are_kept(interpreter: str, tmp_path: 
     file = tmp_path / "night.toml"
     file.write_text(SWEEP.format(folder=tmp_path / "sweep"))
 
-    def drive() -> tuple[list[str], list[tuple[Path, str]]]:
-        done = subprocess.run(
-            [interpreter, "-c", DRIVER, str(file)],
-            cwd=ROOT, capture_output=True, text=True, timeout=500, check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr[-3000:]
-        told, over = json.loads(done.stdout.splitlines()[-1])
-        return told, [(Path(folder), error) for folder, error in over]
-
-    told, over = drive()
+    done = subprocess.run(
+        [interpreter, "-c", DRIVER, str(file)],
+        cwd=ROOT, capture_output=True, text=True, timeout=500, check=False,
+        env={**os.environ, "HOME": str(tmp_path)},  # where Ray leaves a token
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    told, over, kept = json.loads(done.stdout.splitlines()[-1])
+    assert kept  # the run that had finished was not started again
     assert [error for _, error in over] == ["", ""]
-    assert all(is_finished(folder, 60) for folder, _ in over)
-    assert len(told) == 2
-    assert "seed" in told[0]
+    assert all(is_finished(Path(folder), 60) for folder, _ in over)
+    assert told[1].startswith("2 of 2: planet, gym:Pendulum-v1,max_episode_steps=20, seed 1: -")
     assert (tmp_path / "sweep" / "table.md").is_file()
     assert (tmp_path / "sweep" / "curves.png").is_file()
-    # Tune has what the runs were evaluated at
+    # Tune has what the other run was evaluated at
     results = [json.loads(line) for path in (tmp_path / "sweep" / "ray").rglob("result.json")
                for line in path.read_text().splitlines()]  # fmt: skip
     assert any("eval/mean_reward" in one for one in results)
-    logs = {folder: (folder / "sweep.log").stat().st_mtime_ns for folder, _ in over}
-    _, again = drive()
-    assert {folder: (folder / "sweep.log").stat().st_mtime_ns for folder, _ in again} == logs
