@@ -170,7 +170,7 @@ class Connections:
         self._open.pop(one.inner, None)
 
     async def end(self) -> None:
-        """Let go of all: closing waits for ever where a client reads no answer."""
+        """Let go of all: closing may wait for a client that reads no answer."""
         limit = time.monotonic() + FLUSH_S
         while self._open and time.monotonic() < limit:
             await asyncio.sleep(POLL_S)
