@@ -14,6 +14,8 @@ from agentzoo.runtime.spec import ActionSpec, ObsSpec
 from .fields import check_ranges, suggestion
 from .train.schedule import ByBurst, ByEpisode, ByRatio, Schedule
 
+LARGEST = 1 << 53  # of a whole number; a saved one may be a stranger's, and JSON has no limit
+
 
 @dataclass(frozen=True, kw_only=True)
 class AgentConfig:
@@ -177,7 +179,11 @@ def typed(key: str, value: object, hint: object) -> object:
         if found:
             return converted
     expected = " or ".join(_type_name(option) for option in options)
-    raise ConfigError(f"{key}={value!r} is a {type(value).__name__}, expected {expected}")
+    beyond = isinstance(value, int) and abs(value) > LARGEST
+    raise ConfigError(
+        f"{key}={value!r:.80} is {'beyond 2**53' if beyond else f'a {type(value).__name__}'}, "
+        f"expected {expected}"
+    )
 
 
 def _type_name(option: object) -> str:
@@ -195,6 +201,8 @@ def _match(value: object, option: object) -> tuple[bool, object]:
         return option is bool and isinstance(value, bool), value
     if option is int and isinstance(value, float) and value.is_integer():
         return True, int(value)  # 5e6
+    if isinstance(value, int) and abs(value) > LARGEST:
+        return False, value
     if option is float and isinstance(value, int):
         return True, float(value)
     return isinstance(option, type) and isinstance(value, option), value

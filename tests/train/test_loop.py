@@ -277,6 +277,13 @@ def test_rates_are_finite_and_not_negative(agent: type[Agent], value: float):
         agent(preset="debug", device="cpu", **{rate: value})
 
 
+@pytest.mark.parametrize("field", ["lr", "deter", "total_steps", "eval_every"])
+def test_numbers_that_nothing_holds_are_refused(field: str):
+    match = rf"{field}=10{{60,}} is beyond 2\*\*53, expected (float|int)"
+    with pytest.raises(ConfigError, match=match):
+        DreamerV3(preset="debug", device="cpu", **{field: 10**400})
+
+
 class Spaced(Short):
     """The same with other spaces."""
 
