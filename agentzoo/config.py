@@ -4,7 +4,7 @@ import dataclasses
 import types
 import typing
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
 from agentzoo.runtime.envs import EnvName
@@ -66,7 +66,8 @@ class AgentConfig:
         Raises:
             ConfigError: naming the field, its value and what it has to be.
         """
-        check_ranges(vars(self))
+        optional = [one.name for one in fields(self) if "None" in str(one.type)]
+        check_ranges(vars(self), optional)
         if self.overlap and not (self.update_every or self.train_ratio):
             raise ConfigError(
                 "overlap=True spreads updates over environment steps, but update_every=0 asks for "

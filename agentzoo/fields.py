@@ -12,7 +12,7 @@ import math
 import re
 import tokenize
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from textwrap import dedent
 
@@ -140,8 +140,12 @@ ARGUMENTS: Mapping[str, tuple[str, ...]] = {  # the same for arguments of `learn
 }
 
 
-def check_ranges(values: Mapping[str, object]) -> None:
+def check_ranges(values: Mapping[str, object], optional: Collection[str] = ()) -> None:
     """Refuse numbers that are not finite, or out of their field's range.
+
+    Args:
+        values: by the fields' names.
+        optional: fields that may be None, too.
 
     Raises:
         ConfigError: naming the field, its value and what it has to be.
@@ -153,7 +157,8 @@ def check_ranges(values: Mapping[str, object]) -> None:
             raise ConfigError(f"{name}={value!r} has to be a finite number")
         numbers = range_of(name)
         if numbers is not None and value not in numbers:
-            raise ConfigError(f"{name}={value!r} has to be {numbers}")
+            none = ", or None" if name in optional else ""
+            raise ConfigError(f"{name}={value!r} has to be {numbers}{none}")
 
 
 def range_of(name: str) -> Range | None:
