@@ -60,6 +60,9 @@ EXTRAS = {
     "data": ("minari",),
     "ray": ("ray",),
     "minigrid": ("minigrid",),
+    "wandb": ("wandb",),
+    "mlflow": ("mlflow",),
+    "trackio": ("trackio",),
 }
 
 _HOMES = {

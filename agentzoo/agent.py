@@ -47,7 +47,7 @@ from .saved import read_settings, read_spaces, read_weights, same, write_setting
 from .torch_step import TorchStep
 from .train import checkpoint
 from .train.allocator import keep_freed_memory
-from .train.callbacks import check_callbacks, ready_callbacks
+from .train.callbacks import Callbacks, check_callbacks, ready_callbacks
 from .train.checkpoint import Counters
 from .train.collector import noise_for_step
 from .train.cuda_graph import require_capture
@@ -56,6 +56,7 @@ from .train.loop import interruption, train
 from .train.offline import train_offline
 from .train.parent import Parent, require_parts
 from .train.run_folder import locked, new_run_folder, write_total
+from .train.sinks.sink import Sinks, chosen_sinks
 
 RESUMABLE = {  # what may differ where a run is resumed
     "total_steps",
@@ -246,7 +247,8 @@ class Agent:
         run: str | Path | None = None,
         offline: str | Path | None = None,
         parts: Sequence[str] = (),
-        callbacks: Callback | Sequence[Callback] = (),
+        callbacks: Callbacks = (),
+        log: Sinks = "tensorboard",
         progress: bool = True,
         on_interrupt: Literal["raise", "return"] = "raise",
     ) -> Self:
@@ -266,7 +268,10 @@ class Agent:
                 rows.
             parts: of a policy that has learned, those that alone learn on in a new run, such as
                 ["reward"]; everything else stays bit for bit. PlaNet's; () is all of them.
-            callbacks: told about everything that happens; one, or several.
+            callbacks: told about everything that happens; one, or several. A function is told each
+                line of the log, as a dict.
+            log: where the log goes beside metrics.jsonl: "tensorboard", "wandb", "mlflow",
+                "trackio", a `Sink`, or several ("tensorboard,wandb"); "none" is nowhere else.
             progress: show a progress bar.
             on_interrupt: what a first Ctrl-C or SIGTERM leads to once the run's checkpoint stands:
                 "raise" KeyboardInterrupt (of SIGTERM: SystemExit 143), or "return" like a run that
@@ -276,10 +281,12 @@ class Agent:
             The agent itself.
 
         Raises:
-            ConfigError: for a number of steps below 1, what is no callback, or an unknown part.
+            ConfigError: for a number of steps below 1, what is no callback, an unknown part, or an
+                unknown sink.
             DatasetError: if the data set is missing, damaged, or of other spaces.
-            RunError: without an environment, if `run` holds a run with other settings, or if the
-                run has diverged.
+            MissingExtraError: if the package of a sink is not installed.
+            RunError: without an environment, if `run` holds a run with other settings, if a sink
+                cannot be opened, or if the run has diverged.
             KeyboardInterrupt: after Ctrl-C.
         """
         if on_interrupt not in ("raise", "return"):
@@ -295,7 +302,7 @@ class Agent:
         require_float32()
         config, self.took = self.config, ""
         budget = self._budget(dataset) if total_steps is None else step_budget(total_steps)
-        told = self._callbacks(callbacks)
+        told, sinks = self._callbacks(callbacks), chosen_sinks(log)
         with collecting(self._source, config) as adapter:
             self._require_same_spaces(adapter.obs, adapter.action)  # before anything is written
             folder = self._run_folder(run)
@@ -311,7 +318,7 @@ class Agent:
                 learner, self._loaded = self._learner(), None
                 sitting = train if dataset is None else partial(train_offline, dataset=dataset)
                 signalled = sitting(
-                    learner, folder, adapter, counters, newest, total, told, progress
+                    learner, folder, adapter, counters, newest, total, told, sinks, progress
                 )
         if signalled is not None and on_interrupt == "raise":
             raise interruption(signalled)
@@ -329,7 +336,7 @@ class Agent:
         with collecting(self._source, self.config) as adapter, locked(run):
             counters, newest = self._open_run(run, (), dataset)
             train_offline(
-                self._learner(), run, adapter, counters, newest, 0, (), False, dataset=dataset
+                self._learner(), run, adapter, counters, newest, 0, (), (), False, dataset=dataset
             )
 
     def _prepared(self, env: EnvLike | None, offline: str | Path | None) -> Dataset | None:
@@ -464,7 +471,7 @@ class Agent:
         self.env_steps = self.steps_before + env_steps
         self.save(folder)
 
-    def _callbacks(self, given: Callback | Sequence[Callback]) -> list[Callback]:
+    def _callbacks(self, given: Callbacks) -> list[Callback]:
         """The ready callbacks, then those given.
 
         Raises:

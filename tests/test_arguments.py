@@ -17,8 +17,9 @@ from agentzoo.runtime.envs import Adapter
 from agentzoo.runtime.errors import ConfigError, ProviderError, SpaceError
 from agentzoo.runtime.evaluation.rollout import evaluate, random_policy
 from agentzoo.train.callbacks import Callback, StopOnReturn
-from agentzoo.train.logger import ProgressBar
+from agentzoo.train.logger import read_metrics
 from agentzoo.train.loop import Training
+from agentzoo.train.progress import ProgressBar
 from tests.agents.contract import PENDULUM
 from tests.agents.toys import TOYS
 from tests.train.test_loop import Short, counters
@@ -113,12 +114,23 @@ class Count(Callback):
 def test_one_callback_needs_no_list_and_other_things_are_none(tmp_path: Path):
     toy().learn(60, run=tmp_path, callbacks=Count(), progress=False)
     assert Count.steps > 0
-    for given in (Count, lambda training: None):
-        with pytest.raises(ConfigError, match=r"expected objects of classes derived from"):
+    for given in (Count, 7, None):
+        with pytest.raises(ConfigError, match=r"callbacks holds .*, expected functions that are"):
             toy().learn(80, run=tmp_path, callbacks=[given], progress=False)  # type: ignore[list-item]
-    for given in (None, print):
-        with pytest.raises(ConfigError, match=r"callbacks is .*, expected a Callback or several"):
+        with pytest.raises(ConfigError, match=r"or objects of classes derived from"):
             toy().learn(80, run=tmp_path, callbacks=given, progress=False)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"cannot be called with one line of the log, a dict"):
+        toy().learn(80, run=tmp_path, callbacks=lambda a, b: None, progress=False)  # type: ignore[arg-type]
+
+
+def test_a_function_is_told_each_line_of_the_log(tmp_path: Path):
+    lines: list[dict[str, float]] = []
+    toy(eval_every=300, log_every=200).learn(
+        600, run=tmp_path, callbacks=lines.append, progress=False
+    )
+    written = read_metrics(tmp_path)
+    assert [{k: v for k, v in line.items() if k != "time/wall_s"} for line in written] == lines
+    assert any("eval/mean_reward" in line for line in lines)
 
 
 def test_a_return_that_is_never_evaluated_stops_no_run(tmp_path: Path):

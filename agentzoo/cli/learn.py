@@ -10,7 +10,7 @@ from agentzoo.runtime.errors import ConfigError, RunError
 
 from ..agents.registry import agents
 from ..agents.registry import named as registered
-from .options import Device, Seed, steps
+from .options import Device, Log, Seed, steps
 
 if TYPE_CHECKING:
     from ..agent import Agent
@@ -67,6 +67,7 @@ def learn(
     offline: Annotated[
         str | None, typer.Option(help="Minari data set, id or folder, to learn from alone.")
     ] = None,
+    log: Log = "tensorboard",
     device: Device = "auto",
     seed: Seed = None,
     help_config: Annotated[
@@ -97,7 +98,7 @@ def learn(
     else:
         learner = kind.load(source, device=device)
     where = env if source else None
-    learn_on(learner, budget, where, run=run, parts=parts or (), offline=offline)
+    learn_on(learner, budget, where, run=run, parts=parts or (), offline=offline, log=log)
 
 
 def resume(
@@ -106,6 +107,7 @@ def resume(
         int | None,
         typer.Option("--steps", parser=steps, help="The run's new total; its own if left out."),
     ] = None,
+    log: Log = "tensorboard",
     device: Device = "auto",
 ) -> None:
     """Go on with a run where it was stopped or killed, by its own settings; or further."""
@@ -121,7 +123,7 @@ def resume(
             f"{run} learned in an environment object, which no file holds; in Python: "
             f"agentzoo.load({str(run)!r}).learn(total_steps, env, run={str(run)!r})"
         )
-    learn_on(learner, budget or read_total(run), None, run=run)
+    learn_on(learner, budget or read_total(run), None, run=run, log=log)
 
 
 def learn_on(
@@ -132,10 +134,11 @@ def learn_on(
     run: Path | None,
     parts: Sequence[str] = (),
     offline: str | None = None,
+    log: str = "tensorboard",
 ) -> None:
     """Learn, and say what can come next, also where it was stopped."""
     try:
-        learner.learn(budget, env, run=run, parts=parts, offline=offline)
+        learner.learn(budget, env, run=run, parts=parts, offline=offline, log=log)
     except (KeyboardInterrupt, SystemExit) as stopped:
         how = f"agentzoo resume {learner.run}" if learner.run else "the same command"
         typer.echo(f"stopped; to go on: {how}", err=True)

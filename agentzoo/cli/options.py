@@ -49,3 +49,10 @@ Plan = Annotated[
     ),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
+Log = Annotated[
+    str,
+    typer.Option(
+        help="Where the log goes, too: tensorboard, wandb, mlflow, trackio, several with commas, "
+        "or none."
+    ),
+]

@@ -1,6 +1,8 @@
 """Callbacks: hooks into a run, and the ready ones."""
 
-from collections.abc import Sequence
+import inspect
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,19 +10,23 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from agentzoo.runtime.envs import FiveTuple, reset_env, step_env
+from agentzoo.runtime.envs import FiveTuple, dimensions_of, reset_env, step_env
 from agentzoo.runtime.errors import ConfigError, MissingExtraError
 from agentzoo.runtime.evaluation.rollout import MAX_STEPS, evaluate
 from agentzoo.runtime.policy.noise import derive_seed
+from agentzoo.runtime.spec import Array
 
 from ..algorithm import Imagining, NoiseSource
 from ..config import AgentConfig
 from ..replay.samplers import EpisodeSampler
 from . import plots
+from .background import Background
 from .events import Callback, Run
+from .sinks.sink import Film
 
 UNLIMITED_STEPS = 10_000  # decisions of an evaluation episode that declares no limit of its own
 UNKNOWN_LENGTH = 10_000  # steps that an episode may have where no time limit is known
+LINES = 3  # sequences of a vector side by side: there is a panel for each dimension of each
 CHOOSING_SEEDS = 2**30  # and above: of episodes that choose the best policy; scores have lower ones
 
 
@@ -133,7 +139,7 @@ class Evaluate(Callback):
         }
         if result.success_rate is not None:
             line["eval/success_rate"] = result.success_rate
-        training.logger.write(counters.env_step, line)
+        training.log(line)
         for callback in training.callbacks:
             callback.on_evaluation(training, result.mean)
 
@@ -177,24 +183,37 @@ class _Watched(gym.Wrapper[Any, Any, Any, Any]):
 
 
 class Report(Callback):
-    """Keeps a learning curve and the model's open-loop predictions in the run's folder.
+    """Keeps a learning curve and the model's open-loop predictions, in the folder and the log.
 
     `learning_curve.png`; for each image observation `dream_KEY.mp4` (truth, model, error: 5 frames
-    seen, 45 dreamed), for each vector `dream_KEY.png`.
+    seen, 45 dreamed), for each vector `dream_KEY.png`. They are drawn in a thread of their own: the
+    run computes what they show and goes on. What fails or takes too long costs a picture, and is
+    said. `report_every=0` leaves all of it out.
 
     Args:
         every: environment steps between refreshes; they are made at the end as well.
         sequences: episodes shown side by side.
         length: rows shown, the seen ones included.
+        limit_s: seconds that drawing may take; after that there are no pictures in this sitting.
     """
 
-    def __init__(self, every: int = 100_000, *, sequences: int = 6, length: int = 50) -> None:
-        self.every, self.sequences, self.length = every, sequences, length
-        self._due = 0
+    def __init__(
+        self,
+        every: int = 100_000,
+        *,
+        sequences: int = 6,
+        length: int = 50,
+        limit_s: float = 60.0,
+    ) -> None:
+        self.every, self.sequences, self.length, self.limit_s = every, sequences, length, limit_s
+        self._due, self._begun = 0, 0.0
+        self._thread: Background | None = None
+        self._names: Mapping[str, Sequence[str]] | None = None
 
     def on_start(self, training: Run) -> None:
         """The next multiple of `every` is due."""
         self._due = (training.counters.env_step // self.every + 1) * self.every
+        self._thread = None
 
     def on_checkpoint(self, training: Run, path: Path) -> None:
         """Refresh when due, at a checkpoint, where no environment is inside an episode."""
@@ -203,22 +222,49 @@ class Report(Callback):
             self.draw(training)
 
     def on_end(self, training: Run) -> None:
-        """Refresh once more."""
+        """Refresh once more, and wait for the pictures."""
         self.draw(training)
+        if self._thread is not None:
+            self._thread.close(self.limit_s)
 
     def draw(self, training: Run) -> None:
-        """Write the pictures; says so where the video encoder or room on the disk is missing."""
+        """Have the pictures drawn as the run stands now; left out while the last are drawn."""
+        if self._thread is None:
+            self._thread = Background(
+                "pictures", lambda why: training.bar.warn(f"no more pictures of this run: {why}")
+            )
+        if self._thread.is_busy:
+            if time.monotonic() - self._begun > self.limit_s:
+                self._thread.close(0.0)
+            return
+        self._begun = time.monotonic()
+        if training.counters.episodes:
+            self._thread.put(self._drawn(training, self._curve, training.counters.env_step))
         try:
-            if training.counters.episodes:
-                plots.learning_curve(training.folder, training.folder / "learning_curve.png")
             if isinstance(training.learner.algorithm, Imagining) and training.replay.episodes:
-                self._dream(training, training.learner.algorithm)
-        except MissingExtraError as error:
-            training.bar.note(f"no video of the model's dreams: {error}")
-        except Exception as error:  # a picture is worth no run, whatever went wrong in drawing it
-            training.bar.warn(f"no pictures of this step: {type(error).__name__}: {error}")
+                self._dream(training, training.learner.algorithm, self._thread)
+        except Exception as error:  # a picture is worth no run, whatever went wrong in dreaming it
+            training.bar.warn(f"no dream of this step: {type(error).__name__}: {error}")
 
-    def _dream(self, training: Run, algorithm: Imagining) -> None:
+    def _drawn(
+        self, training: Run, draw: Callable[..., None], env_step: int, *shown: object
+    ) -> Callable[[], None]:
+        """A picture to be drawn; what goes wrong in drawing it costs no other."""
+
+        def work() -> None:
+            try:
+                draw(training, env_step, *shown)
+            except Exception as error:  # a picture is worth no run
+                training.bar.warn(f"no picture of this step: {type(error).__name__}: {error}")
+
+        return work
+
+    def _curve(self, training: Run, env_step: int) -> None:
+        path = training.folder / "learning_curve.png"
+        plots.learning_curve(training.folder, path, title=training.learner.title)
+        training.logger.picture(env_step, "learning_curve", path)
+
+    def _dream(self, training: Run, algorithm: Imagining, thread: Background) -> None:
         learner, seed = training.learner, derive_seed(training.learner.seed, "dream")
         batch, _ = training.replay.sample(
             EpisodeSampler(), self.sequences, self.length, np.random.default_rng(seed)
@@ -226,12 +272,50 @@ class Report(Callback):
         batch = {name: column.to(learner.device) for name, column in batch.items()}
         model = algorithm.open_loop(batch, NoiseSource(seed, learner.device))
         for key, dreamed in model.items():
+            is_image = learner.policy.spec.obs[key].kind == "image"
+            show = self._film if is_image else self._lines
             truth, dream = batch[key].numpy(force=True), dreamed.float().numpy(force=True)
-            if learner.policy.spec.obs[key].kind == "image":
-                frames = truth.astype(np.float32) / 255
-                plots.open_loop_video(frames, dream, training.folder / f"dream_{key}.mp4")
-            else:
-                plots.open_loop_plot(truth, dream, training.folder / f"dream_{key}.png")
+            thread.put(self._drawn(training, show, training.counters.env_step, key, truth, dream))
+
+    def _film(self, training: Run, env_step: int, key: str, truth: Array, dream: Array) -> None:
+        name = f"dream_{key}"
+        path: Path | None = training.folder / f"{name}.mp4"
+        frames = plots.open_loop_frames(truth, dream, zoom=1)
+        try:
+            plots.open_loop_video(truth, dream, path, fps=plots.FPS)
+        except MissingExtraError as error:
+            path = None
+            training.bar.note(f"no video of the model's dreams: {error}")
+        film = Film(frames=frames, fps=plots.FPS, path=path)
+        training.logger.film(env_step, name, film)
+
+    def _lines(self, training: Run, env_step: int, key: str, truth: Array, dream: Array) -> None:
+        name = f"dream_{key}"
+        path = training.folder / f"{name}.png"
+        if self._names is None:
+            env = training.learner.env
+            self._names = dimensions_of(env) if env else {}
+        names = self._names.get(key, ())
+        few = slice(0, min(self.sequences, LINES))
+        plots.open_loop_plot(
+            truth[few], dream[few], path, names=names, title=training.learner.title
+        )
+        training.logger.picture(env_step, name, path)
+
+
+class LogFunction(Callback):
+    """A plain function that is told each line of the log.
+
+    Args:
+        function: called with `env_step` and the metrics, as a dict.
+    """
+
+    def __init__(self, function: "Callable[[dict[str, float]], object]") -> None:
+        self.function = function
+
+    def on_log(self, training: Run, line: Mapping[str, float]) -> None:
+        """Tell it."""
+        self.function(dict(line))
 
 
 class StopOnReturn(Callback):
@@ -250,6 +334,10 @@ class StopOnReturn(Callback):
             training.stop = True
 
 
+Function = Callable[[dict[str, float]], object]  # told each line of the log
+Callbacks = Callback | Function | Sequence[Callback | Function]  # as users give them
+
+
 def check_callbacks(ready: Sequence[Callback], given: object, *, evaluates: bool) -> list[Callback]:
     """The callbacks that a run brings along, then those given, each of which can be told.
 
@@ -261,22 +349,7 @@ def check_callbacks(ready: Sequence[Callback], given: object, *, evaluates: bool
     Raises:
         ConfigError: for what is no Callback, or a StopOnReturn in a run without evaluations.
     """
-    several = [given] if isinstance(given, Callback) else given
-    if not isinstance(several, list | tuple):
-        raise ConfigError(
-            f"callbacks is {given!r}, expected a Callback or several in a list; a function is "
-            "none: derive a class from agentzoo.train.callbacks.Callback and give an object of it"
-        )
-    checked = list(ready)
-    for one in several:
-        if not isinstance(one, Callback):
-            made = f"the class {one.__name__}; call it" if isinstance(one, type) else f"{one!r}"
-            raise ConfigError(
-                f"callbacks holds {made}, expected objects of classes derived from "
-                "agentzoo.train.callbacks.Callback, which say by their methods (on_step, "
-                "on_episode, ...) what they want to hear"
-            )
-        checked.append(one)
+    checked = [*ready, *map(_callback, given if isinstance(given, list | tuple) else [given])]
     stops = any(isinstance(one, StopOnReturn) for one in checked)
     if stops and not evaluates:
         raise ConfigError(
@@ -285,3 +358,24 @@ def check_callbacks(ready: Sequence[Callback], given: object, *, evaluates: bool
             "function that makes the environment, such as lambda: MyEnv(), or set eval_every"
         )
     return checked
+
+
+def _callback(given: object) -> Callback:
+    if isinstance(given, Callback):
+        return given
+    if callable(given) and not isinstance(given, type):
+        try:
+            inspect.signature(given).bind({})
+        except (TypeError, ValueError) as error:
+            raise ConfigError(
+                f"callbacks holds the function {given!r}, which cannot be called with one line of "
+                f"the log, a dict ({error}); derive a class from "
+                "agentzoo.train.callbacks.Callback to hear of anything else"
+            ) from error
+        return LogFunction(given)
+    made = f"the class {given.__name__}; call it" if isinstance(given, type) else f"{given!r}"
+    raise ConfigError(
+        f"callbacks holds {made}, expected functions that are told each line of the log, or "
+        "objects of classes derived from agentzoo.train.callbacks.Callback, which say by their "
+        "methods (on_step, on_episode, ...) what they want to hear"
+    )

@@ -1,6 +1,6 @@
 """The parts of a run: the learner, the run as callbacks see it, and `Callback`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,8 +16,10 @@ from ..config import AgentConfig
 from ..replay.buffer import ReplayBuffer
 from .checkpoint import Counters
 from .collector import Episode
-from .logger import Logger, ProgressBar
+from .logger import Logger
 from .parent import Parent
+from .progress import ProgressBar
+from .run_folder import run_title
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,11 @@ class Learner:
     parent: Parent | None = None
     loaded: Path | None = None
 
+    @property
+    def title(self) -> str:
+        """Agent, task and seed."""
+        return run_title(self.policy.spec.agent, self.env, self.seed)
+
 
 class Run(Protocol):
     """One sitting of a run, as callbacks see it; `train.loop.Training` is one.
@@ -58,7 +65,7 @@ class Run(Protocol):
         adapter: the environments.
         replay: the transitions so far.
         counters: where the run stands.
-        logger: metrics.jsonl and TensorBoard.
+        logger: metrics.jsonl, and the sinks that show it elsewhere.
         bar: the line in the terminal.
         callbacks: told about every event.
         returns: (env_step, return) of finished collection episodes of this sitting.
@@ -75,6 +82,10 @@ class Run(Protocol):
     callbacks: Sequence["Callback"]
     returns: list[tuple[int, float]]
     stop: bool
+
+    def log(self, metrics: Mapping[str, float]) -> None:
+        """Write a line of the log at this step, and tell the callbacks."""
+        ...
 
     def keep_best(self, mean_reward: float) -> bool:
         """Keep these weights as `best/` if no evaluation before had so high a mean return."""
@@ -95,6 +106,9 @@ class Callback:
 
     def on_update(self, training: Run, metrics: Metrics) -> None:
         """A gradient step was taken; metrics are scalars still on the device."""
+
+    def on_log(self, training: Run, line: Mapping[str, float]) -> None:
+        """A line of the log was written: `env_step` and metrics, means since the last one."""
 
     def on_evaluation(self, training: Run, mean_reward: float) -> None:
         """Evaluation episodes were run with the paper's evaluation protocol."""

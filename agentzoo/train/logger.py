@@ -1,71 +1,87 @@
-"""The logs of a run: metrics.jsonl, TensorBoard, and one line in the terminal."""
+"""The log of a run: metrics.jsonl, and the sinks that show it elsewhere."""
 
 import json
 import math
 import os
 import sys
 import time
-from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn, Self, TextIO
-
-from tqdm import tqdm
+from typing import Self
 
 from agentzoo.runtime.errors import MissingExtraError, RunError
 
-if TYPE_CHECKING:
-    from torch.utils.tensorboard.writer import SummaryWriter
+from .background import Background
+from .sinks.sink import Film, RunFacts, Sink
 
 METRICS_FILE = "metrics.jsonl"
-LINE_EVERY_S = 30.0  # seconds between two lines where there is no terminal to redraw
-RATE_WINDOW_S = 60.0  # seconds over which speeds are measured
+TRACKERS_FILE = "trackers.json"  # sink -> what identifies the run there
+PATIENCE_S = 120.0  # that each sink has at the end for what still waits
 
 Record = dict[str, float]
 
 
 class Logger:
-    """Writes scalars to `metrics.jsonl` and as TensorBoard events, in one folder.
+    """Writes scalars to `metrics.jsonl`, and hands them to sinks with pictures and films.
 
     A line is one JSON object with `env_step` (environment steps including repeat), `time/wall_s`
     (seconds of this run, earlier sittings included) and the metrics. Numbers that are not finite
     stand as the strings "nan", "inf" and "-inf", so that every line is valid JSON.
 
-    A disk that is full ends no run: lines wait in memory until there is room, events are given up,
-    and both are said on standard error.
+    Nothing here ends a run. With a full disk lines wait in memory until there is room. A sink that
+    fails is left out for the rest of this sitting, one that is slow is not waited for; each is said
+    on standard error.
 
     Args:
         folder: the run's folder; made if it is not there.
+        sinks: where the log goes, too.
+        facts: what the sinks are told of the run; None is its folder alone.
         resume_step: go on from this environment step: later lines are cut, later events hidden.
+        patience_s: seconds that each sink has on closing.
 
     Raises:
-        MissingExtraError: if tensorboard is not installed.
-        RunError: if an existing file is not a metrics file.
+        RunError: if an existing file is not a metrics file, or a sink cannot be opened.
     """
 
-    def __init__(self, folder: str | Path, *, resume_step: int | None = None) -> None:
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        sinks: Sequence[Sink] = (),
+        facts: RunFacts | None = None,
+        resume_step: int | None = None,
+        patience_s: float = PATIENCE_S,
+    ) -> None:
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.path = self.folder / METRICS_FILE
         kept = [] if resume_step is None else _cut(self.path, resume_step)
-        self._events: SummaryWriter | None = _summary_writer(self.folder, resume_step)
         self._pending = b""  # lines for which the disk has no room
         # the clock goes on where the last kept line left it
         self._started = time.monotonic() - (kept[-1]["time/wall_s"] if kept else 0.0)
+        self._patience_s = patience_s
+        told = replace(facts or RunFacts(folder=self.folder), resume_step=resume_step)
+        self._sinks = [(sink, _begun(sink)) for sink in _opened(sinks, told)]
         self._file = self.path.open("ab", buffering=0)
 
     def write(self, env_step: int, metrics: Mapping[str, float]) -> None:
-        """Append one line, and add each metric to TensorBoard."""
+        """Append one line, and hand the metrics to the sinks."""
         numbers = {name: float(value) for name, value in metrics.items()}
         line = {"env_step": int(env_step), "time/wall_s": time.monotonic() - self._started}
         self._append(_encode({**line, **numbers}) + "\n")
-        try:
-            if self._events is not None:
-                for name, value in numbers.items():
-                    self._events.add_scalar(name, value, env_step)
-        except OSError as error:
-            self._events = None  # its thread has ended
-            _say(f"no more TensorBoard events in this sitting: {error}")
+        for sink, thread in self._sinks:
+            thread.put(lambda sink=sink: sink.scalars(env_step, numbers))
+
+    def picture(self, env_step: int, name: str, path: Path) -> None:
+        """Hand a PNG to the sinks."""
+        for sink, thread in self._sinks:
+            thread.put(lambda sink=sink: sink.picture(env_step, name, path))
+
+    def film(self, env_step: int, name: str, film: Film) -> None:
+        """Hand a film to the sinks."""
+        for sink, thread in self._sinks:
+            thread.put(lambda sink=sink: sink.film(env_step, name, film))
 
     def _append(self, line: str) -> None:
         waited, self._pending = bool(self._pending), self._pending + line.encode()
@@ -77,20 +93,72 @@ class Logger:
                 _say(f"{self.path} waits for room on the disk: {error}")
 
     def close(self) -> None:
-        """Flush and close both; the folder stays readable."""
+        """Write what waits, and close the sinks; the folder stays readable."""
         self._append("")
         self._file.close()
-        try:
-            if self._events is not None:
-                self._events.close()
-        except OSError as error:
-            _say(f"the last TensorBoard events are lost: {error}")
+        for sink, thread in self._sinks:
+            thread.put(sink.close)
+        for _, thread in self._sinks:
+            thread.close(self._patience_s)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+def _opened(sinks: Sequence[Sink], facts: RunFacts) -> list[Sink]:
+    """Open the sinks, and remember what identifies the run in each.
+
+    Raises:
+        RunError: naming the one that cannot be opened; those before it are closed again.
+    """
+    known = {} if facts.resume_step is None else _trackers(facts.folder)
+    opened: list[Sink] = []
+    for sink in sinks:
+        try:
+            run = sink.open(replace(facts, tracker_run=known.get(sink.name, "")))
+        except Exception as error:
+            for one in opened:
+                one.close()
+            if isinstance(error, MissingExtraError):
+                raise
+            raise RunError(
+                f"the run's log cannot go to {sink.name}: {type(error).__name__}: {error}; mend "
+                f"that, or leave {sink.name} out of log= (--log)"
+            ) from error
+        opened.append(sink)
+        if run:
+            known[sink.name] = run
+    if known:
+        (facts.folder / TRACKERS_FILE).write_text(json.dumps(known), encoding="utf-8")
+    return opened
+
+
+def _begun(sink: Sink) -> Background:
+    def say(why: str) -> None:
+        _say(f"the log goes to {sink.name} no more in this sitting: {why}")
+
+    return Background(f"log to {sink.name}", say)
+
+
+def _trackers(folder: Path) -> dict[str, str]:
+    """The run's identity in each tracker, from earlier sittings.
+
+    Raises:
+        RunError: if the file holds something else.
+    """
+    path = folder / TRACKERS_FILE
+    if not path.exists():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return {str(name): str(run) for name, run in found.items()}
+    except (ValueError, AttributeError) as error:
+        raise RunError(
+            f"{path} is not a JSON object of names; remove it, and the trackers begin new runs"
+        ) from error
 
 
 def _say(text: str) -> None:
@@ -115,153 +183,6 @@ def read_metrics(path: str | Path) -> list[Record]:
         raise RunError(f"there are no metrics at {path}; give a run's folder or its {METRICS_FILE}")
     lines = path.read_text(encoding="utf-8").split("\n")[:-1]
     return [_decode(line, f"{path}, line {number}") for number, line in enumerate(lines, 1)]
-
-
-class ProgressBar:
-    """One line that says where a run stands: steps, speeds, the last return, the time left.
-
-    In a terminal it redraws itself; elsewhere (a log file, CI) it prints a line every half minute.
-
-    Args:
-        total: environment steps at which the run ends.
-        start: environment steps already done, for a resumed run.
-        enabled: False prints nothing but warnings.
-        stream: where to; standard error by default.
-        clock: seconds, for tests.
-    """
-
-    def __init__(
-        self,
-        total: int,
-        *,
-        start: int = 0,
-        enabled: bool = True,
-        stream: TextIO | None = None,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self.total, self.env_step, self.updates = total, start, 0
-        self.last_return, self.phase = math.nan, ""
-        self._stream: TextIO | None = stream or sys.stderr  # a program without a console has none
-        self._clock = clock
-        self._enabled = enabled and self._stream is not None
-        self._redraws = self._enabled and self._stream is not None and self._stream.isatty()
-        self._printed = clock()
-        self._marks: deque[tuple[float, int, int]] = deque()
-        self._bar = self._drawn(start) if self._redraws else None
-
-    def update(
-        self,
-        env_step: int,
-        *,
-        updates: int | None = None,
-        last_return: float | None = None,
-        phase: str | None = None,
-    ) -> None:
-        """Move to `env_step`; what is left out stays as it was. Cheap: call it on every update.
-
-        Args:
-            env_step: environment steps so far.
-            updates: gradient steps so far.
-            last_return: of the last finished episode.
-            phase: what is being done ("prefill", "learning"); no time left is said in "prefill".
-        """
-        self.env_step = env_step
-        self.updates = self.updates if updates is None else updates
-        self.last_return = self.last_return if last_return is None else last_return
-        if phase is not None and phase != self.phase:
-            self._marks.clear()  # prefill is faster than learning and says nothing about it
-            self.phase = phase
-        self._mark()
-        if self._enabled:
-            self._show()
-
-    def note(self, text: str) -> None:
-        """Print a line of its own without tearing the bar."""
-        if not self._enabled:
-            return
-        if self._bar is None:
-            print(text, file=self._stream, flush=True)
-        else:
-            self._bar.write(text, file=self._stream)
-
-    def warn(self, text: str) -> None:
-        """Print a line of its own about what may not go unsaid, even where the bar is disabled."""
-        if self._enabled:
-            self.note(text)
-        elif self._stream is not None:
-            print(text, file=self._stream, flush=True)
-
-    def status(self) -> str:
-        """Speeds, last return and time left, those that are known."""
-        seconds, steps, updates = self._elapsed()
-        parts = [self.phase] if self.phase else []
-        if seconds > 0:
-            parts += [f"{steps / seconds:,.0f} steps/s"]
-            parts += [f"{updates / seconds:.1f} updates/s"] if updates else []
-        if not math.isnan(self.last_return):
-            parts += [f"return {self.last_return:,.1f}"]
-        if steps and seconds > 0 and self.phase != "prefill":
-            parts += [f"{duration((self.total - self.env_step) * seconds / steps)} left"]
-        return ", ".join(parts)
-
-    def close(self) -> None:
-        """Say the last state and end the line."""
-        if self._bar is not None:
-            self._bar.close()
-        elif self._enabled:
-            self._print()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
-
-    def _drawn(self, start: int) -> "tqdm[NoReturn]":
-        form = "{percentage:3.0f}%|{bar:24}| {n_fmt}/{total_fmt} steps{postfix}"
-        return tqdm(
-            total=self.total,
-            initial=start,
-            file=self._stream,
-            bar_format=form,
-            dynamic_ncols=True,
-            unit_scale=True,
-            miniters=0,  # redraw on time alone: an update moves the speeds, not the steps
-            mininterval=0.2,
-        )
-
-    def _mark(self) -> None:
-        now = self._clock()
-        self._marks.append((now, self.env_step, self.updates))
-        while len(self._marks) > 2 and now - self._marks[0][0] > RATE_WINDOW_S:
-            self._marks.popleft()
-
-    def _elapsed(self) -> tuple[float, int, int]:
-        if not self._marks:
-            return 0.0, 0, 0
-        (before, steps, updates), (now, *_) = self._marks[0], self._marks[-1]
-        return now - before, self.env_step - steps, self.updates - updates
-
-    def _show(self) -> None:
-        if self._bar is not None:
-            self._bar.set_postfix_str(self.status(), refresh=False)
-            self._bar.update(self.env_step - self._bar.n)
-        elif self._clock() - self._printed >= LINE_EVERY_S:
-            self._print()
-
-    def _print(self) -> None:
-        self._printed = self._clock()
-        done = 100 * self.env_step / max(self.total, 1)
-        line = f"{self.env_step:,} of {self.total:,} steps ({done:.0f} %)"
-        print(", ".join(filter(None, [line, self.status()])), file=self._stream, flush=True)
-
-
-def duration(seconds: float) -> str:
-    """Seconds as a person says them: "40 s", "6 min", "3 h 20 min"."""
-    if seconds < 90:
-        return f"{max(seconds, 0):.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def _encode(record: Mapping[str, float]) -> str:
@@ -289,13 +210,3 @@ def _cut(path: Path, step: int) -> list[Record]:
         os.fsync(file.fileno())
     beside.replace(path)
     return kept
-
-
-def _summary_writer(folder: Path, resume_step: int | None) -> "SummaryWriter":
-    # torch.utils.tensorboard raises a bare ImportError where the package is missing
-    try:
-        from torch.utils.tensorboard.writer import SummaryWriter
-    except ImportError as error:
-        raise MissingExtraError("tensorboard", "train") from error
-    purge = None if resume_step is None else resume_step + 1
-    return SummaryWriter(str(folder), purge_step=purge)

@@ -20,7 +20,7 @@ from agentzoo.runtime.policy.spaces import describe_spaces
 
 from ..algorithm import Algorithm, Metrics
 from ..blocks.optim import Adam
-from ..config import AgentConfig
+from ..config import AgentConfig, to_json
 from ..replay.buffer import ReplayBuffer
 from ..replay.prefetch import Batches
 from . import checkpoint
@@ -28,8 +28,10 @@ from .checkpoint import Counters
 from .collector import Collector, Episode
 from .cuda_graph import updater
 from .events import Callback, Learner
-from .logger import Logger, ProgressBar, duration
+from .logger import Logger
 from .parent import WARMUP, Parent
+from .progress import ProgressBar, duration
+from .sinks.sink import RunFacts, Sink
 
 TIMED_UPDATES = 5  # updates timed before the whole run's duration is told
 SLOW_UPDATE_S = 2.0  # an update slower than this on a CPU is meant for a GPU
@@ -46,7 +48,7 @@ class Training:
         adapter: the environments.
         replay: the rows so far.
         counters: where the run stands.
-        logger: metrics.jsonl and TensorBoard.
+        logger: metrics.jsonl, and the sinks that show it elsewhere.
         bar: the line in the terminal.
         callbacks: told about every event.
         returns: (env_step, return) of finished collection episodes of this sitting.
@@ -233,7 +235,7 @@ class Training:
             line["rollout/ep_len_mean"] = float(np.mean([e.rows - 1 for e in self._finished]))
             line |= reached(self._finished)
         learned = means(self._metrics)
-        self.logger.write(counters.env_step, line | learned)
+        self.log(line | learned)
         self._require_finite(learned)
         if self.replay.unsealed:
             self.bar.warn(
@@ -243,6 +245,11 @@ class Training:
         self._metrics, self._finished = [], []
         self._logged = (now, counters.env_step, counters.updates)
         self._due_log = self._next(self.learner.config.log_every)
+
+    def log(self, metrics: Mapping[str, float]) -> None:
+        """Write a line of the log at this step, and tell the callbacks."""
+        self.logger.write(self.counters.env_step, metrics)
+        self._tell("on_log", {"env_step": self.counters.env_step, **metrics})
 
     def _hold(self, total: int) -> None:
         """When a checkpoint is due, hold environments at their episode's end."""
@@ -487,6 +494,7 @@ def train(
     newest: Path | None,
     total: int,
     callbacks: Sequence[Callback],
+    sinks: Sequence[Sink],
     progress: bool,
 ) -> signal.Signals | None:
     """One sitting: learn until `total` environment steps of the run.
@@ -499,6 +507,7 @@ def train(
         newest: the checkpoint to go on from.
         total: environment steps of the whole run.
         callbacks: told about every event.
+        sinks: where the log goes beside metrics.jsonl.
         progress: show a progress bar.
 
     Returns:
@@ -514,8 +523,9 @@ def train(
         capacity=config.replay_rows,
     )
     resume = None if newest is None else counters.env_step
+    facts = run_facts(learner, folder)
     bar = ProgressBar(total, start=counters.env_step, enabled=progress)
-    with Logger(folder, resume_step=resume) as logger, bar:
+    with Logger(folder, sinks=sinks, facts=facts, resume_step=resume) as logger, bar:
         training = Training(learner, folder, adapter, replay, counters, logger, bar, callbacks)
         if newest is not None:
             training.restore(newest)
@@ -534,6 +544,17 @@ def train(
                 f'agent.learn({total}, run="{folder}")'
             )
     return training.signalled
+
+
+def run_facts(learner: Learner, folder: Path) -> RunFacts:
+    """A learner's run as sinks are told of it."""
+    return RunFacts(
+        folder=folder,
+        agent=learner.policy.spec.agent,
+        env=learner.env,
+        seed=learner.seed,
+        settings=to_json(learner.config),
+    )
 
 
 def require_space(training: Training, decisions: int) -> str:

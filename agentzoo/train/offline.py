@@ -16,8 +16,10 @@ from ..replay.buffer import ReplayBuffer
 from ..replay.datasets import Dataset, fill
 from .checkpoint import Counters
 from .events import Callback, Learner
-from .logger import Logger, ProgressBar
-from .loop import Training, require_space
+from .logger import Logger
+from .loop import Training, require_space, run_facts
+from .progress import ProgressBar
+from .sinks.sink import Sink
 
 
 class OfflineTraining(Training):
@@ -63,6 +65,7 @@ def train_offline(
     newest: Path | None,
     total: int,
     callbacks: Sequence[Callback],
+    sinks: Sequence[Sink],
     progress: bool,
     *,
     dataset: Dataset,
@@ -77,6 +80,7 @@ def train_offline(
         newest: the checkpoint to go on from.
         total: updates of the whole run.
         callbacks: told about every event.
+        sinks: where the log goes beside metrics.jsonl.
         progress: show a progress bar.
         dataset: what is learned from.
 
@@ -94,7 +98,8 @@ def train_offline(
     )
     resume = None if newest is None else counters.env_step
     bar = ProgressBar(total, start=counters.env_step, enabled=progress)
-    with Logger(folder, resume_step=resume) as logger, bar:
+    facts = run_facts(learner, folder)
+    with Logger(folder, sinks=sinks, facts=facts, resume_step=resume) as logger, bar:
         training = OfflineTraining(
             learner, folder, adapter, replay, counters, logger, bar, callbacks
         )

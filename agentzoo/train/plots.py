@@ -23,6 +23,9 @@ EVALUATION = "eval/mean_reward"
 COLLECTION = "rollout/ep_rew_mean"
 IS_BEST = "eval/is_best"  # 1 where no evaluation before had so high a mean
 CONTEXT = 5  # frames the model sees before it dreams; Hafner et al. 2020 (arXiv:1912.01603), fig. 4
+FPS = 10  # of films of dreams
+LARGEST = 320  # pixels a side of an image in a film of dreams
+WIDEST = 1_920  # pixels across all sequences of one
 DIMENSIONS = 16  # of a vector in one picture: the layout's time grows with the square of them
 HORIZON = 45  # frames it then dreams; the same figure
 
@@ -112,15 +115,12 @@ def comparison_plot(results: "Mapping[str, Evaluation]", path: str | Path) -> Pa
 
 
 def open_loop_video(
-    truth: "Array", model: "Array", path: str | Path, *, context: int = CONTEXT, fps: int = 10
+    truth: "Array", model: "Array", path: str | Path, *, context: int = CONTEXT, fps: int = FPS
 ) -> Path:
-    """Film the model's dream beside the truth: rows truth, model, error; a column a sequence.
-
-    The model sees the first `context` frames (green border) and then dreams on the actions alone
-    (red border). Grey in the error row is agreement.
+    """Film the model's dream beside the truth: `open_loop_frames` as an MP4.
 
     Args:
-        truth: (B, T, h, w, c) float frames in [0, 1].
+        truth: (B, T, h, w, c) float frames in [0, 1], or uint8.
         model: (B, T, h, w, c), reconstructions up to `context`, dreamed after.
         path: the MP4 to write.
         context: frames seen.
@@ -135,34 +135,42 @@ def open_loop_video(
     """
     from agentzoo.runtime.evaluation.video import record
 
-    _check_pair(truth, model, 5, "(B, T, h, w, c)")
-    frames = open_loop_frames(truth, model, context=context)
-    return record(frames, path, fps=fps)
+    return record(open_loop_frames(truth, model, context=context), path, fps=fps)
 
 
 def open_loop_frames(
-    truth: "Array", model: "Array", *, context: int = CONTEXT, zoom: int = 2
+    truth: "Array", model: "Array", *, context: int = CONTEXT, zoom: int | None = None
 ) -> "Array":
-    """The frames of `open_loop_video`.
+    """The model's dream beside the truth: rows truth, model, error; a column a sequence.
+
+    The model sees the first `context` frames (green border) and then dreams on the actions alone
+    (red border). Grey in the error row is agreement. Large images are thinned out and fewer
+    sequences shown, so that a frame stays within some 1,920 pixels by 1,000.
 
     Args:
-        truth: (B, T, h, w, c) float in [0, 1].
-        model: (B, T, h, w, c).
+        truth: (B, T, h, w, c) float in [0, 1], or uint8.
+        model: (B, T, h, w, c) float.
         context: frames seen.
-        zoom: pixels a pixel becomes.
+        zoom: pixels a pixel becomes; None is 2 where there is room.
 
     Returns:
         (T, 3 * (zoom * h + 4), B * (zoom * w + 4), 3) uint8.
+
+    Raises:
+        AgentZooError: if the shapes do not fit.
     """
-    rows = np.stack([truth, model, (model - truth + 1) / 2])
-    # (3, B, T, h, w, c) -> (3, B, T, zoom * h, zoom * w, 3)
-    rows = np.repeat(np.repeat(np.clip(rows, 0, 1), zoom, axis=3), zoom, axis=4)
-    rows = np.broadcast_to(rows, (*rows.shape[:-1], 3))
-    tiles = _border(rows, context)
-    # (3, B, T, h, w, 3) -> (T, 3, h, B, w, 3) -> (T, 3 * h, B * w, 3)
-    tiles = tiles.transpose(2, 0, 3, 1, 4, 5)
-    frames = tiles.reshape(tiles.shape[0], tiles.shape[1] * tiles.shape[2], -1, 3)
-    return np.round(frames * 255).astype(np.uint8)
+    _check_pair(truth, model, 5, "(B, T, h, w, c)")
+    coarse = -(-max(truth.shape[2:4]) // LARGEST)  # every so many pixels
+    height, width = (-(-side // coarse) for side in truth.shape[2:4])
+    if zoom is None:
+        zoom = 2 if 2 * max(height, width) <= LARGEST else 1
+    shown = max(1, WIDEST // (zoom * width + 4))
+    truth, model = (one[:shown, :, ::coarse, ::coarse] for one in (truth, model))
+    frames = [
+        _open_loop_frame(truth[:, t], model[:, t], _SEEN if t < context else _DREAMED, zoom)
+        for t in range(truth.shape[1])
+    ]
+    return np.stack(frames)
 
 
 def open_loop_plot(
@@ -197,22 +205,23 @@ def open_loop_plot(
     batch, length, every = truth.shape
     shown = most_changing(truth)
     size = len(shown)
-    figure, axes = _figure(2.6 * batch + 1.2, 1.1 * size + 1.2, rows=size, columns=batch)
-    grid = np.asarray(axes, dtype=object).reshape(size, batch)
+    figure, grid = _grid(size, batch)
     for (row, sequence), panel in np.ndenumerate(grid):
         dimension = shown[row]
         _open_loop_panel(
             panel, truth[sequence, :, dimension], model[sequence, :, dimension], context
         )
         if sequence == 0:
-            panel.set_ylabel(names[dimension] if names else f"[{dimension}]")
+            label = names[dimension] if len(names) == every else f"[{dimension}]"
+            panel.set_ylabel(label, rotation=0, ha="right", va="center")
     for panel in grid[-1]:
         panel.set_xlabel("step")
-    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="lower center", ncols=2)
     told = f"open loop: {context} steps seen, {length - context} dreamed"
     if size < every:
         told += f"; {size} of {every:,} dimensions, those that change most"
-    figure.suptitle(title or told)
+    heading = "\n".join(filter(None, [title, told]))
+    figure.suptitle(heading, y=1 - 0.1 / figure.get_figheight(), va="top")
     return _save(figure, path)
 
 
@@ -281,13 +290,26 @@ def _open_loop_panel(panel: "Axes", truth: "Array", model: "Array", context: int
     panel.margins(x=0)
 
 
-def _border(tiles: "Array", context: int, width: int = 2) -> "Array":
-    """A frame around each (h, w) tile of (3, B, T, h, w, 3), coloured by what the model knows."""
-    kinds, batch, length, height, across, _ = tiles.shape
-    color = np.where(np.arange(length)[:, None] < context, _SEEN, _DREAMED)
-    shape = (kinds, batch, length, height + 2 * width, across + 2 * width, 3)
-    framed = np.broadcast_to(color[:, None, None, :], shape).copy()
-    framed[..., width:-width, width:-width, :] = tiles
+def _open_loop_frame(
+    truth: "Array", model: "Array", color: tuple[float, float, float], zoom: int
+) -> "Array":
+    """One step of (B, h, w, c) each: (3 * (zoom * h + 4), B * (zoom * w + 4), 3) uint8."""
+    if truth.dtype == np.uint8:
+        truth = truth.astype(np.float32) / 255
+    rows = np.stack([truth, model, (model - truth + 1) / 2])
+    # (3, B, h, w, c) -> (3, B, zoom * h, zoom * w, 3)
+    tiles = np.repeat(np.repeat(np.clip(rows, 0, 1), zoom, axis=2), zoom, axis=3)
+    framed = _border(np.round(255 * tiles).astype(np.uint8), color)
+    # (3, B, h, w, 3) -> (3, h, B, w, 3) -> (3 * h, B * w, 3)
+    return framed.transpose(0, 2, 1, 3, 4).reshape(3 * framed.shape[2], -1, 3)
+
+
+def _border(tiles: "Array", color: tuple[float, float, float], width: int = 2) -> "Array":
+    """A frame around each (h, w) tile of (3, B, h, w, c) uint8: green if seen, red if dreamed."""
+    kinds, batch, height, across, _ = tiles.shape
+    framed = np.empty((kinds, batch, height + 2 * width, across + 2 * width, 3), np.uint8)
+    framed[:] = np.round(255 * np.array(color))
+    framed[:, :, width:-width, width:-width] = tiles
     return framed
 
 
@@ -299,20 +321,46 @@ def _check_pair(truth: "Array", model: "Array", axes: int, expected: str) -> Non
         )
 
 
-def _figure(
-    width: float, height: float, rows: int = 1, columns: int = 1
-) -> tuple["Figure", "Axes"]:
+def _figure(width: float, height: float) -> tuple["Figure", "Axes"]:
     """A figure of its own: no pyplot, so no window, no global state, no backend to choose."""
+    figure = _empty_figure(width, height, layout="constrained")
+    axes = figure.subplots()
+    _plain(axes)
+    return figure, axes
+
+
+def _grid(rows: int, columns: int) -> tuple["Figure", "Array"]:
+    """A figure of small panels; its margins are fixed, since laying many out takes seconds."""
+    width, height = 2.2 * columns + 2.2, 0.9 * rows + 1.5
+    figure = _empty_figure(width, height)
+    margins = {
+        "left": 2.0 / width,
+        "right": 1 - 0.2 / width,
+        "top": 1 - 0.75 / height,
+        "bottom": 0.8 / height,
+    }
+    axes = figure.subplots(
+        rows, columns, sharex=True, sharey="row", squeeze=False,
+        gridspec_kw={**margins, "wspace": 0.08, "hspace": 0.2},
+    )  # fmt: skip
+    for panel in axes.flat:
+        _plain(panel)
+        panel.locator_params(nbins=3)
+        panel.tick_params(labelsize="small")
+    return figure, axes
+
+
+def _empty_figure(width: float, height: float, *, layout: str | None = None) -> "Figure":
     try:
         from matplotlib.figure import Figure
     except ModuleNotFoundError as error:
         raise MissingExtraError("matplotlib", "train") from error
-    figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.subplots(rows, columns, sharex=True, sharey="row")
-    for panel in np.ravel(np.asarray(axes, dtype=object)):
-        panel.spines[["top", "right"]].set_visible(False)
-        panel.grid(alpha=0.25)
-    return figure, axes
+    return Figure(figsize=(width, height), layout=layout)  # pyright: ignore[reportArgumentType]
+
+
+def _plain(axes: "Axes") -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25)
 
 
 def _thousands(value: float, _: object = None) -> str:

@@ -70,6 +70,11 @@ def read_total(folder: Path) -> int | None:
         ) from error
 
 
+def run_title(agent: str, env: str, seed: int) -> str:
+    """Agent, task and seed of a run, as people read them: "Dreamer, dmc:walker-walk, seed 3"."""
+    return ", ".join(filter(None, [agent, env.partition("?")[0], f"seed {seed}"]))
+
+
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Hold a run's folder against every other learner, in this process or another.

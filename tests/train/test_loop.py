@@ -669,12 +669,12 @@ def test_a_run_leaves_a_curve(tmp_path: Path):
 
 
 def test_a_picture_that_cannot_be_drawn_costs_no_run(tmp_path: Path, monkeypatch, capsys):
-    def broken(*args: object) -> None:
+    def broken(*args: object, **options: object) -> None:
         raise ValueError("no such colour")
 
     monkeypatch.setattr("agentzoo.train.plots.learning_curve", broken)
     toy().learn(400, run=tmp_path, progress=False)
-    assert "no pictures of this step: ValueError: no such colour" in capsys.readouterr().err
+    assert "no picture of this step: ValueError: no such colour" in capsys.readouterr().err
     assert counters(tmp_path).env_step == 400
 
 

@@ -99,6 +99,20 @@ def make(task: str, settings: Settings, render_mode: str | None) -> Env:
     )
 
 
+def dimensions(task: str) -> dict[str, tuple[str, ...]]:
+    """Names of the numbers in `state`, as the task calls its observations: `velocity[2]`."""
+    domain, name = task.split("-", 1)
+    specs = _module("suite").load(domain, name, task_kwargs={"random": 0}).observation_spec()
+    sizes = {part: int(np.prod(tuple(spec.shape))) for part, spec in specs.items()}
+    return {
+        "state": tuple(
+            f"{part}[{i}]" if size > 1 else part
+            for part, size in sizes.items()
+            for i in range(size)
+        )
+    }
+
+
 SUITE = Suite(
     name="dmc",
     keys=(
@@ -111,6 +125,7 @@ SUITE = Suite(
     ),
     canonical=canonical,
     make=make,
+    dimensions=dimensions,
 )
 
 

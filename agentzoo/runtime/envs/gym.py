@@ -11,6 +11,14 @@ from .observe import Observe, is_nested
 from .repeat import Repeat
 from .suite import REPEAT, Env, Key, Settings, Suite
 
+CLASSIC_CONTROL = {
+    "Acrobot": ("cos 1", "sin 1", "cos 2", "sin 2", "velocity 1", "velocity 2"),
+    "CartPole": ("position", "velocity", "angle", "angular velocity"),
+    "MountainCar": ("position", "velocity"),
+    "MountainCarContinuous": ("position", "velocity"),
+    "Pendulum": ("cos", "sin", "angular velocity"),
+}
+
 
 def canonical(task: str) -> str:
     """The id as it was given, if Gymnasium knows it; `module:Id-v0` is looked up when it is made.
@@ -73,6 +81,12 @@ def observed(env: Env, settings: Settings) -> Env:
         raise EnvironmentStringError(f"with {asked or 'this environment'}: {error}") from error
 
 
+def dimensions(task: str) -> dict[str, tuple[str, ...]]:
+    """Names of what is observed in classic control, as Gymnasium's pages list it."""
+    known = CLASSIC_CONTROL.get(task.partition("-v")[0])
+    return {"observation": known} if known else {}
+
+
 def _imported(task: str) -> str:
     module, _, name = task.rpartition(":")
     try:
@@ -99,4 +113,5 @@ SUITE = Suite(
     ),
     canonical=canonical,
     make=make,
+    dimensions=dimensions,
 )

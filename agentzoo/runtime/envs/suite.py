@@ -160,6 +160,7 @@ class Suite:
         is_isolated: whether each environment lives in a process of its own even where there is one
             alone, because what it starts can take a process down, or outlive one.
         package: the module that has to be installed for it; asked for before one is made.
+        dimensions: names the numbers of a task's vectors by observation key, where it can.
     """
 
     name: str
@@ -170,6 +171,7 @@ class Suite:
     scores: Scores | None = None
     is_isolated: bool = False
     package: str = ""
+    dimensions: Callable[[str], Mapping[str, Sequence[str]]] | None = None
 
     @property
     def readable(self) -> tuple[Key, ...]:
@@ -372,6 +374,15 @@ def scores_of(name: str, episodes: Sequence[Outcome]) -> dict[str, float]:
     """The scores that an environment string's suite gives finished episodes; often none."""
     parsed = _parse(name)
     return dict(parsed.suite.scores(parsed.task, episodes)) if parsed.suite.scores else {}
+
+
+def dimensions_of(name: str) -> dict[str, tuple[str, ...]]:
+    """Names of the numbers in an environment string's vectors, by observation key."""
+    parsed = _parse(name)
+    if parsed.suite.dimensions is None:
+        return {}
+    named = parsed.suite.dimensions(parsed.task)
+    return {key: tuple(names) for key, names in named.items()}
 
 
 def check_downloaded(name: str) -> None:

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, ClassVar, Protocol, Self, cast, runtime_checkable
 
 import gymnasium as gym
 import numpy as np
@@ -29,6 +29,7 @@ from ..envs import (
 )
 from ..envs.success import Success, successes
 from ..errors import BundleError, ConfigError, EpisodeError, SpaceError
+from ..notebook import escaped, film_html
 from ..policy.policy import Policy
 from ..policy.spaces import (
     Observation,
@@ -126,6 +127,7 @@ class Evaluation:
     policy_sha256: str = ""
     scores: Mapping[str, float] = field(default_factory=dict[str, float])
     successes: tuple[bool, ...] = ()
+    film: ClassVar[Path | None] = None  # of one that was filmed its own; results.json has none
 
     @property
     def seed(self) -> int:
@@ -182,6 +184,32 @@ class Evaluation:
             return {**whole, "success_rate": self.success_rate}
         del whole["successes"]  # most environments know of none
         return whole
+
+    def filmed(self, path: Path) -> Self:
+        """The same, and where its first episode lies as an MP4, for notebooks to play."""
+        object.__setattr__(self, "film", path)
+        return self
+
+    def _repr_html_(self) -> str:
+        """HTML for a notebook: mean and interval, each episode, and the film, which plays."""
+        low, high = self.interval
+        actions = "the mode of" if self.deterministic else "sampled from"
+        rows = [
+            f"<tr><td>{seed}</td><td>{one:,.1f}</td><td>{length:,}</td></tr>"
+            for seed, one, length in zip(self.seeds, self.returns, self.lengths, strict=True)
+        ]
+        scores = "".join(
+            f"<div>{escaped(name)}: {value:.3g}</div>" for name, value in self.scores.items()
+        )
+        return (
+            f"<div><b>{self.mean:,.1f}</b> mean return of {len(self.returns)} episodes "
+            f"(95 % interval {low:,.1f} to {high:,.1f})</div>"
+            f"<div>{escaped(self.agent)} in {escaped(self.env or 'an environment object')}, "
+            f"actions {actions} the policy</div>{scores}"
+            "<details><summary>episodes</summary><table>"
+            f"<tr><th>seed</th><th>return</th><th>decisions</th></tr>{''.join(rows)}</table></details>"
+            + ("" if self.film is None else film_html(self.film))
+        )
 
     @classmethod
     def from_json(cls, value: object) -> "Evaluation":
@@ -318,7 +346,8 @@ def evaluate(
         film = None if video is None else stack.enter_context(VideoWriter(video, fps=fps))
         played = [_Episode(policy.session(one), one, max_steps) for one in seeds]
         _play(places, played, deterministic, film, _tell if progress else _silent)
-    return _scored(policy, name, played, deterministic)
+    scored = _scored(policy, name, played, deterministic)
+    return scored if video is None else scored.filmed(Path(video))
 
 
 def _evaluate_vector(
