@@ -171,8 +171,10 @@ function draw(canvas, content) {
   let [x0, x1] = extent(all.map(([x]) => x)), [y0, y1] = extent(all.map(([, y]) => y));
   if (content.zero) y0 = Math.min(0, y0);
   if (x0 === x1) x1 = x0 + 1;
-  if (y1 - y0 < 1e-9) { y0 -= 0.5; y1 += 0.5; }
-  const left = 52, right = width - 10, top = 42, bottom = height - 22;
+  if (y1 - y0 < 1e-9) { y0 -= content.zero ? 0 : 0.5; y1 = y0 + 1; }
+  const names = legend(pen, content.series, width);
+  const rows = names.length ? names.at(-1).row + 1 : 0;
+  const left = 52, right = width - 10, top = 26 + 16 * rows, bottom = height - 22;
   const X = (x) => left + ((x - x0) / (x1 - x0)) * (right - left);
   const Y = (y) => bottom - ((y - y0) / (y1 - y0)) * (bottom - top);
   pen.strokeStyle = faint;
@@ -186,7 +188,10 @@ function draw(canvas, content) {
   pen.textAlign = "left"; pen.fillText(short(x0), left, height - 6);
   pen.textAlign = "right"; pen.fillText(`${short(x1)} ${content.x || ""}`, right, height - 6);
   pen.textAlign = "left";
-  let at = 8;
+  for (const { text: name, color, at, row } of names) {
+    pen.fillStyle = color; pen.fillRect(at, 26 + 16 * row, 12, 3);
+    pen.fillStyle = text; pen.fillText(name, at + 16, 32 + 16 * row);
+  }
   for (const one of content.series) {
     if (one.band && one.band.length) {
       pen.beginPath();
@@ -208,12 +213,24 @@ function draw(canvas, content) {
     pen.stroke();
     pen.setLineDash([]);
     if (one.points.length === 1) { pen.fillStyle = one.color; pen.fillRect(X(one.points[0][0]) - 2, Y(one.points[0][1]) - 2, 5, 5); }
-    if (one.name && at < width - 60) {
-      pen.fillStyle = one.color; pen.fillRect(at, 26, 12, 3);
-      pen.fillStyle = text; pen.fillText(one.name, at + 16, 32);
-      at += 28 + pen.measureText(one.name).width;
-    }
   }
+}
+
+// where the names of series stand: from left to right, in a new row where there is no more room
+function legend(pen, series, width) {
+  const placed = [], room = width - 36;
+  let at = 8, row = 0;
+  for (const { name, color } of series) {
+    if (!name) continue;
+    let text = name;
+    while (text.length > 1 && pen.measureText(text).width > room) text = `${text.slice(0, -2)}…`;
+    const wide = 28 + pen.measureText(text).width;
+    if (at > 8 && at + wide > width) { at = 8; row += 1; }
+    if (row === 6) return placed; // the curves need room, too
+    placed.push({ text, color, at, row });
+    at += wide;
+  }
+  return placed;
 }
 
 function extent(numbers) {
@@ -258,7 +275,7 @@ handlers.stats = (message) => {
     const model = models.find((known) => known.name === one.name) || {};
     const row = document.createElement("tr");
     row.append(
-      cell(one.name), cell(model.agent || ""), cell(model.env || "an object of its own"), cell(one.version),
+      cell(one.name), cell(model.agent || ""), cell(model.env || "an object of its own", "long"), cell(one.version),
       cell(model.dreams ? "yes" : "no"), cell(one.now.rate.toFixed(1), "number"),
       cell(milliseconds(one.now.median), "number"), cell(milliseconds(one.now.p99), "number"),
       cell(milliseconds(one.minutes.median), "number"), cell(milliseconds(one.minutes.p99), "number"),
@@ -581,7 +598,7 @@ handlers.runs = (message) => {
     });
     const first = document.createElement("td");
     first.append(box);
-    row.append(first, cell(run.name), cell(run.agent), cell(run.env), cell(run.seed), cell(short(run.steps), "number"),
+    row.append(first, cell(run.name, "long"), cell(run.agent), cell(run.env, "long"), cell(run.seed), cell(short(run.steps), "number"),
                cell(run.age_s < 90 ? `${Math.round(run.age_s)} s ago` : `${Math.round(run.age_s / 60)} min ago`, "number"));
     return row;
   }));
