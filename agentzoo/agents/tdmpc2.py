@@ -53,6 +53,70 @@ class Prior(NamedTuple):
     scaled_entropy: Tensor  # (...)
 
 
+def td_target(reward: Tensor, terminal: Tensor, discount: float, value: Tensor) -> Tensor:
+    """Targets of the values: r + gamma (1 - d) Q(z', pi(z')), all (B, H).
+
+    Source: the paper's equation 3; nicklashansen/tdmpc2 tdmpc2.py:_td_target.
+    """
+    return reward + discount * (1 - terminal) * value
+
+
+def discounted_mean(loss: Tensor, rho: float) -> Tensor:
+    """Mean of losses (B, H), a step t ahead counting rho^t: a scalar.
+
+    Source: lambda in the paper's equations 3 and 4; nicklashansen/tdmpc2 tdmpc2.py:_update.
+    """
+    ahead = torch.arange(loss.shape[1], device=loss.device)
+    return (loss.mean(0) * rho**ahead).mean()
+
+
+def world_model_loss(
+    losses: Mapping[str, Tensor],
+    inside: Tensor,
+    *,
+    scales: Mapping[str, float],
+    rho: float,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Equation 3: the model's and the values' losses over a roll-out of H steps.
+
+    Args:
+        losses: (B, H) consistency, reward and value, and termination where episodes end by it,
+            whose steps all count the same.
+        inside: (B, H) 1 before the sequence's next episode, else 0.
+        scales: of the losses, by name.
+        rho: weight of a step beside the step before it.
+
+    Returns:
+        The loss, a scalar, and the mean of each.
+
+    Source: the paper's equation 3; nicklashansen/tdmpc2 tdmpc2.py:_update.
+    """
+    for name, loss in losses.items():
+        assert loss.shape == inside.shape, (name, loss.shape, inside.shape)
+    means = {
+        name: discounted_mean(loss * inside, 1.0 if name == "termination" else rho)
+        for name, loss in losses.items()
+    }
+    return torch.stack([scales[name] * mean for name, mean in means.items()]).sum(), means
+
+
+def policy_loss(
+    scaled_entropy: Tensor, value: Tensor, spread: Tensor, *, entropy_scale: float, rho: float
+) -> Tensor:
+    """Equation 4: the policy's values in units of their own spread, and its entropy; a scalar.
+
+    Args:
+        scaled_entropy: (B, T) of the policy's samples.
+        value: (B, T) of the samples, differentiable in them.
+        spread: a scalar, the running distance between low and high values.
+        entropy_scale: of the entropy.
+        rho: weight of a step beside the step before it.
+
+    Source: the paper's equation 4; nicklashansen/tdmpc2 tdmpc2.py:update_pi.
+    """
+    return -discounted_mean(entropy_scale * scaled_entropy + value / spread, rho)
+
+
 class TDMPC2Algorithm(nn.Module):
     """World model, value and policy; satisfies `agentzoo.algorithm.PlanningAlgorithm`.
 
@@ -235,16 +299,14 @@ class TDMPC2Algorithm(nn.Module):
             "reward": twohot_loss(self.reward(za).float(), symlog(reward), self.bins),
             "value": self._value_loss(self.q(za, draws).float(), target),
         }
-        for name, loss in losses.items():
-            assert loss.shape == (B, H), (name, loss.shape)
-        means = {k: discounted_mean(loss * inside, c.rho) for k, loss in losses.items()}
         if self.termination is not None:
             logits = self.termination(z[:, 1:]).squeeze(-1).float()
-            lost = F.binary_cross_entropy_with_logits(logits, terminal, reduction="none")
-            means["termination"] = (lost * inside).mean()
+            losses["termination"] = F.binary_cross_entropy_with_logits(
+                logits, terminal, reduction="none"
+            )
         scales = {"consistency": c.consistency_scale, "reward": c.reward_scale,
                   "value": c.value_scale, "termination": c.termination_scale}  # fmt: skip
-        loss = torch.stack([scales[name] * mean for name, mean in means.items()]).sum()
+        loss, means = world_model_loss(losses, inside, scales=scales, rho=c.rho)
         metrics = {f"loss/{name}": mean for name, mean in means.items()}
         return loss, z.detach(), {**metrics, "loss/model": loss, "model/td_target": target.mean()}
 
@@ -261,8 +323,9 @@ class TDMPC2Algorithm(nn.Module):
         values = self._scalar(self.q(torch.cat([z, prior.action], -1), draws, pair))
         value = values.mean(0)  # (B, T)
         self.scale.update(value[:, 0])
-        gain = c.entropy_scale * prior.scaled_entropy + value / self.scale.value
-        loss = -discounted_mean(gain, c.rho)
+        loss = policy_loss(
+            prior.scaled_entropy, value, self.scale.value, entropy_scale=c.entropy_scale, rho=c.rho
+        )
         metrics = {
             "loss/policy": loss,
             "policy/entropy": prior.entropy.mean(),
@@ -384,26 +447,6 @@ class ReturnScale(nn.Module):
         """Move towards the spread of all entries of x."""
         spread = percentile(x, 0.95) - percentile(x, 0.05)
         self.value.lerp_(spread.clamp(min=1), self.rate)
-
-
-# -- losses ----------------------------------------------------------------------------------------
-
-
-def td_target(reward: Tensor, terminal: Tensor, discount: float, value: Tensor) -> Tensor:
-    """Targets of the values: r + gamma (1 - d) Q(z', pi(z')), all (B, H).
-
-    Source: the paper's equation 3; nicklashansen/tdmpc2 tdmpc2.py:_td_target.
-    """
-    return reward + discount * (1 - terminal) * value
-
-
-def discounted_mean(loss: Tensor, rho: float) -> Tensor:
-    """Mean of losses (B, H), a step t ahead counting rho^t: a scalar.
-
-    Source: lambda in the paper's equations 3 and 4; nicklashansen/tdmpc2 tdmpc2.py:_update.
-    """
-    ahead = torch.arange(loss.shape[1], device=loss.device)
-    return (loss.mean(0) * rho**ahead).mean()
 
 
 def shifted(image: Tensor, draws: Tensor, pad: int) -> Tensor:

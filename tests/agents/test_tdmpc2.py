@@ -4,7 +4,13 @@ import pytest
 import torch
 
 from agentzoo import TDMPC2
-from agentzoo.agents.tdmpc2 import SIZES, TDMPC2Algorithm, TDMPC2Config
+from agentzoo.agents.tdmpc2 import (
+    SIZES,
+    TDMPC2Algorithm,
+    TDMPC2Config,
+    policy_loss,
+    world_model_loss,
+)
 from agentzoo.config import configure
 from agentzoo.runtime.envs import settings_of
 from agentzoo.runtime.errors import ConfigError
@@ -82,3 +88,23 @@ def test_the_policy_can_act_alone_and_the_planner_is_mppi() -> None:
     assert isinstance(agent.spec.plan, MPPISpec)
     assert (agent.spec.plan.candidates, agent.spec.plan.horizon) == (20, 2)
     assert can_leave_out(agent.spec)
+
+
+def test_the_world_model_loss_counts_later_steps_less_and_none_across_a_seam() -> None:
+    losses = {
+        "consistency": torch.tensor([[1.0, 2.0], [3.0, 4.0]]),
+        "termination": torch.tensor([[1.0, 1.0], [1.0, 5.0]]),
+    }
+    inside = torch.tensor([[1.0, 1.0], [1.0, 0.0]])
+    scales = {"consistency": 20.0, "termination": 1.0}
+    loss, means = world_model_loss(losses, inside, scales=scales, rho=0.5)
+    # step 0: mean of 1 and 3; step 1: mean of 2 and the 4 across the seam, at weight a half
+    assert means["consistency"].item() == (2 + 0.5 * 1) / 2
+    assert means["termination"].item() == (1 + 1 + 1 + 0) / 4
+    assert loss.item() == 20 * 1.25 + 0.75
+
+
+def test_the_policy_s_loss_is_in_units_of_the_values_spread() -> None:
+    entropy, value = torch.tensor([[3.0, 4.0]]), torch.tensor([[6.0, 8.0]])
+    loss = policy_loss(entropy, value, torch.tensor(2.0), entropy_scale=0.5, rho=0.5)
+    assert loss.item() == -((1.5 + 3) + 0.5 * (2 + 4)) / 2
