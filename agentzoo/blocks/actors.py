@@ -114,7 +114,8 @@ class TanhNormalActor(nn.Module):
         self.samples = samples
         self.noise_shape = (max(samples, 1), action)
         self.entropy_shape = (samples or ENTROPY_SAMPLES, action)
-        self.raw_init_std = math.log(math.expm1(init_std))
+        # softplus of it is init_std; from 30 on the two are the same to a float's precision
+        self.raw_init_std = init_std if init_std > 30 else math.log(math.expm1(init_std))
         self.mean_scale = mean_scale
         self.min_std = min_std
         self.net = MLP(inputs, units, layers, 2 * action, act=act)

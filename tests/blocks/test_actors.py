@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from agentzoo.blocks.actors import BoundedNormalActor, UnimixActor
+from agentzoo.blocks.actors import BoundedNormalActor, TanhNormalActor, UnimixActor
 
 NO, YES = torch.tensor([False, True]), torch.tensor([True, True])
 
@@ -92,3 +92,10 @@ def test_one_class_is_always_chosen() -> None:
     assert (actor.sample(stats, torch.rand(2, 1)) == 1).all()
     assert (actor.entropy(stats) == 0).all()
     assert (actor.margin(stats, torch.rand(2, 1), NO) == math.inf).all()
+
+
+@pytest.mark.parametrize("std", [0.1, 5.0, 29.9, 30.1, 1e6])
+def test_a_tanh_normal_begins_with_the_deviation_it_was_given(std: float) -> None:
+    actor = TanhNormalActor(4, 2, 8, 1, init_std=std)
+    raw = torch.tensor(actor.raw_init_std, dtype=torch.float64)
+    assert_close(torch.nn.functional.softplus(raw).item(), std, rtol=1e-12, atol=0)
