@@ -36,6 +36,7 @@ NAMES = {
     "dreamerv2": "DreamerV2",
     "dreamerv3": "DreamerV3",
     "planet": "PlaNet",
+    "tdmpc2": "TD-MPC2",
     "sac": "SAC, by Stable-Baselines3",
     "tqc": "TQC, by sb3-contrib",
 }
@@ -155,8 +156,13 @@ def final(folder: Path) -> str:
         kind = "dmc_vision" if "pixels" in folder.name else "dmc_proprio"
         found = PUBLISHED["curves"][kind].get(task)
         return f"{found['final']['mean']:.0f} at {found['final']['steps']:,}" if found else ""
-    score = PUBLISHED["finals"].get(agent, {}).get(task)
-    return f"{score:.0f} at {PUBLISHED['finals'][agent]['steps']:,}, pixels" if score else ""
+    finals = PUBLISHED["finals"].get(agent, {})
+    return f"{finals[task]:.0f} at {finals['steps']:,}, {sees(finals)}" if task in finals else ""
+
+
+def sees(finals: Mapping[str, Any]) -> str:
+    """What the agents of an authors' table observe."""
+    return finals.get("sees", "pixels")
 
 
 def task_of(folder: Path) -> str:
@@ -306,9 +312,10 @@ def draw(folder: Path) -> None:
     """Evaluation and collection of all seeds, beside random and what was published."""
     baselines = {"random": read(folder / "random.json").mean}
     agent, task = folder.parent.name, task_of(folder)
-    score = PUBLISHED["finals"].get(agent, {}).get(task)
-    if score is not None:
-        baselines[f"paper, pixels, {PUBLISHED['finals'][agent]['steps'] / 1e6:g}M steps"] = score
+    finals = PUBLISHED["finals"].get(agent, {})
+    if task in finals:
+        name = f"authors, {sees(finals)}, {finals['steps'] / 1e6:g}M steps"
+        baselines[name] = finals[task]
     title = f"{NAMES[agent]} in {task}, {variant_of(folder)}"
     learning_curve(seeds(folder), folder / "curve.png", baselines=baselines, title=title)
 
