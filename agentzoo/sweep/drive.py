@@ -49,22 +49,25 @@ def sweep(plan: Plan, tell: Callable[[str], None] = print) -> list[Ended]:
             if search is not None:
                 search.ended(end)
             over.append(end)
-            tell(f"{len(over)} of {total}: {_said(end)}")
+            metric = EVALUATION if plan.search is None else plan.search.metric
+            tell(f"{len(over)} of {total}: {_said(end, metric)}")
         _conclude(plan, over, search)
     return over
 
 
-def _said(end: Ended) -> str:
+def _said(end: Ended, metric: str) -> str:
     run = end.plan
     name = f"{run.label}, {run.env}, seed {run.seed}"
     if end.error:
         return f"{name} failed: {end.error}"
-    score = last_value(end.folder, EVALUATION)
-    return f"{name}: {'no evaluation' if score is None else f'{score:.1f}'}"
+    score = last_value(end.folder, metric)
+    return f"{name}: {f'no {metric}' if score is None else f'{score:.4g}'}"
 
 
 def _require_same(plan: Plan) -> None:
     """A folder belongs to one sweep; more seeds, steps, trials and runs at a time are the same.
+
+    Of a search only trials may grow: the values of those that were made are of its seeds and steps.
 
     Raises:
         RunError: if it holds another one's runs.
@@ -77,13 +80,17 @@ def _require_same(plan: Plan) -> None:
     if json.loads(path.read_text(encoding="utf-8")).get("digest") != mine["digest"]:
         raise RunError(
             f"{plan.folder} holds another sweep: its agent, tasks, preset, settings, grid or "
-            "search differ from the file's; name another folder, or put the file back"
+            "search (with its seeds and steps) differ from the file's; name another folder, or put "
+            "the file back"
         )
 
 
 def _conclude(plan: Plan, over: list[Ended], search: OptunaSearch | None) -> None:
     """Write the table and the picture of all runs that have lines."""
-    places = [(end.plan.label, end.folder) for end in over if not end.error]
+    if search is None:
+        places = [(end.plan.label, end.folder) for end in over if not end.error]
+    else:  # a sweep that goes on has trials that ended before
+        places = [(run.label, plan.folder / RUNS / run.name) for run in search.complete()]
     there = [(name, one) for name, one in places if (one / METRICS_FILE).is_file()]
     if not there:
         return

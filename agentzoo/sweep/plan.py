@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -138,8 +139,10 @@ class Plan:
 
     @property
     def digest(self) -> str:
-        """Of what a sweep that goes on may not change; seeds, steps and trials may grow."""
-        search = None if self.search is None else str(replace(self.search, trials=0))
+        """Of what a sweep that goes on may not change; trials, or seeds and steps, may grow."""
+        search = None
+        if self.search is not None:
+            search = [str(replace(self.search, trials=0)), self.seeds, self.steps]
         told = [self.agent, self.tasks, self.preset, dict(self.settings), search]
         grid = {name: list(values) for name, values in self.grid.items()}
         return sha256(json.dumps([*told, grid], sort_keys=True).encode()).hexdigest()
@@ -187,6 +190,11 @@ def read_plan(path: Path) -> Plan:
         title=str(given.get("title", "")),
     )
     _check_settings(path, plan)
+    names = [run.name for run in plan.runs()]
+    if len(set(names)) < len(names):
+        raise ConfigError(
+            f"{path} names a run twice: a task, or a value of the grid; leave one out"
+        )
     return plan
 
 
@@ -196,8 +204,9 @@ def _check_settings(path: Path, plan: Plan) -> None:
     points: list[Mapping[str, Any]] = [dict(zip(plan.grid, values, strict=True))
               for values in itertools.product(*plan.grid.values())]  # fmt: skip
     if plan.search is not None:
-        ends = [{n: _end(one, k) for n, one in plan.search.space.items()} for k in range(2)]
-        points += ends
+        seen = {name: _examples(one) for name, one in plan.search.space.items()}
+        longest = max(map(len, seen.values()))
+        points += [{n: one[k % len(one)] for n, one in seen.items()} for k in range(longest)]
     for point in points:
         try:
             kind(preset=plan.preset, seed=0, **{**plan.settings, **point})
@@ -205,12 +214,14 @@ def _check_settings(path: Path, plan: Plan) -> None:
             raise ConfigError(f"{path}: {error}") from error
 
 
-def _end(one: SearchRange | Sequence[Any], k: int) -> Any:
-    """The first or the last value of a range or of choices."""
+def _examples(one: SearchRange | Sequence[Any]) -> Sequence[Any]:
+    """Every choice; of a range its ends, and a number between them that is not whole."""
     if not isinstance(one, SearchRange):
-        return one[-k]
-    end = one.high if k else one.low
-    return int(end) if one.whole else end
+        return one
+    if one.whole:
+        return [int(one.low), int(one.high)]
+    between = one.low + (one.step or (one.high - one.low) / math.pi)
+    return [one.low, min(between, one.high), one.high]
 
 
 def _text(path: Path, given: Mapping[str, Any], key: str) -> str:
@@ -220,12 +231,16 @@ def _text(path: Path, given: Mapping[str, Any], key: str) -> str:
     return value
 
 
-def _whole(path: Path, given: Mapping[str, Any], key: str, default: int | None = None) -> int:
+def _whole(
+    path: Path, given: Mapping[str, Any], key: str, default: int | None = None, *, least: int = 1
+) -> int:
     value = given.get(key, default)
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    if type(value) is not int or value < 1:
-        raise ConfigError(f"{path}: {key} is {value!r}, expected a whole number of at least 1")
+    if type(value) is not int or value < least:
+        raise ConfigError(
+            f"{path}: {key} is {value!r}, expected a whole number of at least {least}"
+        )
     return value
 
 
@@ -280,7 +295,7 @@ def _search(path: Path, given: Mapping[str, Any]) -> SearchPlan | None:
     return SearchPlan(
         trials=_whole(path, table, "trials"),
         space=space,
-        seed=int(table.get("seed", 0)),
+        seed=_whole(path, table, "seed", 0, least=0),
         metric=str(table.get("metric", SearchPlan.metric)),
         direction=_one_of(path, table, "direction", DIRECTIONS),
     )
@@ -290,13 +305,20 @@ def _range(path: Path, name: str, given: object) -> SearchRange | Sequence[Any]:
     """A list of choices, or a table with low and high."""
     if isinstance(given, list) and given:
         return given
+    wrong = ConfigError(
+        f"{path}: search.space.{name} is {given!r}, expected a list of choices or a table with "
+        "numbers low below high, and perhaps step above 0 (whole between whole numbers), or "
+        "log = true with low above 0"
+    )
     known = {"low", "high", "log", "step"}
-    numbers = isinstance(given, dict) and set(given) <= known and {"low", "high"} <= set(given)
-    if not isinstance(given, dict) or not numbers or not given["low"] < given["high"]:
-        raise ConfigError(
-            f"{path}: search.space.{name} is {given!r}, expected a list of choices or a table with "
-            "low below high, and perhaps log = true or step"
-        )
-    whole = all(type(given[key]) is int for key in ("low", "high"))
-    log = bool(given.get("log", False))
-    return SearchRange(given["low"], given["high"], log, given.get("step"), whole)
+    if not isinstance(given, dict) or not set(given) <= known or not {"low", "high"} <= set(given):
+        raise wrong
+    low, high, log, step = given["low"], given["high"], given.get("log", False), given.get("step")
+    numbers = [low, high] if step is None else [low, high, step]
+    if any(type(one) not in (int, float) for one in numbers) or not isinstance(log, bool):
+        raise wrong
+    whole = type(low) is int and type(high) is int
+    steps = step is None or (step > 0 and (type(step) is int or not whole) and not log)
+    if not low < high or not steps or (log and low <= 0):
+        raise wrong
+    return SearchRange(low, high, log, step, whole)

@@ -95,10 +95,12 @@ class OptunaSearch:
             trial = self.study.ask()
             number, point = trial.number, _drawn(trial, self.search)
         runs = self.plan.of(point)
+        # a setting that is drawn again while its runs go on waits for those
+        going = {name for tried in self._open.values() for name in tried.left}
         self._open[number] = _Tried(number, {run.name for run in runs}, [])
         for run in runs:
             self._trial_of.setdefault(run.name, []).append(number)
-        self._waiting.extend(runs)
+        self._waiting.extend(run for run in runs if run.name not in going)
 
     def ended(self, end: Ended) -> None:
         """Take in a run that is over; Optuna is told when the last of its trial is."""
@@ -121,6 +123,14 @@ class OptunaSearch:
             self.study.tell(tried.number, state=self.optuna.trial.TrialState.FAIL)
         else:
             self.study.tell(tried.number, float(np.mean(tried.values)))
+
+    def complete(self) -> list[RunPlan]:
+        """The runs of every trial that has a value, of earlier sittings as well."""
+        state = self.optuna.trial.TrialState.COMPLETE
+        points = [
+            _values(one.params, self.search) for one in self.study.get_trials(states=(state,))
+        ]
+        return [run for point in points for run in self.plan.of(point)]
 
     def table(self) -> str:
         """Every trial that has a value, the best first, as Markdown."""

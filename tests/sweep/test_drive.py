@@ -16,7 +16,7 @@ from agentzoo.runtime.errors import (
     RunError,
 )
 from agentzoo.sweep.drive import sweep
-from agentzoo.sweep.plan import SearchRange, read_plan
+from agentzoo.sweep.plan import RunPlan, SearchRange, read_plan
 from agentzoo.sweep.processes import LOG, Ended, is_finished, run_here
 from agentzoo.sweep.search import OptunaSearch, last_value
 from agentzoo.train.checkpoint import Counters, newest
@@ -84,6 +84,13 @@ def test_a_search_draws_from_ranges_and_choices(tmp_path: Path) -> None:
         (SEARCH, "no .search.space."),
         (f"{SEARCH}[search.space]\nmodel_lr = {{low = 2, high = 1}}\n", "low below high"),
         (f"{SEARCH}[search.space]\nmodel_lr = [1e-3]\n[grid]\nenvs = [1]\n", "leave one"),
+        (f"{SEARCH}[search.space]\nbatch_size = [4, 0, 8]\n", "batch_size=0 has to be"),
+        (f"{SEARCH}[search.space]\nbatch_size = {{low = 4.0, high = 8.0}}\n", "expected int"),
+        (f"{SEARCH}[search.space]\nmodel_lr = {{low = 0.0, high = 1.0, log = true}}\n", "above 0"),
+        (f"{SEARCH}[search.space]\nmodel_lr = {{low = 0.1, high = 'x'}}\n", "numbers low below"),
+        (f"{SEARCH}[search.space]\nbatch_size = {{low = 2, high = 8, step = 0.5}}\n", "whole"),
+        (f"{SEARCH}seed = 'x'\n[search.space]\nenvs = [1]\n", "seed is 'x', expected"),
+        (FILE + "[grid]\nmodel_lr = [1e-3, 0.001]\n", "names a run twice"),
         (FILE + 'runner = "slurm"\n', "expected processes or ray"),
         ("agent = ", "is no TOML"),
     ],
@@ -139,6 +146,55 @@ def test_optuna_is_asked_and_told_and_goes_on(tmp_path: Path) -> None:
     rows = again.table().splitlines()[2:]
     assert [row.split(" | ")[0] for row in rows] == ["| 7", "| 1.5"]
     assert list(OptunaSearch(found, folder)) == []  # three trials were made
+
+
+def ended(run: RunPlan, folder: Path, value: float) -> Ended:
+    """The end of a run that was never made, with one evaluation in its lines."""
+    place = folder / run.name
+    place.mkdir(parents=True, exist_ok=True)
+    line = {"env_step": 60, "eval/mean_reward": value}
+    (place / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+    return Ended(run, place)
+
+
+def test_a_setting_that_is_drawn_twice_at_a_time_is_one_run(tmp_path: Path) -> None:
+    pytest.importorskip("optuna")
+    space = "[search.space]\nprecision = ['fp32', 'bf16']\n"
+    found = plan(tmp_path, f"{FILE}[search]\ntrials = 6\n{space}")
+    (tmp_path / "sweep").mkdir()
+    search = OptunaSearch(found, tmp_path / "sweep")
+    runs = list(search)  # none has ended before the last is asked for
+    assert sorted(run.settings["precision"] for run in runs) == ["bf16", "fp32"]
+    for run in runs:
+        search.ended(ended(run, tmp_path, 1.0))
+    assert len(search.table().splitlines()) == 2 + 6  # each trial has its value
+    assert {run.name for run in search.complete()} == {run.name for run in runs}
+
+
+def test_a_search_that_goes_on_knows_the_runs_of_before(tmp_path: Path) -> None:
+    pytest.importorskip("optuna")
+    space = "[search.space]\nmodel_lr = [1e-3, 1e-4]\n"
+    text = f"{FILE}[search]\ntrials = 1\n{space}{SMALL}"
+    assert len(sweep(plan(tmp_path, text), lambda _: None)) == 1
+    folder = tmp_path / "sweep"
+    (folder / "curves.png").unlink()
+    (folder / "table.md").unlink()
+    assert sweep(plan(tmp_path, text)) == []
+    assert (folder / "curves.png").stat().st_size > 0
+    assert len((folder / "table.md").read_text().splitlines()) == 3
+    for other in (text.replace("steps = 60", "steps = 90"), "seeds = 2\n" + text):
+        with pytest.raises(RunError, match="with its seeds and steps"):
+            sweep(plan(tmp_path, other))
+
+
+def test_a_metric_that_no_line_has_is_said(tmp_path: Path) -> None:
+    pytest.importorskip("optuna")
+    told: list[str] = []
+    text = (
+        f"{FILE}[search]\ntrials = 1\nmetric = 'eval/reward'\n[search.space]\nenvs = [1]\n{SMALL}"
+    )
+    sweep(plan(tmp_path, text), told.append)
+    assert told[0].endswith("seed 0: no eval/reward")
 
 
 def test_the_last_finite_value_counts(tmp_path: Path) -> None:
