@@ -113,7 +113,7 @@ class Board:
         for start, ends in SCALES.items():
             if task.startswith(start):
                 return ends
-        found = references().get(task.partition("?")[0].removeprefix("atari:"))
+        found = references().get(task.partition("&")[0].removeprefix("atari:"))
         if task.startswith("atari:") and found is not None:
             return found.random, found.gamer
         return None

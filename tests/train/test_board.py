@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from agentzoo.cli.main import app
 from agentzoo.cli.plot import named_paths, scales_of
+from agentzoo.runtime.envs import resolve
 from agentzoo.runtime.errors import ConfigError
 from agentzoo.runtime.evaluation.rollout import Evaluation
 from agentzoo.train.board import board_table, read_board
@@ -68,6 +69,19 @@ def test_tasks_are_pooled_on_their_scales(tmp_path: Path) -> None:
     assert "| A above B | 1.00 | 1.00 to 1.00 |" in board_table(board)
     with pytest.raises(ConfigError, match="a scale was given for gym:Pendulum-v1"):
         read_board(paths, {"gym:Pendulum-v1": (0.0, 1.0)})
+
+
+def test_atari_is_scaled_from_random_to_gamer(tmp_path: Path) -> None:
+    games = {"pong": (-20.7, 14.6), "boxing": (0.1, 12.1)}
+    for game, (low, high) in games.items():
+        env = resolve(f"atari:{game}")
+        result(tmp_path / "a" / game, "A", env, high)
+        result(tmp_path / "b" / game, "B", env, low)
+    summary = read_board([("", tmp_path)]).summary()
+    assert summary is not None
+    assert {name: one.value for name, one in summary.iqm.items()} == pytest.approx(
+        {"A": 1.0, "B": 0.0}
+    )
 
 
 def test_success_rates_have_a_table_of_their_own(tmp_path: Path) -> None:
