@@ -394,6 +394,8 @@ class Agent:
         self.run = folder
         counters = Counters.read(newest / "training")
         self.env_steps = self.steps_before + (0 if self.offline else counters.env_step)
+        if self.offline is not None:
+            self.offline["updates"] = counters.env_step
         return counters, newest
 
     def _leave_run(self, env: str) -> None:

@@ -1,5 +1,6 @@
 """Training's commands: quickstart, learn, resume, export."""
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -10,7 +11,7 @@ from agentzoo.runtime.errors import ConfigError, RunError
 
 from ..agents.registry import agents
 from ..agents.registry import named as registered
-from .options import Device, Log, Seed, steps
+from .options import Device, Log, Offline, Seed, steps
 
 if TYPE_CHECKING:
     from ..agent import Agent
@@ -64,9 +65,7 @@ def learn(
         list[str] | None,
         typer.Option(help="Part that alone learns on, of --from; may be given many times."),
     ] = None,
-    offline: Annotated[
-        str | None, typer.Option(help="Minari data set, id or folder, to learn from alone.")
-    ] = None,
+    offline: Offline = None,
     log: Log = "tensorboard",
     device: Device = "auto",
     seed: Seed = None,
@@ -107,6 +106,7 @@ def resume(
         int | None,
         typer.Option("--steps", parser=steps, help="The run's new total; its own if left out."),
     ] = None,
+    offline: Offline = None,
     log: Log = "tensorboard",
     device: Device = "auto",
 ) -> None:
@@ -123,7 +123,7 @@ def resume(
             f"{run} learned in an environment object, which no file holds; in Python: "
             f"agentzoo.load({str(run)!r}).learn(total_steps, env, run={str(run)!r})"
         )
-    learn_on(learner, budget or read_total(run), None, run=run, log=log)
+    learn_on(learner, budget or read_total(run), None, run=run, offline=offline, log=log)
 
 
 def learn_on(
@@ -137,16 +137,17 @@ def learn_on(
     log: str = "tensorboard",
 ) -> None:
     """Learn, and say what can come next, also where it was stopped."""
+    source = f" --offline {shlex.quote(offline)}" if offline else ""
     try:
         learner.learn(budget, env, run=run, parts=parts, offline=offline, log=log)
     except (KeyboardInterrupt, SystemExit) as stopped:
-        how = f"agentzoo resume {learner.run}" if learner.run else "the same command"
+        how = f"agentzoo resume {learner.run}{source}" if learner.run else "the same command"
         typer.echo(f"stopped; to go on: {how}", err=True)
         code = 130 if isinstance(stopped, KeyboardInterrupt) else int(str(stopped.code))
         raise typer.Exit(code) from None
     typer.echo(f"run:  {learner.run}")
     typer.echo(f"next: agentzoo export {learner.run} my-policy")
-    typer.echo(f"on:   agentzoo resume {learner.run} --steps TOTAL, to go further")
+    typer.echo(f"on:   agentzoo resume {learner.run}{source} --steps TOTAL, to go further")
 
 
 def export(

@@ -56,3 +56,6 @@ Log = Annotated[
         "or none."
     ),
 ]
+Offline = Annotated[
+    str | None, typer.Option(help="Minari data set, id or folder, to learn from alone.")
+]

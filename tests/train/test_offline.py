@@ -7,7 +7,10 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from agentzoo import PlaNet
+from agentzoo.cli.main import app
 from agentzoo.replay.datasets import open_dataset
 from agentzoo.runtime.errors import ConfigError, DatasetError, RunError
 from agentzoo.runtime.policy.spaces import env_action
@@ -123,6 +126,24 @@ def test_a_stopped_offline_run_goes_on_as_if_it_had_not_been(data: Path, tmp_pat
     assert all(torch.equal(t, theirs[n]) for n, t in whole.algorithm.state_dict().items())
     with pytest.raises(RunError, match="learns from the data set pendulum-v0; pass offline="):
         toy().learn(50, run=tmp_path / "parts", progress=False)
+
+
+def test_a_finished_offline_run_keeps_its_updates(data: Path, tmp_path: Path) -> None:
+    toy().learn(5, offline=data, run=tmp_path / "run", progress=False)
+    again = toy().learn(5, offline=data, run=tmp_path / "run", progress=False)
+    again.save(tmp_path / "saved")
+    said = json.loads((tmp_path / "saved" / "config.json").read_text())
+    assert said["offline"]["updates"] == 5
+
+
+def test_the_command_says_how_an_offline_run_goes_on(data: Path, tmp_path: Path) -> None:
+    agent = PlaNet(PENDULUM, preset="debug", device="cpu", seed=5)
+    agent.learn(2, offline=data, run=tmp_path / "run", progress=False)
+    resume = ["resume", str(tmp_path / "run"), "--offline", str(data), "--device", "cpu"]
+    done = CliRunner().invoke(app, [*resume, "--steps", "3"])
+    assert done.exit_code == 0, done.output
+    assert f"agentzoo resume {tmp_path / 'run'} --offline {data} --steps TOTAL" in done.output
+    assert Counters.read(newest(tmp_path / "run" / "checkpoints") / "training").updates == 3
 
 
 def test_a_run_of_the_environment_is_none_of_a_data_set(run: Path, data: Path) -> None:
