@@ -13,6 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from agentzoo.runtime.bundle.golden_trace import DAMAGED
 from agentzoo.runtime.bundle.manifest import read_json
 from agentzoo.runtime.envs import make_env
 from agentzoo.runtime.errors import BundleError, ConfigError
@@ -71,10 +72,20 @@ class Frames:
             )
         try:
             about = read_object(read_json(folder / ABOUT), str(folder / ABOUT))
-            with np.load(folder / FRAMES, allow_pickle=False) as arrays:
+            with (folder / FRAMES).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 images, maps = arrays["images"], arrays.get("maps")
-        except (BundleError, OSError, ValueError, KeyError) as error:
+        except (BundleError, KeyError, *DAMAGED) as error:
             raise ConfigError(f"the frames in {folder} cannot be read: {error}") from error
+        if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8 or not len(images):
+            raise ConfigError(
+                f"the frames in {folder} have shape {images.shape} and type {images.dtype}, "
+                "expected (N, h, w, 3) uint8; collect them again"
+            )
+        if maps is not None and (maps.shape != images.shape[:-1] or maps.dtype != np.uint8):
+            raise ConfigError(
+                f"the maps in {folder} have shape {maps.shape} and type {maps.dtype}, expected "
+                f"{images.shape[:-1]} uint8; label the frames again"
+            )
         return cls(images, maps, str(about.get("env", "")), str(about.get("goal", "")))
 
     def labelled(self) -> Array:

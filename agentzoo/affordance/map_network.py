@@ -12,11 +12,12 @@ import json
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from agentzoo.runtime.bundle.manifest import read_json
@@ -150,17 +151,27 @@ class MapModel(MapSource):
                 f"{folder / ABOUT} has format {about.get('format')!r}, expected {FORMAT}; train "
                 "the map network again with this version"
             )
-        goals: list[str] = list(about["goals"])
-        height, width = about["size"]
+        goals: Any = about.get("goals")
+        size: Any = about.get("size")
+        if not _is_list(goals, str) or not _is_list(size, int) or len(size) != 2:
+            raise ConfigError(
+                f"{folder / ABOUT} has the goals {goals!r} and the size {size!r}, expected a list "
+                "of sentences and height and width; train the map network again"
+            )
         network = MapNetwork(len(goals))
         try:
             network.load_state_dict(read_tensors(folder / WEIGHTS), strict=True)
-        except (RuntimeError, ValueError) as error:
+        except (RuntimeError, ValueError, SafetensorError) as error:
             raise ConfigError(
                 f"{folder / WEIGHTS} holds another network than a map network of {len(goals)} "
                 f"goals: {' '.join(str(error).split())[:300]}"
             ) from error
-        return cls(network.eval().requires_grad_(False), goals, (height, width))
+        return cls(network.eval().requires_grad_(False), goals, (size[0], size[1]))
+
+
+def _is_list(value: Any, kind: type) -> bool:
+    entries = cast("list[object]", value) if isinstance(value, list) else []
+    return bool(entries) and all(type(one) is kind for one in entries)
 
 
 def to_size(image: Array, size: tuple[int, int]) -> Array:

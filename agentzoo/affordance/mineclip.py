@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -172,7 +173,10 @@ def file_sha256(path: Path) -> str:
 
 def _read(file: Path) -> Mapping[str, Tensor]:
     if file.suffix == ".safetensors":
-        return load_file(file)
+        try:
+            return load_file(file)
+        except SafetensorError as error:
+            raise ConfigError(f"{file} holds no safetensors: {error}; {WHERE}") from error
     try:
         # tensors and plain containers alone; anything else in the file is an error
         content = torch.load(file, map_location="cpu", weights_only=True)

@@ -130,6 +130,45 @@ def test_what_is_missing_is_said(call, match: str, tmp_path: Path) -> None:
         call(tmp_path)
 
 
+def torn(frames: Frames, folder: Path) -> None:
+    frames.save(folder)
+    whole = (folder / "frames.npz").read_bytes()
+    (folder / "frames.npz").write_bytes(whole[: len(whole) // 2])
+
+
+def reshaped(frames: Frames, folder: Path) -> None:
+    Frames(frames.images[..., :1], frames.maps, "", frames.goal).save(folder)
+
+
+def unmatched(frames: Frames, folder: Path) -> None:
+    Frames(frames.images, frames.labelled()[:1], "", frames.goal).save(folder)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "match"),
+    [
+        (torn, "cannot be read: File is not a zip file"),
+        (reshaped, r"shape \(3, 32, 48, 1\) and type uint8, expected \(N, h, w, 3\) uint8"),
+        (unmatched, r"maps in .* have shape \(1, 32, 48\) .* expected \(3, 32, 48\) uint8"),
+    ],
+)
+def test_damaged_frames_are_refused(spoil, match: str, tmp_path: Path) -> None:
+    spoil(coloured(GOALS[0], 3), tmp_path)
+    with pytest.raises(ConfigError, match=match):
+        Frames.load(tmp_path)
+
+
+def test_a_damaged_network_is_refused(model: MapModel, tmp_path: Path) -> None:
+    folder = model.save(tmp_path / "net")
+    weights, about = folder / "model.safetensors", folder / "map_network.json"
+    weights.write_bytes(weights.read_bytes()[:100])
+    with pytest.raises(ConfigError, match="holds another network than a map network of 2 goals"):
+        MapModel.load(folder)
+    about.write_text('{"format": 1, "goals": "Find red"}')
+    with pytest.raises(ConfigError, match="has the goals 'Find red' and the size None, expected"):
+        MapModel.load(folder)
+
+
 def test_another_network_is_refused(model: MapModel, tmp_path: Path) -> None:
     folder = model.save(tmp_path / "net")
     about = json.loads((folder / "map_network.json").read_text())

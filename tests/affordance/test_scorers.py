@@ -144,6 +144,9 @@ def test_a_checkpoint_says_what_is_wrong_with_it(tmp_path: Path) -> None:
     (tmp_path / "text.pth").write_text("no checkpoint")
     with pytest.raises(ConfigError, match="is no checkpoint of torch"):
         read_mineclip(tmp_path / "text.pth")
+    (tmp_path / "text.safetensors").write_text("no tensors")
+    with pytest.raises(ConfigError, match="holds no safetensors: "):
+        read_mineclip(tmp_path / "text.safetensors")
     torch.save({"state_dict": {}}, tmp_path / "empty.pth")
     with pytest.raises(ConfigError, match="holds no tensors by name"):
         read_mineclip(tmp_path / "empty.pth")

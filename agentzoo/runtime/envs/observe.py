@@ -9,7 +9,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
-from ..errors import SpaceError, nearest
+from ..errors import NotFiniteError, SpaceError, nearest
 from ..policy.spaces import BARE, CHANNELS, PICTURE, Kind, is_image
 from ..spec import Array
 from .frames import shrunk
@@ -46,6 +46,7 @@ class Observe(gym.ObservationWrapper[Any, Any, Any]):
 
     Raises:
         SpaceError: for an unknown key, or what is said to be an image and can be none.
+        NotFiniteError: while it is used, for a picture that holds NaN or infinity.
 
     Example:
         env = Observe(gym.make("FrankaKitchen-v1"), keys=["observation"])
@@ -136,7 +137,7 @@ def _image_parts(key: str, path: Path, space: spaces.Box, size: int | None) -> d
     frames, height, width, channels = _arranged(np.zeros(shape, np.uint8), layout).shape
     each = channels if channels in CHANNELS else 3 if channels % 3 == 0 else 1
     count = frames * (channels // each)
-    read = partial(_picture, layout=layout, bounds=(low, high), size=size)
+    read = partial(_picture, key=key, layout=layout, bounds=(low, high), size=size)
     sides = (height, width) if size is None else (size, size)
     made = spaces.Box(0, 255, (*sides, each), np.uint8)
     if count == 1:
@@ -175,10 +176,16 @@ def _arranged(value: Array, layout: Layout) -> Array:
     return np.moveaxis(whole, 1, -1) if "chw" in layout else whole
 
 
-def _picture(value: Any, *, layout: Layout, bounds: tuple[float, float], size: int | None) -> Array:
+def _picture(
+    value: Any, *, key: str, layout: Layout, bounds: tuple[float, float], size: int | None
+) -> Array:
     """(h, w, n * c) uint8."""
     array = np.asarray(value)
     low, high = bounds
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise NotFiniteError(
+            f'the picture "{key}" holds NaN or infinity; look at what the environment shows there'
+        )
     if array.dtype != np.uint8 or bounds != (0, 255):
         scaled = (np.clip(array.astype(np.float64), low, high) - low) * (255 / (high - low))
         array = np.floor(scaled + 0.5).astype(np.uint8)

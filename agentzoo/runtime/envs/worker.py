@@ -1,4 +1,4 @@
-"""The program of a process that holds one environment; `processes` starts it and talks to it.
+"""The program of a process that holds one environment; `subprocess_env` starts it and talks to it.
 
 It imports what the environment needs and nothing of the learner: neither torch nor its main script.
 """

@@ -9,7 +9,7 @@ from gymnasium import spaces
 
 from agentzoo.runtime import make_env
 from agentzoo.runtime.envs import Observe, shrunk
-from agentzoo.runtime.errors import EnvironmentStringError, SpaceError
+from agentzoo.runtime.errors import EnvironmentStringError, NotFiniteError, SpaceError
 from agentzoo.runtime.policy.spaces import observation_specs
 
 
@@ -92,6 +92,10 @@ def test_floats_are_scaled_from_their_bounds() -> None:
     assert found["observation.0"].shape == (16, 16, 1)
     assert (found["observation.0"] == 128).all()
     assert (found["observation.1"] == 255).all()
+    for bad in (np.nan, np.inf):
+        value[0, 3, 4] = bad
+        with pytest.raises(NotFiniteError, match=r'the picture "observation" holds NaN'):
+            Observe(Showing(space, value), kind="image").reset()
     endless = Showing(spaces.Box(-np.inf, np.inf, (16, 16), np.float32))
     with pytest.raises(SpaceError, match="to be an image and has bounds -inf and inf"):
         Observe(endless, kind="image")

@@ -15,12 +15,14 @@ from aiohttp import WSMsgType, web
 
 from ...errors import AgentZooError, ServingError
 from ...world import has_world
+from ..connections import ClientConnection
 from ..history import History
 from ..models import Model
 from ..service import Service
 from ..settings import same_key
 from .job import Job
 from .runs import Runs
+from .shows import MESSAGE_LIMIT as FRAME_LIMIT
 from .shows import Show, Shows
 
 PATH = "/page/socket"
@@ -54,6 +56,8 @@ UNAUTHORIZED = 4401  # close code; 4000 to 4999 are an application's own (RFC 64
 KEY_S = 10.0  # for the first message
 MESSAGE_LIMIT = 1 << 14
 BACKLOG = 1 << 18  # bytes that a watcher has not read yet; further frames are left out
+UNREAD = 1 << 22  # with so many, told anything further, a watcher is let go
+WAITS = UNREAD + FRAME_LIMIT  # with more, answers wait; a show never sends so much
 STATS_S = 1.0
 MOST_SOCKETS = 64
 SPEEDS = (0.05, 8.0)
@@ -193,17 +197,24 @@ class Visitor:
         self.page, self.channel = page, channel
         self.show: Show | None = None
         self._transport: asyncio.Transport | None = None
+        self._connection: ClientConnection | None = None
 
     async def serve(self, request: web.Request) -> None:
         """Let in whoever has the key, and answer until they leave."""
         await self.channel.prepare(request)
-        self._transport = request.transport
+        transport, connections = request.transport, self.page.service.connections
+        if transport is None or transport.is_closing():
+            return  # gone already
+        # what is read late is kept, up to a limit: a show is not to wait for one of its watchers
+        transport.set_write_buffer_limits(high=WAITS)
+        self._transport = transport
+        self._connection = connections.of(request) if connections else None
         if not await self._has_key():
             await self.channel.close(code=UNAUTHORIZED, message=b"unauthorized")
             return
         telling = asyncio.create_task(self._tell_stats())
         try:
-            await self.tell(self.page.hello())
+            await self._reply(self.page.hello())
             async for message in self.channel:
                 if message.type is WSMsgType.TEXT:
                     await self._answer(message.data)
@@ -215,7 +226,7 @@ class Visitor:
 
     async def frame(self, content: bytes) -> None:
         """One frame, unless the last ones have not been read yet."""
-        if self._transport is None or self._transport.get_write_buffer_size() > BACKLOG:
+        if self._unread() > BACKLOG:
             return
         if not self.channel.closed:
             try:
@@ -224,7 +235,17 @@ class Visitor:
                 return  # its own loop notices
 
     async def tell(self, message: Mapping[str, object]) -> None:
-        """One fact."""
+        """One fact of what is watched; who has left too much unread is let go instead."""
+        if self._unread() <= UNREAD:
+            await self._reply(message)
+        elif self._connection is not None:
+            self._connection.drop("slow_client")
+
+    def _unread(self) -> int:
+        """Bytes that have not left yet."""
+        return 0 if self._transport is None else self._transport.get_write_buffer_size()
+
+    async def _reply(self, message: Mapping[str, object]) -> None:
         await self._send(json.dumps(message))
 
     async def _send(self, text: str) -> None:
@@ -259,9 +280,9 @@ class Visitor:
             about = str(command.get("do", ""))[:20]
             await self._do(about, command)
         except (ValueError, RecursionError):
-            await self.tell({"kind": "refused", "about": about, "error": "that was no JSON"})
+            await self._reply({"kind": "refused", "about": about, "error": "that was no JSON"})
         except AgentZooError as error:
-            await self.tell({"kind": "refused", "about": about, "error": str(error)[:500]})
+            await self._reply({"kind": "refused", "about": about, "error": str(error)[:500]})
 
     async def _do(self, what: str, message: Mapping[str, object]) -> None:
         if what in ("watch", "play"):
@@ -301,14 +322,14 @@ class Visitor:
         if self.page.runs is None:
             raise ServingError("this server was started without --runs", "unknown")
         found = await asyncio.to_thread(self.page.runs.refresh)
-        await self.tell({"kind": "runs", "runs": [one.facts() for one in found]})
+        await self._reply({"kind": "runs", "runs": [one.facts() for one in found]})
 
     async def _curve(self, message: Mapping[str, object]) -> None:
         name, metric = str(message.get("run", "")), str(message.get("metric", ""))
         run = None if self.page.runs is None else self.page.runs.find(name)
         if run is None:
             raise ServingError("there is no such run", "unknown")
-        await self.tell(
+        await self._reply(
             {"kind": "curves", "run": name, "metric": metric, "points": run.curve(metric)}
         )
 

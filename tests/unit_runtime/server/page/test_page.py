@@ -282,6 +282,32 @@ def test_keys_steer_the_persons_dream_alone(live: Live) -> None:
     assert np.isfinite(last["numbers"]["person"]["reward"])
 
 
+def test_nobody_waits_for_a_watcher_who_does_not_read(bundle: Path) -> None:
+    async def script(deaf: Visitor, other: Visitor) -> None:
+        for one in (deaf, other):
+            await one.say(do="watch", model="a", seed=1, deterministic=None)
+            await one.hear("watching")
+        (show,) = live.server._page.shows._running
+        unread = show.audience[0]
+
+        async def flood() -> None:
+            async with asyncio.timeout(30):  # there is no other who would end the wait
+                for _ in range(50):
+                    await unread.frame(bytes(1 << 20))
+                for _ in range(10):
+                    await unread.tell({"kind": "note", "text": "x" * (1 << 20)})
+
+        await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(flood(), live.loop))
+        while (await other.hear("control"))["watchers"] > 1:  # the one was let go
+            pass
+        await other.hear("frame")
+
+    with serving(bundle, write_timeout_s=600.0) as live:
+        visit(live, script, count=2)
+        dropped = live.metrics()['agentzoo_connections_dropped_total{reason="slow_client"}']
+    assert dropped == 1
+
+
 def test_there_are_no_more_than_max_dreams(bundle: Path) -> None:
     async def script(one: Visitor, other: Visitor) -> dict[str, Any]:
         await one.say(do="watch", model="a", seed=1, deterministic=None)
