@@ -10,7 +10,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
@@ -350,11 +350,17 @@ def _buffers(replay: ReplayBuffer, obs: Mapping[str, ObsSpec], action: ActionSpe
 def _registered(env: str) -> Any:
     """Gymnasium's spec of an environment of its registry, so that others can make it; or None."""
     task = env.partition("?")[0].removeprefix("gym:")
-    plain = env.startswith("gym:") and ":" not in task and settings_of(env).get("repeat", 1) == 1
+    if not env.startswith("gym:") or ":" in task:
+        return None
+    settings = dict(settings_of(env))
+    limit = settings.pop("max_episode_steps", None)
+    if settings.pop("repeat", 1) != 1 or settings:
+        return None  # what it makes would decide, or be seen, otherwise
     try:
-        return gym.spec(task) if plain else None
+        found = gym.spec(task)
     except gym.error.Error:
         return None
+    return found if limit is None else replace(found, max_episode_steps=int(limit))
 
 
 def _brief(error: BaseException) -> str:

@@ -90,6 +90,19 @@ def test_rows_come_back_as_they_were(run: Path, data: Path) -> None:
         assert rows["action"] == pytest.approx(theirs["action"], abs=1e-6)
 
 
+def test_minari_recovers_the_environment_with_its_limit(data: Path) -> None:
+    env = minari.MinariDataset(data / "data").recover_environment()
+    assert (env.spec.id, env.spec.max_episode_steps) == ("Pendulum-v1", 50)
+    env.close()
+
+
+def test_an_environment_that_is_seen_otherwise_is_not_named_to_minari(tmp_path: Path) -> None:
+    agent = TOY(f"{PENDULUM}&kind=vector", preset="debug", device="cpu", seed=3)
+    agent.learn(60, run=tmp_path / "run", progress=False)
+    export_dataset(agent, tmp_path / "data")
+    assert minari.MinariDataset(tmp_path / "data" / "data").env_spec is None
+
+
 def test_learning_from_data_alone_then_on_in_the_environment(data: Path, tmp_path: Path) -> None:
     agent, keep = toy(None, final_episodes=2), Rows()  # the data set names its environment
     agent.learn(7, offline=data, run=tmp_path / "off", callbacks=keep, progress=False)
