@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -67,6 +68,7 @@ class OptunaSearch:
         self._open: dict[int, _Tried] = {}
         self._waiting: deque[RunPlan] = deque()
         self._trial_of: dict[str, list[int]] = {}
+        self._lock = Lock()  # Ray Tune asks in a thread of its own
         running = self.optuna.trial.TrialState.RUNNING
         self._unfinished = deque(self.study.get_trials(states=(running,)))
 
@@ -76,9 +78,10 @@ class OptunaSearch:
 
     def __next__(self) -> RunPlan:
         """The next run."""
-        while not self._waiting:
-            self._begin()
-        return self._waiting.popleft()
+        with self._lock:
+            while not self._waiting:
+                self._begin()
+            return self._waiting.popleft()
 
     def _begin(self) -> None:
         """The next trial's runs."""
@@ -104,19 +107,20 @@ class OptunaSearch:
 
     def ended(self, end: Ended) -> None:
         """Take in a run that is over; Optuna is told when the last of its trial is."""
-        for number in self._trial_of.get(end.plan.name, []):
-            tried = self._open.get(number)
-            if tried is None or end.plan.name not in tried.left:
-                continue
-            tried.left.remove(end.plan.name)
-            value = None if end.error else last_value(end.folder, self.search.metric)
-            if value is None:
-                tried.failed = True
-            else:
-                tried.values.append(value)
-            if not tried.left:
-                del self._open[number]
-                self._tell(tried)
+        with self._lock:
+            for number in self._trial_of.get(end.plan.name, []):
+                tried = self._open.get(number)
+                if tried is None or end.plan.name not in tried.left:
+                    continue
+                tried.left.remove(end.plan.name)
+                value = None if end.error else last_value(end.folder, self.search.metric)
+                if value is None:
+                    tried.failed = True
+                else:
+                    tried.values.append(value)
+                if not tried.left:
+                    del self._open[number]
+                    self._tell(tried)
 
     def _tell(self, tried: _Tried) -> None:
         if tried.failed:
