@@ -32,6 +32,11 @@ class Success:
             self.reached = bool(self.reached) or any(said)
 
 
+def told_once(info: Mapping[str, object]) -> dict[str, bool]:
+    """The flags of an info that count if they were true once, where they are true."""
+    return {name: True for name in ONCE if name in info and _truth(info[name])}
+
+
 def successes(episodes: Sequence[Success]) -> tuple[bool, ...]:
     """Of each episode; empty where the environment says nothing at all."""
     if all(one.reached is None for one in episodes):

@@ -8,7 +8,7 @@ import pytest
 from gymnasium import spaces
 
 from agentzoo.runtime import comparison_table
-from agentzoo.runtime.envs import Adapter
+from agentzoo.runtime.envs import Adapter, Repeat
 from agentzoo.runtime.envs.success import SPELLINGS, Success, successes
 from agentzoo.runtime.errors import BundleError
 from agentzoo.runtime.evaluation.rollout import Evaluation, evaluate_random, wilson
@@ -54,6 +54,13 @@ def test_the_others_count_once_reached(name):
     assert told({name: False}, {name: 1.0}, {name: 0.0}) is True
     assert told({name: False}, {}) is False
     assert name in SPELLINGS
+
+
+def test_repeated_actions_lose_no_success_on_the_way():
+    once = Goals([{"success": 0.0}, {"solved": True}, {"success": 0.0}])
+    assert evaluate_random(Repeat(once, 3), episodes=1).successes == (True,)
+    left = Goals([{}, {"is_success": True}, {"is_success": False}])  # its last word counts
+    assert evaluate_random(Repeat(left, 3), episodes=1).successes == (False,)
 
 
 def test_what_is_no_flag_is_no_word():

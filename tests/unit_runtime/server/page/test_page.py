@@ -3,6 +3,7 @@
 import asyncio
 import json
 import struct
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,9 @@ class Visitor:
 
     async def hear(self, *kinds: str) -> dict[str, Any]:
         """The next message of one of these kinds; frames on the way are kept."""
+        limit = time.monotonic() + 120  # there is a message every second, whatever happens
         while True:
+            assert time.monotonic() < limit, f"none of {kinds} came"
             message = await self.socket.receive(timeout=60)
             if message.type is aiohttp.WSMsgType.BINARY:
                 self.frames.append(message.data)
@@ -74,6 +77,7 @@ class Visitor:
                 told = json.loads(message.data)
                 if told["kind"] in kinds:
                     return told
+                assert told["kind"] != "ended", told  # nothing further would come
             else:
                 return {"kind": "closed", "code": self.socket.close_code}
 
