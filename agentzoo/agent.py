@@ -948,8 +948,8 @@ def _require_same_source(folder: Path, before: object, dataset: Dataset | None) 
         )
     if ours is None:
         raise RunError(
-            f"the run {folder} learns from the data set {theirs}; pass offline= to go on with it, "
-            f"or learn on in the environment: agentzoo.load({str(folder)!r}).learn(...)"
+            f"the run {folder} learns from the data set {theirs}; pass offline= (--offline) to go "
+            f"on with it, or learn on in the environment: agentzoo.load({str(folder)!r}).learn(...)"
         )
     raise RunError(
         f"the run {folder} learns from the data set {theirs}, not from {ours}; name another folder"
