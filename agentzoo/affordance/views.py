@@ -150,7 +150,7 @@ class EpisodeViews:
         Args:
             map_: (h, w) in [0, 1].
             frame: (h, w, 3) uint8; needed where views are zoomed to.
-            reward: the environment's.
+            reward: the environment's, and a scorer's.
             jumps: P_jump of all rows of all episodes, which the row's is added to.
             scores: S of all rows of all episodes, likewise.
             alpha: of the intrinsic reward in what a jump earns.

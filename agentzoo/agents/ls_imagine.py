@@ -440,7 +440,7 @@ class LSImagineAlgorithm(nn.Module):
             seen = episodes[env].look(
                 map_,
                 frame,
-                float(rows["reward"][i]),
+                float(rows["reward"][i] + (rows["video"][i] if c.scorer else 0)),
                 jumps,
                 scores,
                 alpha=c.alpha,

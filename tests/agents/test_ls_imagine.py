@@ -286,9 +286,12 @@ def test_only_an_eighth_of_the_moves_is_measured() -> None:
 # -- what is collected ---------------------------------------------------------------------------
 
 
-def test_annotate_tells_of_jumps_and_what_came_of_them() -> None:
-    """A far target, a row without, and the target near, as in one episode of two environments."""
-    algorithm = build()
+def met_again(algorithm: LSImagineAlgorithm) -> tuple[dict[int, Any], Sequence[Any]]:
+    """A far target, a row without and bright, and the target near, in the first of two episodes.
+
+    Returns:
+        The rows, and what the last one tells of earlier ones.
+    """
     masks = [np.zeros((2, 160, 256, 1), np.uint8) for _ in range(3)]
     masks[0][0, 72:88, 120:136] = masks[2][0, 20:140, 60:200] = 255
     state, rows, late = None, {}, []
@@ -296,7 +299,7 @@ def test_annotate_tells_of_jumps_and_what_came_of_them() -> None:
         seen = {
             "image": np.zeros((2, SIDE, SIDE, 3), np.uint8),
             "map": np.zeros((2, SIDE, SIDE, 1), np.uint8),
-            "frame": np.full((2, 160, 256, 3), 9, np.uint8),
+            "frame": np.full((2, 160, 256, 3), 255 if t == 1 else 9, np.uint8),
             "mask": mask,
             "reward": np.full(2, 0.5 * t, np.float32),
             **{k: np.zeros(2, bool) for k in ("is_last", "is_terminal")},
@@ -304,6 +307,12 @@ def test_annotate_tells_of_jumps_and_what_came_of_them() -> None:
         }
         carry = algorithm.initial(2)
         rows[t], late, state = algorithm.annotate(seen, [4, 9], carry, state)
+    return rows, late
+
+
+def test_annotate_tells_of_jumps_and_what_came_of_them() -> None:
+    algorithm = build()
+    rows, late = met_again(algorithm)
     assert rows[0]["zoomed"].tolist() == rows[0]["jump"].tolist() == [True, False]
     assert rows[0]["zoomed_image"][0].min() == 9
     assert rows[0]["zoomed_map"][0].max() > 200
@@ -349,6 +358,13 @@ def test_a_scorer_pays_for_what_looks_like_the_goal() -> None:
     dark, light = 0.01 * squashed(20), 0.01 * squashed(24)
     expected = [[dark, dark], [light, light], [0, light]]  # the second begins anew in the end
     np.testing.assert_allclose(paid, expected, rtol=1e-6)
+
+
+def test_what_a_jump_earns_includes_the_scorers_reward() -> None:
+    algorithm = build(scorer="any", goal="Find light")
+    algorithm.scorer = Brightness()
+    _, ((_, _, values),) = met_again(algorithm)
+    assert values["accumulated"] == pytest.approx(0.5 + 0.01 * squashed(24))
 
 
 def test_the_scorers_reward_is_learned_and_logged_alone() -> None:
