@@ -98,7 +98,7 @@ def test_compare_says_a_table_and_draws(
     }
     assert rows["here"] == rows["there"]
     assert rows["here"] != rows["other"]
-    assert f"{CARTPOLE}, 4 episodes from seed 0" in out
+    assert "gym:CartPole-v1,max_episode_steps=20,repeat=1, 4 episodes from seed 0" in out
     assert plot.read_bytes()[:4] == b"\x89PNG"
 
 
