@@ -48,11 +48,13 @@ class Frames:
     goal: str = ""
 
     def save(self, folder: str | Path) -> Path:
-        """Write them."""
+        """Write them; what was there before stands until they are whole."""
         folder = Path(folder).expanduser()
         folder.mkdir(parents=True, exist_ok=True)
         arrays = {"images": self.images} | ({} if self.maps is None else {"maps": self.maps})
-        np.savez_compressed(folder / FRAMES, allow_pickle=False, **arrays)
+        partial = folder / f"partial-{FRAMES}"
+        np.savez_compressed(partial, allow_pickle=False, **arrays)
+        partial.replace(folder / FRAMES)
         about = {"env": self.env, "goal": self.goal}
         write_durably(folder / ABOUT, (json.dumps(about, indent=1) + "\n").encode())
         return folder

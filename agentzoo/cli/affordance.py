@@ -85,6 +85,14 @@ def train(
     from ..affordance import dataset
 
     sets = [dataset.Frames.load(folder) for folder in folders]
+    unseen = None if test is None else dataset.Frames.load(test)
+    if unseen is not None:  # said before minutes of learning, not after
+        unseen.labelled()
+        if unseen.goal.strip() not in (goals := {each.goal.strip() for each in sets}):
+            raise ConfigError(
+                f"the frames in {test} are of the goal {unseen.goal!r}, expected one of "
+                f"{', '.join(map(repr, sorted(goals)))}, which is learned"
+            )
     with tqdm(total=steps, unit="step") as bar:
         model = dataset.train(
             sets,
@@ -93,7 +101,7 @@ def train(
             seed=seed,
             told=lambda _, loss: (bar.set_postfix(loss=f"{loss:.4f}", refresh=False), bar.update()),
         )
-    found = {} if test is None else dataset.measured(model, dataset.Frames.load(test))
+    found = {} if unseen is None else dataset.measured(model, unseen)
     model.save(out, **found)
     count = sum(each.numel() for each in model.network.parameters())
     typer.echo(f"network: {out}, {count:,} parameters, goals: {', '.join(model.goals)}")

@@ -113,6 +113,22 @@ def test_frames_are_labelled_by_a_source(tmp_path: Path) -> None:
     np.testing.assert_array_equal(again.images, frames.images)
 
 
+def test_frames_stand_until_others_are_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames = coloured(GOALS[0], 3)
+    frames.save(tmp_path)
+
+    def stopped(file: Path, **arrays: object) -> None:
+        file.write_bytes(b"PK")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(np, "savez_compressed", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        coloured(GOALS[1], 2).save(tmp_path)
+    np.testing.assert_array_equal(Frames.load(tmp_path).images, frames.images)
+
+
 @pytest.mark.parametrize(
     ("call", "match"),
     [
@@ -230,6 +246,25 @@ def test_labelling_says_what_it_needs(
         main(["affordance", "label", folder, *arguments])
     assert ended.value.code == 2
     assert match in capsys.readouterr().err
+
+
+def test_frames_to_test_on_are_looked_at_before_anything_is_learned(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dataset, "train", None)
+    frames = str(coloured("Find red", 2).save(tmp_path / "frames"))
+    other = str(coloured("Find blue", 2).save(tmp_path / "other"))
+    bare = coloured("Find red", 2)
+    bare.maps = None
+    for unseen, match in (
+        (str(tmp_path / "nowhere"), "nowhere holds no frames"),
+        (str(bare.save(tmp_path / "bare")), "these frames have no maps"),
+        (other, "are of the goal 'Find blue', expected one of 'Find red'"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            main(["affordance", "train", frames, "--test", unseen])
+        assert ended.value.code == 2
+        assert match in " ".join(capsys.readouterr().err.split())
 
 
 # -- inside an agent -----------------------------------------------------------------------------
