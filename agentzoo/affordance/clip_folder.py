@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from torch import Tensor
 
 from agentzoo.runtime.errors import ConfigError, MissingExtraError
@@ -60,7 +61,7 @@ class ClipFolderScorer:
             self.tokenizer: Any = transformers.AutoTokenizer.from_pretrained(
                 root, local_files_only=True
             )
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             raise ConfigError(
                 f"{root} cannot be read as a CLIP: {' '.join(str(error).split())[:300]}"
             ) from error

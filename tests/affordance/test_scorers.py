@@ -1,6 +1,7 @@
 """MineCLIP with the names and shapes of its checkpoint, and any CLIP from a folder."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -287,3 +288,8 @@ def test_a_folder_without_a_clip_is_refused(tmp_path: Path, clip_folder: Path) -
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ConfigError, match="cannot be read as a CLIP"):
         ClipFolderScorer(tmp_path, slope=1, centre=0)
+    torn = shutil.copytree(clip_folder, tmp_path / "torn")
+    weights = torn / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:200])
+    with pytest.raises(ConfigError, match="torn cannot be read as a CLIP"):
+        ClipFolderScorer(torn, slope=1, centre=0)
