@@ -15,6 +15,8 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
+import torch
+
 from agentzoo import DreamerV3
 from agentzoo.runtime.server.page.frames import read_frame
 from agentzoo.runtime.server.page.job import Job
@@ -40,6 +42,9 @@ async def dream(folder: Path, seconds: float) -> dict[str, float]:
         length, kind = HEAD.unpack(await process.stdout.readexactly(HEAD.size))
         content = await process.stdout.readexactly(length)
         if kind != b"F":
+            fact = json.loads(content)
+            if fact["kind"] == "end":
+                raise SystemExit(f"the dream ended: {fact['why']}")
             continue
         header, pictures = read_frame(content)
         if header["step"] == 30:  # warm
@@ -66,6 +71,8 @@ def main() -> None:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         agent = DreamerV3("dmc:cartpole-swingup?obs=pixels", size=given.size, envs=1, seed=0)
+        with torch.no_grad():  # a dream that does not end
+            agent.algorithm.cont.net.out.bias.fill_(10.0)
         bundle = agent.export(Path(folder) / "bundle", golden_steps=10, world=True)
         found = asyncio.run(dream(bundle, given.seconds))
     load = os.getloadavg()[0]
