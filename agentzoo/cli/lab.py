@@ -90,7 +90,7 @@ def export_data(
     made = export_dataset(load(run, device="cpu"), dataset)
     typer.echo(f"data set: {made.id}, {made.folder}")
     typer.echo(f"          {made.episodes:,} episodes, {made.transitions:,} transitions")
-    typer.echo(f"next:     agentzoo learn AGENT '{made.env or 'ENV'}' --offline {dataset}")
+    typer.echo(f"next:     agentzoo learn AGENT {spelled(made.env) or 'ENV'} --offline {dataset}")
 
 
 @data.command("import")
@@ -130,5 +130,12 @@ def show_data(
     found = open_dataset(dataset)
     typer.echo(printable(f"{found.id}, {found.folder}"))
     typer.echo(f"{found.episodes:,} episodes, {found.transitions:,} transitions")
-    typer.echo(f"environment: {printable(found.env) or 'not named'}")
+    typer.echo(f"environment: {printable(spelled(found.env)) or 'not named'}")
     typer.echo(f"reads {describe_spaces(*found.specs)}")
+
+
+def spelled(env: str | None) -> str:
+    """An environment string as shells take it; "" where a data set names none."""
+    from agentzoo.runtime.envs import EnvName
+
+    return EnvName.read(env).shell if env else ""

@@ -23,6 +23,8 @@ KEYS = (
     *("agent", "task", "tasks", "seeds", "steps", "preset", "folder", "parallel", "runner"),
     *("set", "grid", "search", "title"),
 )
+# what other tools call them
+MEANT = {"env": "task", "envs": "tasks", "environment": "task", "out": "folder", "seed": "seeds"}
 SEARCH_KEYS = ("trials", "space", "seed", "metric", "direction")
 
 
@@ -163,7 +165,8 @@ def read_plan(path: Path) -> Plan:
         raise ConfigError(f"{path} is no TOML: {error}") from error
     for key in given:
         if key not in KEYS:
-            raise ConfigError(f'{path} has "{key}"; {nearest(key, KEYS, "keys")}')
+            meant = f'did you mean "{MEANT[key]}"?' if key in MEANT else nearest(key, KEYS, "keys")
+            raise ConfigError(f'{path} has "{key}"; {meant}')
     agent = _text(path, given, "agent")
     entry = registered(agent)
     tasks = _tasks(path, given)

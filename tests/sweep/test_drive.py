@@ -72,6 +72,7 @@ def test_a_search_draws_from_ranges_and_choices(tmp_path: Path) -> None:
     ("text", "match"),
     [
         (FILE + "sedes = 3\n", 'has "sedes"; did you mean "seeds"'),
+        (FILE.replace("task", "env"), 'has "env"; did you mean "task"'),
         (FILE.replace("60", "0"), "steps is 0, expected a whole number of at least 1"),
         (FILE.replace('agent = "planet"', 'agent = "planett"'), "no agent called"),
         (FILE.replace("task", "tesk"), 'has "tesk"'),
