@@ -606,16 +606,7 @@ class LSImagineAlgorithm(nn.Module):
         q, p = post.stats.float(), self.rssm.prior(post).float()  # (B, T, S*K)
         # Predict observations, rewards and continuation
         losses = {f"rec_{key}": loss for key, loss in self.decoder.losses(feat, rows).items()}
-        losses |= world_model_losses(
-            rows,
-            q,
-            p,
-            self.latent,
-            self.reward.prediction(self.reward(feat)),
-            self.cont.prediction(self.cont(feat)),
-            discount=self.discount,
-            free_nats=c.free_nats,
-        )
+        losses |= self._judged(feat, q, p, rows)
         if c.alpha:
             paid = self.intrinsic.prediction(self.intrinsic(feat))
             losses["intrinsic"] = paid.loss(rows["intrinsic"])
@@ -640,6 +631,19 @@ class LSImagineAlgorithm(nn.Module):
             if c.alpha or c.scorer:
                 metrics["reward/total"] = self.total_reward(rows).mean()
         return post, feat, losses, metrics
+
+    def _judged(self, feat: Tensor, q: Tensor, p: Tensor, rows: Batch) -> dict[str, Tensor]:
+        """The losses by name of what features (..., F) say beside the observations."""
+        return world_model_losses(
+            rows,
+            q,
+            p,
+            self.latent,
+            self.reward.prediction(self.reward(feat)),
+            self.cont.prediction(self.cont(feat)),
+            discount=self.discount,
+            free_nats=self.config.free_nats,
+        )
 
     def total_reward(self, rows: Batch) -> Tensor:
         """The environment's reward, alpha times the map's, the scorer's: as `reward` is shaped."""
@@ -679,16 +683,7 @@ class LSImagineAlgorithm(nn.Module):
         sequences = {key: value.unsqueeze(1) for key, value in seen.items()}
         seen_losses = self.decoder.losses(feat.unsqueeze(1), sequences)
         losses = {f"rec_{key}": loss.squeeze(1) for key, loss in seen_losses.items()}
-        losses |= world_model_losses(
-            taken,
-            q,
-            p,
-            self.latent,
-            self.reward.prediction(self.reward(feat)),
-            self.cont.prediction(self.cont(feat)),
-            discount=self.discount,
-            free_nats=c.free_nats,
-        )
+        losses |= self._judged(feat, q, p, taken)
         if c.alpha:
             paid = self.intrinsic.prediction(self.intrinsic(feat))
             losses["intrinsic"] = paid.loss(taken["zoomed_intrinsic"])

@@ -513,15 +513,7 @@ def train(
     Returns:
         The signal that stopped it before, if one did.
     """
-    config, spec = learner.config, learner.policy.spec
-    replay = ReplayBuffer(
-        folder / "replay",
-        spec.obs,
-        spec.action,
-        learner.algorithm.columns,
-        envs=config.envs,
-        capacity=config.replay_rows,
-    )
+    spec, replay = learner.policy.spec, open_replay(learner, folder)
     resume = None if newest is None else counters.env_step
     facts = run_facts(learner, folder)
     bar = ProgressBar(total, start=counters.env_step, enabled=progress)
@@ -544,6 +536,18 @@ def train(
                 f'agent.learn({total}, run="{folder}")'
             )
     return training.signalled
+
+
+def open_replay(learner: Learner, folder: Path) -> ReplayBuffer:
+    """The replay of a learner's run, with nothing in it yet."""
+    return ReplayBuffer(
+        folder / "replay",
+        learner.policy.spec.obs,
+        learner.policy.spec.action,
+        learner.algorithm.columns,
+        envs=learner.config.envs,
+        capacity=learner.config.replay_rows,
+    )
 
 
 def run_facts(learner: Learner, folder: Path) -> RunFacts:

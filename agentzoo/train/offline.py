@@ -12,12 +12,11 @@ from agentzoo.runtime.envs import Adapter
 from agentzoo.runtime.policy.spaces import describe_spaces
 
 from ..algorithm import Measuring
-from ..replay.buffer import ReplayBuffer
 from ..replay.datasets import Dataset, fill
 from .checkpoint import Counters
 from .events import Callback, Learner
 from .logger import Logger
-from .loop import Training, require_space, run_facts
+from .loop import Training, open_replay, require_space, run_facts
 from .progress import ProgressBar
 from .sinks.sink import Sink
 
@@ -87,15 +86,7 @@ def train_offline(
     Returns:
         The signal that stopped it before, if one did.
     """
-    config, spec = learner.config, learner.policy.spec
-    replay = ReplayBuffer(
-        folder / "replay",
-        spec.obs,
-        spec.action,
-        learner.algorithm.columns,
-        envs=config.envs,
-        capacity=config.replay_rows,
-    )
+    spec, replay = learner.policy.spec, open_replay(learner, folder)
     resume = None if newest is None else counters.env_step
     bar = ProgressBar(total, start=counters.env_step, enabled=progress)
     facts = run_facts(learner, folder)
