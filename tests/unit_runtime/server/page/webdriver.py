@@ -27,7 +27,7 @@ FLAGS = (
     "--disable-component-update",
     "--disable-sync",
 )
-PATIENCE_S = 60.0
+PATIENCE_S = 240.0  # a dream starts in a process of low priority, which two busy cores hold up
 
 
 class Browser:
