@@ -17,6 +17,7 @@ from torch import nn
 from agentzoo import hub
 from agentzoo.runtime import envs
 from agentzoo.runtime.envs import require_environment_like
+from agentzoo.runtime.envs.opengl import load_triton
 from agentzoo.runtime.errors import BundleError, ConfigError, RunError, SpaceError, nearest
 from agentzoo.runtime.evaluation.rollout import MAX_STEPS, Evaluation, evaluate
 from agentzoo.runtime.policy.noise import derive_seed
@@ -57,6 +58,8 @@ from .train.offline import train_offline
 from .train.parent import Parent, require_parts
 from .train.run_folder import locked, new_run_folder, write_total
 from .train.sinks.sink import Sinks, chosen_sinks
+
+load_triton()  # before anything here draws or builds a network
 
 RESUMABLE = {  # what may differ where a run is resumed
     "total_steps",

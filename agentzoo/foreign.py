@@ -20,6 +20,7 @@ from agentzoo import hub
 from agentzoo.hub.package import EPISODES, VIDEO
 from agentzoo.hub.settings import Library, TrainingRecord
 from agentzoo.runtime import evaluate, load_policy
+from agentzoo.runtime.envs.opengl import load_triton
 from agentzoo.runtime.errors import BundleError, ConfigError
 from agentzoo.runtime.evaluation.results import write_results
 from agentzoo.runtime.evaluation.rollout import Evaluation
@@ -30,6 +31,8 @@ from .algorithm import Algorithm, Carry, Noise, Obs
 from .publish import FIRST_SEED
 from .saved import write_settings, write_weights
 from .torch_step import TorchStep
+
+load_triton()
 
 OWN_CODE = Library(name="", version="")  # of a module that no library trained
 

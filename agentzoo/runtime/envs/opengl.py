@@ -5,6 +5,10 @@ import ctypes.util
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
 
 EGL_PLATFORM_DEVICE_EXT = 0x313F  # EGL_EXT_platform_device
 MAX_DEVICES = 16
@@ -17,8 +21,30 @@ def choose_backend() -> None:
     for a window.
     """
     has_screen = bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+    if "torch" in sys.modules:
+        load_triton()
     if sys.platform == "linux" and not has_screen and "MUJOCO_GL" not in os.environ:
         os.environ["MUJOCO_GL"] = headless_backend()
+
+
+def load_triton() -> None:
+    """Load Triton, which comes with PyTorch for CUDA, so that it keeps its own LLVM.
+
+    Mesa, which draws where no GPU does, brings an LLVM of another version. If Mesa is loaded first,
+    Triton's library finds that one's symbols and the process dies by SIGSEGV, as soon as PyTorch
+    builds a network (seen with Triton 3.7 and Debian's LLVM 15). So Triton is loaded first, and
+    where Mesa was faster, it is told to look for symbols in itself (RTLD_DEEPBIND).
+    """
+    if sys.platform != "linux" or "triton" in sys.modules or find_spec("triton") is None:
+        return
+    flags = sys.getdlopenflags()
+    if "libLLVM" in Path("/proc/self/maps").read_text():
+        sys.setdlopenflags(flags | os.RTLD_DEEPBIND)
+    try:
+        with suppress(ImportError):  # PyTorch goes without it
+            import_module("triton")
+    finally:
+        sys.setdlopenflags(flags)
 
 
 def headless_backend() -> str:

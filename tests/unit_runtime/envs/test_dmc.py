@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 
 import gymnasium as gym
@@ -364,3 +365,32 @@ def test_a_backend_the_user_chose_but_lacks_is_named() -> None:
 def test_a_driverless_egl_is_not_chosen() -> None:
     code = "from agentzoo.runtime.envs.opengl import headless_backend; print(headless_backend())"
     assert fresh_process(code, __EGL_VENDOR_LIBRARY_FILENAMES="/nonexistent") != "egl"
+
+
+@draws
+@pytest.mark.parametrize("first", ["agent", "picture"])
+def test_a_network_is_built_beside_mesa(first: str, tmp_path: Path) -> None:
+    """Triton's library dies where Mesa's LLVM was loaded before it."""
+    pytest.importorskip("torch")
+    loaded = tmp_path / "loaded"
+    if find_spec("triton") is None:  # as beside PyTorch for the CPU: something stands in for it
+        (tmp_path / "triton.py").write_text(
+            "import os, sys\n"
+            "mesa = 'libLLVM' in open('/proc/self/maps').read()\n"
+            "deep = bool(sys.getdlopenflags() & os.RTLD_DEEPBIND)\n"
+            f"open({str(loaded)!r}, 'a').write(f'{{mesa and not deep}}\\n')\n"
+            "raise ImportError('PyTorch is to do without')\n"
+        )
+    else:
+        loaded.write_text("False\n")
+    picture = "from agentzoo import make_env; env = make_env('dmc:walker-walk'); env.reset(seed=0)"
+    agent = "from agentzoo import Agent"
+    code = (
+        f"import sys; sys.path.append({str(tmp_path)!r}); flags = sys.getdlopenflags()\n"
+        + "\n".join([agent, picture] if first == "agent" else [picture, agent])
+        + "\nimport torch; torch.compiler.reset()  # loads it, as building an agent does\n"
+        "assert sys.getdlopenflags() == flags\n"
+        "print(env.render().std() > 10)"
+    )
+    assert fresh_process(code) == "True"
+    assert loaded.read_text().startswith("False\n"), "in time, or bound to itself"
