@@ -65,7 +65,9 @@ EXTRAS = {
     "trackio": ("trackio",),
 }
 
-_HOMES = {
+# public name -> the module that has it; `__all__` and the imports above, which type checkers read,
+# name the same (tested)
+HOMES = {
     **{name: entry.target.partition(":")[0] for name, entry in OWN.items()},
     "Agent": ".agent",
     "DreamEnv": ".runtime",
@@ -85,10 +87,10 @@ def __getattr__(name: str) -> object:
         return import_module(f".{name}", __name__)
     from .runtime.errors import MissingExtraError, nearest
 
-    if name not in _HOMES:
+    if name not in HOMES:
         raise AttributeError(f'agentzoo has no "{name}"; {nearest(name, __all__, "public names")}')
     try:
-        value: object = getattr(import_module(_HOMES[name], __name__), name)
+        value: object = getattr(import_module(HOMES[name], __name__), name)
     except ModuleNotFoundError as error:
         package = (error.name or "").split(".")[0]
         extras = [extra for extra, modules in EXTRAS.items() if package in modules]

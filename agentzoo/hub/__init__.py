@@ -25,7 +25,7 @@ __all__ = [
     "search",
 ]
 
-_HOMES = {
+HOMES = {
     "Found": "catalogue",
     "HubError": "errors",
     "OfflineError": "errors",
@@ -41,9 +41,9 @@ _HOMES = {
 
 def __getattr__(name: str) -> object:
     """Resolve an exported name on first use, so that importing the package costs nothing."""
-    if name not in _HOMES:
+    if name not in HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value: object = getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    value: object = getattr(import_module(f".{HOMES[name]}", __name__), name)
     globals()[name] = value
     return value
 

@@ -48,7 +48,7 @@ __all__ = [
     "verify",
 ]
 
-_HOMES = {
+HOMES = {
     "AgentZooError": "errors",
     "DeviceBatch": "policy.device_batch",
     "DreamEnv": "world.env",
@@ -75,9 +75,9 @@ _HOMES = {
 
 def __getattr__(name: str) -> object:
     """Resolve an exported name on first use, so that importing the package costs nothing."""
-    if name not in _HOMES:
+    if name not in HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value: object = getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    value: object = getattr(import_module(f".{HOMES[name]}", __name__), name)
     globals()[name] = value
     return value
 

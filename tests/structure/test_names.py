@@ -5,6 +5,8 @@ import re
 import subprocess
 import sys
 from collections import defaultdict
+from importlib import import_module
+from importlib.util import resolve_name
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,12 @@ from agentzoo import runtime
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("agentzoo", "agentzoo/runtime", "agentzoo/hub")
+LAZY = {  # package whose names resolve on first use -> its names that are not in its table
+    "agentzoo": ("__version__", "hub", "runtime"),
+    "agentzoo.hub": (),
+    "agentzoo.runtime": (),
+    "agentzoo.runtime.world": (),
+}
 
 
 def run(code: str) -> "subprocess.CompletedProcess[str]":
@@ -29,6 +37,34 @@ def test_public_names_resolve_to_what_they_say() -> None:
     assert agentzoo.make_env is runtime.make_env
     assert agentzoo.evaluate is runtime.evaluate
     assert callable(agentzoo.load)
+
+
+def names_for_type_checkers(package: str) -> dict[str, str]:
+    """Name -> absolute module, of a package's imports under TYPE_CHECKING."""
+    tree = ast.parse(Path(import_module(package).__file__ or "").read_text(encoding="utf-8"))
+    (block,) = [
+        node
+        for node in tree.body
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+    ]
+    imports = [node for node in block.body if isinstance(node, ast.ImportFrom)]
+    assert len(imports) == len(block.body)
+    return {
+        alias.name: resolve_name(f".{node.module or ''}", package).rstrip(".")
+        for node in imports
+        for alias in node.names
+    }
+
+
+@pytest.mark.parametrize("name", [*LAZY])
+def test_type_checkers_read_what_python_does(name: str) -> None:
+    pytest.importorskip("torch")
+    package, more = import_module(name), LAZY[name]
+    listed = names_for_type_checkers(name)
+    assert {*listed} == {*package.HOMES, *more} - {"__version__"}
+    assert {*package.__all__} == {*package.HOMES, *more}
+    for each, module in listed.items():
+        assert getattr(package, each) is getattr(import_module(module), each)
 
 
 def test_the_runtime_offers_what_serving_needs() -> None:

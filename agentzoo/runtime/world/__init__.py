@@ -19,7 +19,7 @@ __all__ = [
     "load_world",
 ]
 
-_HOMES = {
+HOMES = {
     "Dream": "world",
     "DreamEnv": "env",
     "Start": "world",
@@ -33,8 +33,8 @@ _HOMES = {
 
 def __getattr__(name: str) -> object:
     """Resolve an exported name on first use: a bundle's manifest needs the tensors' names only."""
-    if name not in _HOMES:
+    if name not in HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value: object = getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    value: object = getattr(import_module(f".{HOMES[name]}", __name__), name)
     globals()[name] = value
     return value
