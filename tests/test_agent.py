@@ -56,10 +56,8 @@ def test_agent_and_exported_policy_give_the_same_actions(world):
 
 
 def test_sb3_evaluates_agent_and_exported_policy(world):
-    _, agent, bundle = world
-    kind = agent._source
-    assert isinstance(kind, Steer)
-    options = {"image": "image" in agent.spec.obs, "actions": kind.actions}
+    env, agent, bundle = world
+    options = {"image": "image" in agent.spec.obs, "actions": env.actions}
     for policy in (agent, load_policy(bundle, provider="cpu")):
         venv = DummyVecEnv([lambda: gym.wrappers.TimeLimit(Steer(**options), 40)] * 2)
         rewards, lengths = evaluate_policy(

@@ -26,16 +26,21 @@ FIRST_SEED = 1_000_000  # of the scored episodes; training draws its own from th
 PAPER_SCORE = 833.66
 
 # proves that nothing in the process needs torch, not merely that nothing happened to import it
-_WITHOUT_TORCH = """
+KEEP_TORCH_OUT = """
 import sys
 class KeepOut:
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] == "torch":
             raise ModuleNotFoundError("torch is kept out of this process", name="torch")
 sys.meta_path.insert(0, KeepOut())
+"""
+SCORE = (
+    KEEP_TORCH_OUT
+    + """
 from agentzoo.cli.quickstart import score
 score(*sys.argv[1:])
 """
+)
 
 
 @dataclass(frozen=True)
@@ -188,7 +193,7 @@ def score_apart(paths: Paths, *, video: bool) -> tuple[Score, Score]:
     say(f"Scoring over seeds {FIRST_SEED} to {FIRST_SEED + EPISODES - 1}, without PyTorch.")
     film = [str(paths.video)] if video else []
     arguments = [str(paths.bundle), str(paths.scores), *film]
-    done = subprocess.run([sys.executable, "-c", _WITHOUT_TORCH, *arguments], check=False)
+    done = subprocess.run([sys.executable, "-c", SCORE, *arguments], check=False)
     if done.returncode != 0:
         raise RunError(
             f"the bundle {paths.bundle} could not be scored without PyTorch; "

@@ -124,7 +124,7 @@ def test_evaluation_while_learning_is_of_whole_games() -> None:
     agent = Dreamer("atari:breakout", units=8, deter=8, depth=2)
     assert settings_of(agent.env)["life_loss"] == "end"
     with agent.open_environment() as env:
-        assert env.unwrapped._frames.terminal_on_life_loss is False
+        assert env.unwrapped.preprocessing.terminal_on_life_loss is False
 
 
 @pytest.mark.slow

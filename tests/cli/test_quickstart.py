@@ -71,7 +71,8 @@ def test_directions_name_only_what_is_there(tmp_path: Path) -> None:
 
 
 def test_the_scoring_process_cannot_import_torch() -> None:
-    code = quickstart._WITHOUT_TORCH.split("from agentzoo")[0] + "import torch"
+    assert quickstart.SCORE.startswith(quickstart.KEEP_TORCH_OUT)
+    code = quickstart.KEEP_TORCH_OUT + "import torch"
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.stderr.endswith("ModuleNotFoundError: torch is kept out of this process\n")

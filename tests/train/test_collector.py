@@ -15,7 +15,7 @@ import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from agentzoo.agent import Agent
-from agentzoo.runtime.envs import ProcessVectorEnv, episode_seed
+from agentzoo.runtime.envs import episode_seed
 from agentzoo.runtime.errors import ConfigError, RunError, WorkerError
 from agentzoo.train.callbacks import Callback
 from agentzoo.train.checkpoint import newest, whole
@@ -173,9 +173,8 @@ def test_processes_step_while_updates_are_made(tmp_path: Path):
     class Watch(Callback):
         def on_update(self, training: Training, metrics: object) -> None:
             if len(seen) < 5:
-                source, stored = training.adapter._source, training.counters.rows[0]
-                assert isinstance(source, ProcessVectorEnv)
-                file = tmp_path / str(source._workers[0].process.pid)
+                stored = training.counters.rows[0]
+                file = tmp_path / str(training.adapter.processes[0])
                 wait_until(lambda: len(file.read_text()) > stored, "it steps meanwhile")
                 seen.append(stored)
 
@@ -253,8 +252,7 @@ def test_ctrl_c_with_processes_ends_in_a_checkpoint_and_leaves_none(tmp_path: Pa
         "class Say(Callback):\n"
         "    def on_update(self, training, metrics):\n"
         "        if training.counters.updates == 3:\n"
-        "            workers = training.adapter._source._workers\n"
-        "            print(*[w.process.pid for w in workers], flush=True)\n"
+        "            print(*training.adapter.processes, flush=True)\n"
         f"CASES['LatentStore'].make(envs=2).learn(10**7, run={str(tmp_path)!r}, callbacks=[Say()])"
     )
     process = subprocess.Popen(

@@ -9,7 +9,6 @@ import contextlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -24,15 +23,21 @@ from torch.utils._pytree import tree_leaves
 from agentzoo import TDMPC2, Dreamer, DreamerV2, DreamerV3, PlaNet
 from agentzoo.agent import Agent, module
 from agentzoo.algorithm import Algorithm, Batch, NoiseSource
-from agentzoo.config import configure
 from agentzoo.runtime.errors import ConfigError, RunError
 from agentzoo.runtime.spec import ActionSpec, ObsSpec
 from agentzoo.train.cuda_graph import WARM_UPS, CapturedUpdate, EagerUpdate, cuda_graph, updater
+from tests.agents.builders import (
+    STATE,
+    ShapesOfNoise,
+    box,
+    build,
+    discrete,
+    image,
+    random_action,
+    random_batch,
+)
 
-BOX = ActionSpec(kind="box", size=2, shape=(2,), dtype="float32", low=(-1.0,) * 2, high=(1.0,) * 2)
-DISCRETE = ActionSpec(kind="discrete", size=3, shape=(), dtype="int64", nvec=(3,))
-STATE = {"state": ObsSpec(kind="vector", shape=(5,), source=(5,))}
-PIXELS = {"image": ObsSpec(kind="image", shape=(64, 64, 3), source=(64, 64, 3))}
+BOX, DISCRETE, PIXELS = box(2), discrete(3), image(64)
 CASES: dict[str, tuple[type[Agent], Mapping[str, ObsSpec], ActionSpec, dict[str, object]]] = {
     "Dreamer": (Dreamer, PIXELS, BOX, {}),
     "Dreamer-all": (Dreamer, STATE, BOX, {"imagine_starts": None, "actor_entropy": 0.0}),
@@ -50,28 +55,17 @@ SHORT: dict[str, object] = {"batch_size": 2, "batch_length": 4, "horizon": 2}
 UPDATES = WARM_UPS + 3
 
 
-def build(name: str) -> Algorithm:
+def build_case(name: str) -> Algorithm:
     agent, obs, action, fields = CASES[name]
-    preset = "debug_pixels" if obs is PIXELS else "debug"
-    config = configure(agent.config_class, agent.presets[preset], SHORT, fields)
-    torch.manual_seed(0)
-    return agent.algorithm_class(obs, action, config)
+    return build(agent, obs, action, **SHORT, **fields)
 
 
-def random_batch(algorithm: Algorithm, seed: int) -> Batch:
-    """Transitions as replay gives them: two episodes a window, the first of which terminates."""
-    config, draw = algorithm.config, np.random.default_rng(seed)
-    lead = config.batch_size, config.batch_length
-    flags = {name: np.zeros(lead, bool) for name in ("is_first", "is_last", "is_terminal")}
-    flags["is_first"][:, [0, 2]] = flags["is_last"][:, 1] = flags["is_terminal"][:, 1] = True
-    columns: dict[str, np.ndarray] = {**flags, "reward": draw.normal(size=lead).astype(np.float32)}
-    for key, spec in (STATE | PIXELS).items():
-        columns[key] = draw.integers(256, size=(*lead, *spec.shape)).astype(spec.dtype)
-    for key in ("action", "prev_action"):
-        columns[key] = draw.uniform(-1, 1, (*lead, algorithm.action.size)).astype(np.float32)
-    for key, spec in algorithm.columns.items():
-        columns[key] = draw.integers(2, size=(*lead, *spec.shape)).astype(spec.dtype)
-    return {name: torch.from_numpy(column) for name, column in columns.items()}
+def two_episodes(algorithm: Algorithm, seed: int) -> Batch:
+    """A random batch of windows that hold two episodes, the first of which terminates."""
+    batch = random_batch(algorithm, STATE | PIXELS, seed)
+    batch["is_first"][:, [0, 2]] = batch["is_last"][:, 1] = True
+    batch["is_terminal"].zero_()[:, 1] = True
+    return {**batch, "action": random_action(algorithm.action, *batch["reward"].shape)}
 
 
 class OnDevice(TorchDispatchMode):
@@ -85,32 +79,18 @@ class OnDevice(TorchDispatchMode):
         return out
 
 
-class ShapesOfNoise(NoiseSource):
-    """Random tensors of the stand-in."""
-
-    def __init__(self) -> None:
-        self.device = torch.device("meta")
-
-    def normal(self, *shape: int) -> Tensor:
-        return torch.empty(shape, device=self.device)
-
-    uniform = normal
-
-
 def to_stand_in(algorithm: Algorithm) -> None:
     """Parameters and buffers without values, on the stand-in for a GPU."""
     moved: dict[int, Tensor] = {}
     for part in module(algorithm).modules():
-        for table in (part._parameters, part._buffers):
-            for name, tensor in table.items():
-                if tensor is None:
-                    continue
-                new = torch.empty_strided(
-                    tensor.size(), tensor.stride(), dtype=tensor.dtype, device="meta"
-                )
-                wanted = tensor.requires_grad
-                moved[id(tensor)] = nn.Parameter(new, wanted) if table is part._parameters else new
-                table[name] = moved[id(tensor)]
+        parameters = [*part.named_parameters(recurse=False)]
+        for name, tensor in [*parameters, *part.named_buffers(recurse=False)]:
+            new = torch.empty_strided(
+                tensor.size(), tensor.stride(), dtype=tensor.dtype, device="meta"
+            )
+            is_buffer = not isinstance(tensor, nn.Parameter)
+            moved[id(tensor)] = new if is_buffer else nn.Parameter(new, tensor.requires_grad)
+            setattr(part, name, moved[id(tensor)])
     for optimizer in algorithm.optimizers().values():
         optimizer.params[:] = [moved[id(param)] for param in optimizer.params]
 
@@ -121,8 +101,8 @@ def test_an_update_reads_nothing_back_and_takes_nothing_from_the_host(
 ) -> None:
     # the stand-in has no autocast; in float32 it does nothing
     monkeypatch.setattr(torch, "autocast", lambda *args, **kwargs: contextlib.nullcontext())
-    algorithm = build(name)
-    batch = random_batch(algorithm, 0)
+    algorithm = build_case(name)
+    batch = two_episodes(algorithm, 0)
     with FakeTensorMode(allow_non_fake_inputs=True):
         to_stand_in(algorithm)
         batch = {k: torch.empty(v.shape, dtype=v.dtype, device="meta") for k, v in batch.items()}
@@ -157,9 +137,9 @@ def test_the_check_finds_what_no_graph_can_hold(
 def test_an_update_on_fixed_memory_is_the_plain_update_bit_for_bit(name: str) -> None:
     cpu, results = torch.device("cpu"), []
     for make in (EagerUpdate, lambda *given: CapturedUpdate(*given, record=lambda step, _: step)):
-        algorithm = build(name)
+        algorithm = build_case(name)
         update = make(algorithm, cpu)
-        done = [update(random_batch(algorithm, k), seed=100 + k) for k in range(UPDATES)]
+        done = [update(two_episodes(algorithm, k), seed=100 + k) for k in range(UPDATES)]
         assert update.warm
         results.append((done, module(algorithm).state_dict()))
     (plain, weights), (fixed, others) = results
@@ -168,12 +148,12 @@ def test_an_update_on_fixed_memory_is_the_plain_update_bit_for_bit(name: str) ->
         for key, value in {**metrics, **back}.items():
             assert torch.equal(value.float(), {**same, **again}[key].float()), (k, key)
     assert all(torch.equal(tensor, others[key]) for key, tensor in weights.items())
-    before = module(build(name)).state_dict()
+    before = module(build_case(name)).state_dict()
     assert not all(torch.equal(tensor, before[key]) for key, tensor in weights.items())
 
 
 def test_recording_begins_after_the_warm_ups_and_happens_once() -> None:
-    algorithm, recorded = build("PlaNet-overshooting"), []
+    algorithm, recorded = build_case("PlaNet-overshooting"), []
 
     def record(step: Callable[[], None], noise: NoiseSource) -> Callable[[], None]:
         recorded.append(noise)
@@ -182,17 +162,17 @@ def test_recording_begins_after_the_warm_ups_and_happens_once() -> None:
     update = CapturedUpdate(algorithm, torch.device("cpu"), record)
     for k in range(UPDATES):
         assert update.warm == (k > WARM_UPS)
-        update(random_batch(algorithm, k), k)
+        update(two_episodes(algorithm, k), k)
         assert len(recorded) == (k >= WARM_UPS)
 
 
 def test_a_batch_of_another_shape_is_refused() -> None:
-    algorithm = build("PlaNet-overshooting")
+    algorithm = build_case("PlaNet-overshooting")
     update = CapturedUpdate(algorithm, torch.device("cpu"), lambda step, _: step)
     for k in range(UPDATES):
-        update(random_batch(algorithm, k), k)
-    shorter = {name: column[:, 1:] for name, column in random_batch(algorithm, 0).items()}
-    with pytest.raises(AssertionError, match=r"is_first.*\[2, 3\]"):
+        update(two_episodes(algorithm, k), k)
+    shorter = {name: column[:, 1:] for name, column in two_episodes(algorithm, 0).items()}
+    with pytest.raises(AssertionError, match=r"state.*\[2, 3, 5\]"):
         update(shorter, 0)
 
 
@@ -211,9 +191,9 @@ def test_capture_has_three_settings_and_on_needs_cuda() -> None:
     with pytest.raises(ConfigError, match=r"CUDA graph, but the device is cpu; use capture='auto'"):
         Dreamer("gym:Pendulum-v1", preset="debug", device="cpu", capture="on")
     with pytest.raises(ConfigError, match="the device is cpu"):
-        updater(build("PlaNet"), torch.device("cpu"), "on")
+        updater(build_case("PlaNet"), torch.device("cpu"), "on")
     for capture in ("auto", "off"):
-        assert isinstance(updater(build("PlaNet"), torch.device("cpu"), capture), EagerUpdate)
+        assert isinstance(updater(build_case("PlaNet"), torch.device("cpu"), capture), EagerUpdate)
 
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -241,11 +221,11 @@ def test_a_replay_draws_the_numbers_of_the_seed_it_was_restarted_with() -> None:
 def test_recorded_updates_are_the_eager_ones_but_for_rounding(name: str) -> None:
     device, found = torch.device("cuda"), []
     for make in (EagerUpdate, CapturedUpdate):
-        algorithm = build(name)
+        algorithm = build_case(name)
         module(algorithm).to(device)
         update = make(algorithm, device)
         for k in range(WARM_UPS + 2):
-            batch = {key: x.to(device) for key, x in random_batch(algorithm, k).items()}
+            batch = {key: x.to(device) for key, x in two_episodes(algorithm, k).items()}
             metrics, _ = update(batch, seed=100 + k)
         found.append({key: value.item() for key, value in metrics.items()})
     assert found[0] == pytest.approx(found[1], rel=0.05, abs=1e-2)

@@ -238,8 +238,10 @@ def test_damaged_bytes_are_found_and_fetched_again(published: str, hub: StandIn,
 def test_large_files_are_hashed_once_on_their_way(
     published: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hashed, sha256 = [], manifest._sha256
-    monkeypatch.setattr(manifest, "_sha256", lambda path: hashed.append(path.name) or sha256(path))
+    hashed, sha256 = [], manifest.file_sha256
+    monkeypatch.setattr(
+        manifest, "file_sha256", lambda path: hashed.append(path.name) or sha256(path)
+    )
     pull(REPO)
     assert sorted(hashed) == ["config.json", "model.safetensors"]  # small: no sha256 in the listing
     hashed.clear()

@@ -187,7 +187,7 @@ def _check_files(
 def _check_file(path: Path, entry: FileEntry, digest: str | None) -> None:
     if not stands(path):
         raise BundleError(f"{path.parent} lacks {path.name}; fetch or export the bundle again")
-    if path.stat().st_size != entry.bytes or (digest or _sha256(path)) != entry.sha256:
+    if path.stat().st_size != entry.bytes or (digest or file_sha256(path)) != entry.sha256:
         raise _tampered(path)
 
 
@@ -212,9 +212,10 @@ def read_checked(folder: Path, name: str, entry: FileEntry) -> bytes:
 
 
 def _entry(path: Path) -> FileEntry:
-    return FileEntry(sha256=_sha256(path), bytes=path.stat().st_size)
+    return FileEntry(sha256=file_sha256(path), bytes=path.stat().st_size)
 
 
-def _sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file that is no link, in hexadecimal digits."""
     with open_plain(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -130,6 +130,14 @@ class Adapter:
     def __len__(self) -> int:
         return len(self._source)
 
+    @property
+    def processes(self) -> Sequence[int]:
+        """Ids of the processes that hold the environments, by index; none where this one does.
+
+        A worker that is replaced has another id from then on.
+        """
+        return self._source.processes
+
     def success(self, index: int) -> bool | None:
         """Whether the newest episode of an environment reached its goal so far; None: no word."""
         return self._success[index].reached

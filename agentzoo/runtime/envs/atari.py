@@ -218,6 +218,11 @@ class Atari(gym.Env[dict[str, Any], np.int64]):
     `AtariPreprocessing`, and so is `resize=area`. Ours are the no-ops, which Gymnasium draws from 1
     and DreamerV3 from 0, and the two other ways to resize, which Gymnasium does not have. ALE's
     `AtariVectorEnv` gives the same frames as `resize=area`, but steps all games together.
+
+    Attributes:
+        ale: the emulator.
+        max_episode_steps: frames after which an episode is truncated.
+        preprocessing: Gymnasium's part, an `AtariPreprocessing`.
     """
 
     render_mode = "rgb_array"
@@ -265,7 +270,7 @@ class Atari(gym.Env[dict[str, Any], np.int64]):
         # In colour and full size where the resizing is ours.
         height, width = console.ale.getScreenDims()
         shown = {"area": (size, size), "area84": (VIA, VIA)}.get(resize, (width, height))
-        self._frames = AtariPreprocessing(
+        self.preprocessing = AtariPreprocessing(
             _NoOps(console, noops),
             noop_max=0,
             frame_skip=repeat,
@@ -291,7 +296,7 @@ class Atari(gym.Env[dict[str, Any], np.int64]):
         """
         super().reset(seed=seed)
         self._open = True
-        frame, info = self._frames.reset(seed=seed)
+        frame, info = self.preprocessing.reset(seed=seed)
         return {"image": self._resized(frame)}, info
 
     def step(self, action: np.int64) -> tuple[Arrays, float, bool, bool, dict[str, Any]]:
@@ -302,7 +307,7 @@ class Atari(gym.Env[dict[str, Any], np.int64]):
         """
         if not self._open:
             raise EpisodeError("a step was taken outside an episode; call reset first")
-        frame, reward, terminated, truncated, info = self._frames.step(action)
+        frame, reward, terminated, truncated, info = self.preprocessing.step(action)
         self._open = not (terminated or truncated)
         return {"image": self._resized(frame)}, float(reward), terminated, truncated, info
 

@@ -163,6 +163,11 @@ class Source(Protocol):
         """Environment steps, repeat included, that no episode exceeds; None if not known."""
         ...
 
+    @property
+    def processes(self) -> Sequence[int]:
+        """Ids of the processes that hold the environments, by index; none where this one does."""
+        ...
+
     def send(self, actions: Mapping[int, Array], seeds: Mapping[int, int]) -> None:
         """Step some environments and reset others, each by its index."""
         ...
@@ -208,6 +213,11 @@ class InProcess:
     def time_limit(self) -> int | None:
         """Of the environment that has the longest."""
         return shared_limit([time_limit(env) for env in self._envs])
+
+    @property
+    def processes(self) -> Sequence[int]:
+        """None: this one holds them."""
+        return ()
 
     def send(self, actions: Mapping[int, Array], seeds: Mapping[int, int]) -> None:
         """Remember what to do."""

@@ -103,6 +103,10 @@ class Crafter(gym.Env[dict[str, Any], np.int64]):
     order they came, and `render` leaves the game's numbers alone: a seed is one game. It still is
     another game at another `size`, since what is observed at night is noise, so many numbers a
     picture.
+
+    Attributes:
+        game: the package's environment.
+        max_episode_steps: after which an episode is truncated.
     """
 
     render_mode = "rgb_array"
@@ -120,11 +124,11 @@ class Crafter(gym.Env[dict[str, Any], np.int64]):
         Raises:
             MissingExtraError: if crafter is not installed.
         """
-        self._game: Any = _game(size, is_rewarded)
+        self.game: Any = _game(size, is_rewarded)
         self.max_episode_steps, self._steps, self._open = max_episode_steps, 0, False
         image = gym.spaces.Box(0, 255, (size, size, 3), np.uint8)
         self.observation_space = gym.spaces.Dict({"image": image})
-        self.action_space = gym.spaces.Discrete(len(self._game.action_names))
+        self.action_space = gym.spaces.Discrete(len(self.game.action_names))
         self.metadata = {"render_modes": ["rgb_array"], "render_fps": FPS}
 
     def reset(
@@ -133,10 +137,10 @@ class Crafter(gym.Env[dict[str, Any], np.int64]):
         """Start a world; the same seed gives the same one, in every object of this size."""
         super().reset(seed=seed)
         # The package takes a seed at the start only, and counts episodes from there.
-        self._game._seed, self._game._episode = int(self.np_random.integers(2**31 - 1)), 0
+        self.game._seed, self.game._episode = int(self.np_random.integers(2**31 - 1)), 0
         self._steps, self._open = 0, True
-        image = self._game.reset()
-        return {"image": image}, {"achievements": dict(self._game._player.achievements)}
+        image = self.game.reset()
+        return {"image": image}, {"achievements": dict(self.game._player.achievements)}
 
     def step(self, action: np.int64) -> tuple[Arrays, float, bool, bool, dict[str, Any]]:
         """Take an action.
@@ -146,7 +150,7 @@ class Crafter(gym.Env[dict[str, Any], np.int64]):
         """
         if not self._open:
             raise EpisodeError("a step was taken outside an episode; call reset first")
-        image, reward, _, info = self._game.step(action)
+        image, reward, _, info = self.game.step(action)
         self._steps += 1
         terminated = info["discount"] == 0
         truncated = not terminated and self._steps >= self.max_episode_steps
@@ -156,9 +160,9 @@ class Crafter(gym.Env[dict[str, Any], np.int64]):
 
     def render(self) -> Array:
         """The scene now, (256, 256, 3) uint8, whatever is observed."""
-        random = self._game._world.random
+        random = self.game._world.random
         state = random.get_state()
-        frame: Array = self._game.render((RENDER_SIZE, RENDER_SIZE))
+        frame: Array = self.game.render((RENDER_SIZE, RENDER_SIZE))
         random.set_state(state)
         return frame
 

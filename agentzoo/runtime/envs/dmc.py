@@ -139,6 +139,11 @@ class DMC(gym.Env[dict[str, Any], Array]):
     one float32 vector of everything the task observes, in its order. With several frames, `image_1`
     is the picture of one decision ago, and so on; at an episode's start all are the first. A time
     limit is a truncation; termination is the task's own (discount 0).
+
+    Attributes:
+        dm_env: dm_control's environment, with its `physics` and `task`.
+        size: pixels a side of the observed image.
+        render_size: pixels a side of `render()`.
     """
 
     render_mode = "rgb_array"
@@ -174,20 +179,20 @@ class DMC(gym.Env[dict[str, Any], Array]):
         """
         domain, name = task.split("-", 1)
         # A fixed seed, since lqr draws its very model; episodes are reseeded below.
-        self._env: Any = _module("suite").load(domain, name, task_kwargs={"random": 0})
-        self._env.task._random = np.random.RandomState()
+        self.dm_env: Any = _module("suite").load(domain, name, task_kwargs={"random": 0})
+        self.dm_env.task._random = np.random.RandomState()
         self._image, self._state = obs != "state", obs != "pixels"
         self._repeat, self._open = repeat, False
         self._frames: deque[Array] = deque(maxlen=frames)  # the newest one first
         self.size, self.render_size = size, render_size
-        limit = float(self._env._step_limit)  # dm_control's, in control steps
+        limit = float(self.dm_env._step_limit)  # dm_control's, in control steps
         self.max_episode_steps = math.ceil(limit) if math.isfinite(limit) else None
-        self._painter = _Painter(self._env.physics, task, camera, fast, size)
+        self._painter = _Painter(self.dm_env.physics, task, camera, fast, size)
         if self._image:
             self._painter.start()
         self.observation_space = self._observation_space()
         self.action_space = self._action_space()
-        fps = round(1 / (self._env.control_timestep() * repeat))
+        fps = round(1 / (self.dm_env.control_timestep() * repeat))
         self.metadata = {"render_modes": ["rgb_array"], "render_fps": max(fps, 1)}
 
     def _observation_space(self) -> gym.spaces.Dict:
@@ -196,13 +201,13 @@ class DMC(gym.Env[dict[str, Any], Array]):
             picture = gym.spaces.Box(0, 255, (self.size, self.size, 3), np.uint8)
             parts |= {_frame_key(age): picture for age in range(self._frames.maxlen or 1)}
         if self._state:
-            specs = self._env.observation_spec().values()
+            specs = self.dm_env.observation_spec().values()
             length = sum(int(np.prod(tuple(spec.shape))) for spec in specs)
             parts["state"] = gym.spaces.Box(-np.inf, np.inf, (length,), np.float32)
         return gym.spaces.Dict(parts)
 
     def _action_space(self) -> gym.spaces.Box:
-        spec = self._env.action_spec()
+        spec = self.dm_env.action_spec()
         low, high = (np.broadcast_to(b, spec.shape) for b in (spec.minimum, spec.maximum))
         return gym.spaces.Box(low.astype(np.float32), high.astype(np.float32), dtype=np.float32)
 
@@ -212,10 +217,10 @@ class DMC(gym.Env[dict[str, Any], Array]):
         """Start an episode; the same seed gives the same one, in every object of this task."""
         super().reset(seed=seed)
         if seed is not None:  # dm_control takes a seed at load only
-            self._env.task._random = np.random.RandomState(seed)
+            self.dm_env.task._random = np.random.RandomState(seed)
         self._open = True
         self._frames.clear()
-        return self._observe(self._env.reset()), {}
+        return self._observe(self.dm_env.reset()), {}
 
     def step(self, action: Array) -> tuple[Arrays, float, bool, bool, dict[str, Any]]:
         """Take an action `repeat` times, or until the episode ends.
@@ -227,7 +232,7 @@ class DMC(gym.Env[dict[str, Any], Array]):
             raise EpisodeError("a step was taken outside an episode; call reset first")
         reward, time_step = 0.0, None
         for _ in range(self._repeat):
-            time_step = self._env.step(action)
+            time_step = self.dm_env.step(action)
             reward += float(time_step.reward)
             if time_step.last():
                 break
@@ -260,7 +265,7 @@ class DMC(gym.Env[dict[str, Any], Array]):
     def close(self) -> None:
         """Free the simulation and what draws it; the object is of no use afterwards."""
         self._painter.close()
-        self._env.physics.free()
+        self.dm_env.physics.free()
         self._open = False
 
 

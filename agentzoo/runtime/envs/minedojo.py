@@ -308,6 +308,12 @@ class MineDojo(gym.Env[dict[str, Any], np.int64]):
     A game that dies, hangs, or loses its connection ends its episode with `info["world_lost"]`; the
     next reset starts another. The seed decides where fast resets lead at most: the game itself has
     `world_seed`.
+
+    Attributes:
+        goal: the task's prompt.
+        pitch: of the view now, in degrees; positive is down.
+        size: pixels a side of the observed image.
+        versions: of the bridge's interpreter and packages.
     """
 
     render_mode = "rgb_array"
@@ -344,7 +350,7 @@ class MineDojo(gym.Env[dict[str, Any], np.int64]):
         self._world_seed, self._timeouts, self.size = world_seed, timeouts, size
         self._resets = 0  # of the open world
         self._steps, self._jump, self._open, self._is_success = 0, 0, False, False
-        self._pitch = 0.0
+        self.pitch = 0.0
         self._frame: Array = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
         self._bridge = self._opened()
         image = gym.spaces.Box(0, 255, (size, size, 3), np.uint8)
@@ -356,6 +362,11 @@ class MineDojo(gym.Env[dict[str, Any], np.int64]):
             "render_fps": FPS,
             SIDE: gym.spaces.Dict({"frame": frame}),
         }
+
+    @property
+    def process(self) -> "subprocess.Popen[bytes]":
+        """The process that holds MineDojo; a lost game's successor has another."""
+        return self._bridge.process
 
     def _opened(self) -> Bridge:
         bridge, timeout, self._is_fresh = Bridge(), self._timeouts[1], True
@@ -457,12 +468,12 @@ class MineDojo(gym.Env[dict[str, Any], np.int64]):
         if self._jump:
             self._jump -= 1
             parts |= ACTIONS["jump"]
-        if "camera" in parts and abs(self._pitch + parts["camera"][0]) > PITCH_LIMIT:
+        if "camera" in parts and abs(self.pitch + parts["camera"][0]) > PITCH_LIMIT:
             parts["camera"] = (0.0, parts["camera"][1])
         return parts
 
     def _see(self, state: Mapping[str, Any]) -> None:
-        self._pitch = float(state["pitch"])
+        self.pitch = float(state["pitch"])
         frame = self._bridge.frame
         self._frame = frame if self._has_hud else without_hud(frame)
 

@@ -178,6 +178,11 @@ class ProcessVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
     def __len__(self) -> int:
         return self.num_envs
 
+    @property
+    def processes(self) -> Sequence[int]:
+        """Ids of the workers' processes, by environment; none after `close`."""
+        return [worker.process.pid for worker in self._workers]
+
     def send(
         self,
         actions: Mapping[int, Array],
@@ -379,6 +384,17 @@ class WorkerEnv(gym.Env[Any, Any]):
         self.metadata = metadata
         self.max_episode_steps = self._source.time_limit
         self._info: Mapping[str, Any] = NOTHING
+
+    @property
+    def process(self) -> int:
+        """The process's id; another process that takes its place has another.
+
+        Raises:
+            WorkerError: after `close`.
+        """
+        for process in self._source.processes:
+            return process
+        raise WorkerError("this environment was closed, and its process ended; make another")
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None

@@ -68,6 +68,11 @@ class Vector:
         """The one that its environments were registered with."""
         return spec_limit(self._venv)
 
+    @property
+    def processes(self) -> Sequence[int]:
+        """None: whatever processes there are belong to the user's vector environment."""
+        return ()
+
     def send(self, actions: Mapping[int, Array], seeds: Mapping[int, int]) -> None:
         """Remember what to do; at once, environments are stepped or reset, not both."""
         assert not (self.sync_reset and actions and seeds), (list(actions), list(seeds))

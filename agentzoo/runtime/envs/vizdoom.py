@@ -163,7 +163,7 @@ class Doom(gym.Env[dict[str, Any], np.int64]):
         )
         self._game, self._files = game, files
         self._repeat, self.size, self._open = repeat, size, False
-        self._engine = Engine(game, files)
+        self.engine = Engine(game, files)
         self._frame: Array = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
         self._spaces = {"image": gym.spaces.Box(0, 255, (size, size, 3), np.uint8)}
         self._side_spaces = {"frame": gym.spaces.Box(0, 255, (HEIGHT, WIDTH, 3), np.uint8)}
@@ -187,8 +187,8 @@ class Doom(gym.Env[dict[str, Any], np.int64]):
         try:
             self._begin(number)
         except self._errors:  # it died while nobody asked
-            self._engine.close()
-            self._engine = Engine(self._game, self._files)
+            self.engine.close()
+            self.engine = Engine(self._game, self._files)
             self._begin(number)
         self._open = True
         self._last_info = {**self._info(), SIDE: self._side()}
@@ -219,7 +219,7 @@ class Doom(gym.Env[dict[str, Any], np.int64]):
     def close(self) -> None:
         """End the engine; the object is of no use afterwards."""
         self._open = False
-        self._engine.close()
+        self.engine.close()
 
     def _begin(self, seed: int) -> None:
         """Start the seed's episode and take its first frame."""
@@ -377,18 +377,19 @@ class Field(Doom):
     def _pressed(self, action: str, tics: int) -> list[float]:
         amounts = dict.fromkeys(BUTTONS, 0.0) | PRESSED[action]
         # the engine's pitch is positive downwards, the button's amount upwards
-        pitch = self._variable("PITCH") - tics * amounts["LOOK_UP_DOWN_DELTA"]
+        pitch = self.variable("PITCH") - tics * amounts["LOOK_UP_DOWN_DELTA"]
         if abs(pitch) > PITCH_LIMIT + TURN / 2:
             amounts["LOOK_UP_DOWN_DELTA"] = 0.0
         return list(amounts.values())
 
     def _has_reached_goal(self) -> bool:
         if self._task != "reach-water":
-            return self._variable("KILLCOUNT") > 0
-        x, y = self._variable("POSITION_X"), self._variable("POSITION_Y")
+            return self.variable("KILLCOUNT") > 0
+        x, y = self.variable("POSITION_X"), self.variable("POSITION_Y")
         return bool(_in_pond(np.array(x), np.array(y), self._layout.pond))
 
-    def _variable(self, name: str) -> float:
+    def variable(self, name: str) -> float:
+        """One of the engine's game variables now, such as PITCH: see `vizdoom.GameVariable`."""
         return float(self._game.get_game_variable(getattr(_module().GameVariable, name)))
 
     def _look(self) -> Any:
@@ -417,16 +418,16 @@ class Field(Doom):
         The ground is flat, so each pixel below the horizon shows one point of it. The engine looks
         up and down by moving the horizon.
         """
-        pitch, angle = (math.radians(self._variable(name)) for name in ("PITCH", "ANGLE"))
-        eye = self._variable("CAMERA_POSITION_Z")
+        pitch, angle = (math.radians(self.variable(name)) for name in ("PITCH", "ANGLE"))
+        eye = self.variable("CAMERA_POSITION_Z")
         horizon = HEIGHT / 2 - FOCAL_Y * math.tan(pitch)
         # a pixel shows the ground at its lower left corner
         rows, columns = np.arange(HEIGHT)[:, None] + 1.0, np.arange(WIDTH)[None]
         below = np.maximum(rows - horizon, 1e-6)
         depth = eye * FOCAL_Y / below
         right = depth * (columns - WIDTH / 2) / FOCAL_X
-        x = self._variable("POSITION_X") + depth * math.cos(angle) + right * math.sin(angle)
-        y = self._variable("POSITION_Y") + depth * math.sin(angle) - right * math.cos(angle)
+        x = self.variable("POSITION_X") + depth * math.cos(angle) + right * math.sin(angle)
+        y = self.variable("POSITION_Y") + depth * math.sin(angle) - right * math.cos(angle)
         return _in_pond(x, y, self._layout.pond) & (rows > horizon)
 
     def _observation(self) -> Arrays:
@@ -448,7 +449,7 @@ class Field(Doom):
         }
 
     def _nearest_target(self) -> dict[str, float]:
-        x, y, angle = (self._variable(name) for name in ("POSITION_X", "POSITION_Y", "ANGLE"))
+        x, y, angle = (self.variable(name) for name in ("POSITION_X", "POSITION_Y", "ANGLE"))
         targets = self._layout.trees if self._task == "harvest-tree" else [self._layout.pond]
         if self._task == "shear-sheep":
             targets = self._sheep

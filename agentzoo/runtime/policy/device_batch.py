@@ -109,13 +109,14 @@ class DeviceBatch:
     Attributes:
         policy: the same weights, one session; not touched.
         step: the acting step with the carry.
+        address: (B, 3) noise addresses of the next step; with `step.carry` all that is remembered.
     """
 
     def __init__(self, policy: Policy, step: DeviceStep) -> None:
         """All rows at the start of their first episode."""
         self.policy, self.step = policy, step
         self._noise = with_plan_axes(policy.spec.noise)
-        self._address = policy.start(step.rows).address
+        self.address = policy.start(step.rows).address
 
     def act(
         self,
@@ -146,9 +147,9 @@ class DeviceBatch:
                 f"expected {rows} of each; load_batch as many as there are environments"
             )
         mode = self.policy.deterministic if deterministic is None else bool(deterministic)
-        noise = draw(self._noise, self._address)
+        noise = draw(self._noise, self.address)
         action = self.step({**obs, "is_first": first}, noise, np.full(rows, mode))
-        self._address = self._address + NEXT_STEP
+        self.address = self.address + NEXT_STEP
         return action.astype(spec.action.dtype, copy=False)
 
 

@@ -38,6 +38,8 @@ class Server:
     Attributes:
         service: what it serves.
         port: what it listens on, once started.
+        listener: the socket of that port; connections inherit the options that are set on it.
+        page: the page's view of what is served, if there is a page.
     """
 
     def __init__(
@@ -66,6 +68,8 @@ class Server:
         self._names, self._locate, self._config = list(models), locate, config
         self.service: Service
         self.port = 0
+        self.listener: socket.socket
+        self.page: Page | None = None
         self._stop = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -77,11 +81,11 @@ class Server:
             AgentZooError: if a model cannot be opened.
         """
         self.service = Service(self.settings, self._names, self._locate)
-        self._listener = _bind(self.settings.host, self.settings.port)
-        self.port = self._listener.getsockname()[1]
-        self._page = Page(self.service) if self.settings.shows_page else None
+        self.listener = _bind(self.settings.host, self.settings.port)
+        self.port = self.listener.getsockname()[1]
+        self.page = Page(self.service) if self.settings.shows_page else None
         self._runner = web.AppRunner(
-            application(self.service, self._page),
+            application(self.service, self.page),
             access_log=None,
             shutdown_timeout=1.0,
             logger=http_log,
@@ -94,7 +98,7 @@ class Server:
         connections = Connections(self._runner.server, self.settings, self.service.metrics)
         self.service.connections = connections
         loop = asyncio.get_running_loop()
-        self._acceptor = await loop.create_server(connections, sock=self._listener)
+        self._acceptor = await loop.create_server(connections, sock=self.listener)
         self._spawn(self._sweep())
         try:
             await self.service.load()
@@ -171,8 +175,8 @@ class Server:
     async def _end(self) -> bool:
         for task in list(self._tasks):
             task.cancel()
-        if self._page is not None:
-            await self._page.close()
+        if self.page is not None:
+            await self.page.close()
         self._acceptor.close()
         await self._runner.cleanup()
         if self.service.connections is not None:

@@ -153,6 +153,7 @@ class World:
 
     Attributes:
         spec: what the agent reads, keeps, draws and gives.
+        model: the computations alone, torch's or ONNX Runtime's.
         judges: of `reward`, `continue` and `value` those that it predicts.
         seed: what its noise is keyed by where nothing else is said.
         deterministic: whether the policy's actions are the distribution's mode by default.
@@ -184,7 +185,7 @@ class World:
         Raises:
             ConfigError: if the seed is negative or does not fit 63 bits.
         """
-        self.spec, self._model, self._find_starts = spec, model, starts
+        self.spec, self.model, self._find_starts = spec, model, starts
         self._starts: Sequence[Start] | None = None
         self.judges = tuple(model.world.judges)
         self.seed = spec.seed if seed is None else seed
@@ -274,7 +275,7 @@ class World:
             )
         noise = draw(self._seen, state.address)
         mode = np.full(batch, self._mode(deterministic))
-        carry = self._model.observe(carry, {**rows, "is_first": first}, noise, mode)
+        carry = self.model.observe(carry, {**rows, "is_first": first}, noise, mode)
         return PolicyState(self._acting(carry), state.address + NEXT_STEP)
 
     def imagine(
@@ -356,12 +357,12 @@ class World:
         """One imagined step with actions (B, A) in model units: the next state, its judgements."""
         noise = draw(self._dreamt, state.address)
         mode = np.full(len(state), self._mode(deterministic))
-        carry, judgement = self._model.imagine(state.carry, units, noise, mode)
+        carry, judgement = self.model.imagine(state.carry, units, noise, mode)
         return PolicyState(self._acting(carry), state.address + NEXT_STEP), judgement
 
     def proposal(self, state: PolicyState) -> Array:
         """The policy's action in a state, (B, A) in model units; a planner plans it."""
-        planned, spec = self._model.planned, self.spec
+        planned, spec = self.model.planned, self.spec
         if planned is None or spec.plan is None:
             return state.carry["prev_action"]
         noise, mode = draw(self._planned, state.address), np.full(len(state), self._mode(None))
@@ -387,7 +388,7 @@ class World:
             key -> (B, *source), or (B, H+1, *source) of a dream.
         """
         carry, lead = _flat(state)
-        found, _ = self._model.decode(carry)
+        found, _ = self.model.decode(carry)
         return {
             key: _drawn(spec, found[key]).reshape(*lead, *spec.source)
             for key, spec in self.spec.obs.items()
@@ -424,14 +425,14 @@ class World:
         if name not in self.judges:
             raise _absent(self.spec.agent, name)
         carry, lead = _flat(state)
-        return self._model.decode(carry)[1][name].reshape(lead)
+        return self.model.decode(carry)[1][name].reshape(lead)
 
     def _mode(self, deterministic: bool | None) -> bool:
         return self.deterministic if deterministic is None else bool(deterministic)
 
     def _acting(self, carry: Arrays) -> Arrays:
         """The carry with the policy's action; NaN of a planner, which has not planned yet."""
-        if self._model.world.acts:
+        if self.model.world.acts:
             return carry
         rows = len(next(iter(carry.values())))
         unknown = np.full((rows, self.spec.action.size), np.nan, np.float32)

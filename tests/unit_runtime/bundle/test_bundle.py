@@ -257,14 +257,14 @@ def test_golden_trace_resets_and_alternates(bundles):
 
 def test_export_refuses_a_graph_that_disagrees(bundles, tmp_path, monkeypatch):
     folder, toy = bundles("box")
-    spec, trace = toy_spec(toy), exporting._trace
+    spec, step, steps = toy_spec(toy), toy.step, []
 
-    def spoiled(*args):
-        golden = trace(*args)
-        golden["action"][4] += 1.0
-        return golden
+    def spoiled(*given):  # what is recorded: the graph is the one that was exported before
+        carry, action = step(*given)
+        steps.append(action)
+        return carry, action + (len(steps) == 5)
 
-    monkeypatch.setattr(exporting, "_trace", spoiled)
+    monkeypatch.setattr(toy, "step", spoiled, raising=False)
     monkeypatch.setattr(exporting, "onnx_graph", lambda *_: (folder / "policy.onnx").read_bytes())
     with pytest.raises(BundleError, match="disagrees with torch: 1 of 5"):
         export(toy, spec, tmp_path / "bundle", golden_steps=5)
@@ -310,7 +310,7 @@ def test_cuda_that_falls_back_is_refused(folder, monkeypatch):
 
 
 def test_both_onnxruntimes_or_none_are_named(folder, monkeypatch):
-    monkeypatch.setattr(graphs, "_is_installed", lambda name: True)
+    monkeypatch.setattr(graphs, "version", lambda name: "1.31")
     with pytest.raises(ProviderError, match="are both installed"):
         load_policy(folder)
     monkeypatch.setattr(graphs, "find_spec", lambda name: None)

@@ -110,7 +110,7 @@ def test_gymnasium_finds_nothing_wrong(env: gym.Env) -> None:
 
 def test_achievements_are_rewarded_once_and_counted(env: gym.Env) -> None:
     env.reset(seed=0)
-    player, world = env.unwrapped._game._player, env.unwrapped._game._world
+    player, world = env.unwrapped.game._player, env.unwrapped.game._world
     world[np.add(player.pos, (0, 1))] = "water"
     player.facing = (0, 1)
     _, reward, *_, info = env.step(5)  # drink
@@ -122,7 +122,7 @@ def test_achievements_are_rewarded_once_and_counted(env: gym.Env) -> None:
 def test_the_task_without_reward_still_tells_it() -> None:
     env = make_env("crafter:noreward")
     env.reset(seed=0)
-    player, world = env.unwrapped._game._player, env.unwrapped._game._world
+    player, world = env.unwrapped.game._player, env.unwrapped.game._world
     world[np.add(player.pos, (0, 1))] = "water"
     player.facing = (0, 1)
     _, reward, *_, info = env.step(5)
@@ -131,7 +131,7 @@ def test_the_task_without_reward_still_tells_it() -> None:
 
 def test_death_is_a_termination(env: gym.Env) -> None:
     env.reset(seed=0)
-    env.unwrapped._game._player.health = 0
+    env.unwrapped.game._player.health = 0
     _, reward, terminated, truncated, info = env.step(0)
     assert (terminated, truncated, info["discount"]) == (True, False, 0.0)
     assert reward == pytest.approx(-0.9)  # nine points of health
@@ -148,9 +148,10 @@ def test_a_time_limit_is_a_truncation() -> None:
 
 
 def test_the_limit_is_ten_thousand_steps() -> None:
-    env = Crafter()
+    assert Crafter().max_episode_steps == 10_000
+    assert make_env("crafter:reward").unwrapped.max_episode_steps == 10_000
+    env = Crafter(max_episode_steps=2)
     env.reset(seed=0)
-    env._steps = 9_998
     assert env.step(0)[3] is False
     assert env.step(0)[3] is True
 

@@ -75,7 +75,7 @@ def test_other_seeds_and_no_seed_give_other_episodes() -> None:
 def test_state_is_the_suites_own_order_with_scalars() -> None:
     env = make_env("dmc:walker-walk?obs=state")
     observation, _ = env.reset(seed=0)
-    raw = env.unwrapped._env.task.get_observation(env.unwrapped._env.physics)
+    raw = env.unwrapped.dm_env.task.get_observation(env.unwrapped.dm_env.physics)
     assert list(raw) == ["orientations", "height", "velocity"]
     assert np.shape(raw["height"]) == ()
     expected = np.float32([*raw["orientations"], raw["height"], *raw["velocity"]])
@@ -92,8 +92,8 @@ def test_repeat_sums_rewards_and_ends_on_time() -> None:
         rewards = [single.step(action)[1] for _ in range(3)]
         reward = triple.step(action)[1]
         assert reward == pytest.approx(sum(rewards), abs=1e-12)
-    same = single.unwrapped._env.physics.get_state()
-    np.testing.assert_array_equal(triple.unwrapped._env.physics.get_state(), same)
+    same = single.unwrapped.dm_env.physics.get_state()
+    np.testing.assert_array_equal(triple.unwrapped.dm_env.physics.get_state(), same)
 
 
 def test_a_time_limit_truncates() -> None:
@@ -110,7 +110,7 @@ def test_a_time_limit_truncates() -> None:
 def test_discount_zero_terminates() -> None:
     env = make_env("dmc:lqr-lqr_2_1?obs=state")
     env.reset(seed=0)
-    env.unwrapped._env.task.get_termination = lambda physics: 0.0
+    env.unwrapped.dm_env.task.get_termination = lambda physics: 0.0
     assert env.step(np.zeros(1, np.float32))[2:4] == (True, False)
     with pytest.raises(EpisodeError, match="outside an episode; call reset"):
         env.step(np.zeros(1, np.float32))
@@ -124,7 +124,7 @@ def test_a_step_before_reset_is_refused() -> None:
 def test_state_only_never_makes_a_drawing_context() -> None:
     env = make_env("dmc:quadruped-escape?obs=state")
     env.reset(seed=0)
-    assert env.unwrapped._env.physics._contexts is None
+    assert env.unwrapped.dm_env.physics._contexts is None
 
 
 @draws
@@ -223,7 +223,7 @@ def test_earlier_pictures_stand_beside_the_newest() -> None:
 def test_default_pixels_are_dm_controls_own() -> None:
     env = make_env("dmc:cheetah-run")
     image = env.reset(seed=0)[0]["image"]
-    own = env.unwrapped._env.physics.render(64, 64, camera_id=0)
+    own = env.unwrapped.dm_env.physics.render(64, 64, camera_id=0)
     np.testing.assert_array_equal(image, own)
     env.close()
 
@@ -245,24 +245,13 @@ def test_fast_pixels_lose_the_shadow_only() -> None:
 def test_the_quadruped_is_seen_by_camera_2() -> None:
     env = make_env("dmc:quadruped-walk")
     image = env.reset(seed=0)[0]["image"]
-    physics = env.unwrapped._env.physics
+    physics = env.unwrapped.dm_env.physics
     np.testing.assert_array_equal(image, physics.render(64, 64, camera_id=2))
     assert (image != physics.render(64, 64, camera_id=0)).any()
     env.close()
 
 
 @draws
-def test_one_picture_per_decision(monkeypatch: pytest.MonkeyPatch) -> None:
-    env = make_env("dmc:walker-walk?render=fast", repeat=4)
-    painter = env.unwrapped._painter
-    paint, sizes = painter.paint, []
-    monkeypatch.setattr(painter, "paint", lambda size: sizes.append(size) or paint(size))
-    env.reset(seed=0)
-    env.step(np.zeros(6, np.float32))
-    assert sizes == [64, 64]
-    env.close()
-
-
 @pytest.mark.slow
 @draws
 def test_each_process_draws_for_itself() -> None:

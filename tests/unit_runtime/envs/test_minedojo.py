@@ -19,6 +19,7 @@ from agentzoo.runtime.envs.minedojo import (
     BRIDGE,
     HARVEST,
     PYTHON,
+    Bridge,
     MineDojo,
     hud,
     without_hud,
@@ -135,7 +136,7 @@ def test_a_jump_is_held_and_the_view_stays_within_its_limits(fate: Path) -> None
         for name, limit in (("turn_down", 70.0), ("turn_up", -70.0)):
             for _ in range(20):
                 env.step(ACTION[name])
-            assert env._pitch == limit
+            assert env.pitch == limit
 
 
 def test_new_worlds_are_followed_by_fast_resets(fate: Path) -> None:
@@ -182,7 +183,7 @@ def test_a_lost_game_ends_an_episode_and_another_begins(fate: Path, what: str, w
     with opened(timeouts=(1.0, 60.0, 60.0)) as env:
         env.reset(seed=0)
         env.step(0)
-        before = env._bridge.process
+        before = env.process
         fate.write_text(f"{what} 2")
         observation, reward, terminated, truncated, info = env.step(0)
         assert (reward, terminated, truncated) == (0.0, False, True)
@@ -204,15 +205,15 @@ def test_a_game_that_never_starts_is_an_error(fate: Path, monkeypatch: pytest.Mo
     with opened() as env:
         fate.write_text("die 0")
         monkeypatch.setattr(Path, "unlink", lambda self: None)
-        tries = []
-        begin = env._begin
+        tries, ask = [], Bridge.ask
 
-        def again() -> dict:
-            tries.append(1)
-            fate.write_text("die 0")
-            return begin()
+        def again(bridge: Bridge, timeout: float, **request: object) -> dict:
+            if request["do"] == "reset":
+                tries.append(1)
+                fate.write_text("die 0")
+            return ask(bridge, timeout, **request)
 
-        monkeypatch.setattr(env, "_begin", again)
+        monkeypatch.setattr(Bridge, "ask", again)
         with pytest.raises(WorkerError, match=r"for the 3\. time in a row; .*doctor minedojo"):
             env.reset(seed=0)
         assert len(tries) == 3
@@ -237,7 +238,7 @@ def test_a_killed_learner_leaves_no_game(fate: Path) -> None:
     code = (
         "from agentzoo.runtime.envs.minedojo import MineDojo\n"
         "env = MineDojo('harvest_sand')\n"
-        "print(env._bridge.process.pid, flush=True)\n"
+        "print(env.process.pid, flush=True)\n"
         "input()\n"
     )
     parent = subprocess.Popen(

@@ -38,9 +38,8 @@ def wait_until(condition: Callable[[], bool], what: str) -> None:
 
 
 def workers(adapter: Adapter) -> list[int]:
-    source = adapter._source
-    assert isinstance(source, ProcessVectorEnv)
-    return [worker.process.pid for worker in source._workers]
+    assert len(adapter.processes) == len(adapter)
+    return list(adapter.processes)
 
 
 def rollout(adapter: Adapter, rounds: int) -> list[tuple[list[int], dict[str, list]]]:
@@ -117,11 +116,12 @@ def test_each_has_a_process_and_one_thread() -> None:
     ],
 )
 def test_one_that_breaks_is_named_and_none_is_left(how: str, said: str) -> None:
-    adapter = Adapter.open(partial(Breaking, how), 2, parallel=True)
+    envs = ProcessVectorEnv(partial(Breaking, how), 2)
+    adapter = Adapter(envs)
     processes = workers(adapter)
     adapter.reset([0, 1], [0, 1])
     adapter.step([0, 1], [0, 0])
-    adapter._source.timeout = 0.5
+    envs.timeout = 0.5  # starting may take longer
     with pytest.raises(WorkerError, match=rf"^environment 1 \(process {processes[1]}\) {said}"):
         adapter.step([0, 1], [0, 0])
     assert all(is_gone(process) for process in processes)
@@ -177,7 +177,7 @@ def learner(body: str) -> "subprocess.Popen[str]":
         "from agentzoo.runtime.envs import Adapter\n"
         "from tests.unit_runtime.envs.fake_envs import Breaking, Countdown\n"
         "adapter = Adapter.open(partial(Breaking, 'hang'), 2, parallel=True)\n"
-        "print(*[w.process.pid for w in adapter._source._workers], flush=True)\n"
+        "print(*adapter.processes, flush=True)\n"
         "adapter.reset([0, 1], [0, 1])\n"
         f"{body}\n"
     )
@@ -276,7 +276,7 @@ class FirstOrNot(Countdown):
 )
 def test_a_lie_ends_all_workers(how: str, error: type[Exception], said: str) -> None:
     envs = ProcessVectorEnv(partial(Lying, how), 2)
-    processes = [worker.process.pid for worker in envs._workers]
+    processes = list(envs.processes)
     envs.reset(seed=1)
     with pytest.raises(error, match=said):
         envs.step(np.zeros(2, int))

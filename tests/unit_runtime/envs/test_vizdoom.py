@@ -266,7 +266,7 @@ def test_one_looks_up_and_down_by_thirty_degrees(field: gym.Env) -> None:
         pitch = []
         for _ in range(8):
             field.step(ACTION[name])
-            pitch.append(field._variable("PITCH"))
+            pitch.append(field.variable("PITCH"))
         assert pitch[-1] == pytest.approx(sign * 30, abs=0.5)
 
 
@@ -376,7 +376,7 @@ def test_an_engine_that_dies_ends_an_episode_and_is_started_again() -> None:
     env = Field("harvest-tree", far="near")
     env.reset(seed=0)
     observation, *_ = env.step(ACTION["forward"])
-    process = engine.process_in(env._engine.folder)
+    process = engine.process_in(env.engine.folder)
     assert process is not None
     os.kill(process, signal.SIGKILL)
     wait_until(lambda: is_gone(process), "the engine was killed")
@@ -398,7 +398,7 @@ def test_a_worker_that_dies_takes_its_engine_along_and_is_started_again() -> Non
     with make_env("vizdoom:harvest-tree?far=near") as env:
         env.reset(seed=0)
         observation, *_, before = env.step(ACTION["forward"])
-        worker = env._source._workers[0].process.pid
+        worker = env.process
         (process,) = engines_of(worker)
         os.kill(worker, signal.SIGKILL)
         last, reward, terminated, truncated, info = env.step(0)
@@ -421,7 +421,7 @@ def test_a_killed_parent_leaves_no_engine_and_the_next_start_no_memory(
         "from agentzoo.runtime.envs import make_env\n"
         "env = make_env('vizdoom:harvest-tree?far=near')\n"
         "env.reset(seed=0)\n"
-        "print(env._source._workers[0].process.pid, flush=True)\n"
+        "print(env.process, flush=True)\n"
         "input()\n"
     )
     parent = subprocess.Popen(

@@ -10,6 +10,7 @@ import pytest
 from agentzoo.runtime.envs import ProcessVectorEnv, worker_process
 from agentzoo.runtime.errors import WorkerError
 from tests.unit_runtime.envs.test_observe import Cameras
+from tests.unit_runtime.envs.test_subprocess_env import is_gone
 
 # what Windows' Python lacks, missing here as well, in every process
 SITE = """
@@ -40,9 +41,10 @@ def test_a_worker_connects_to_a_socket_and_is_gone_after_close() -> None:
     envs = ProcessVectorEnv(Cameras, 1)
     observation, _ = envs.reset(seed=0)
     assert observation["eye"].shape == (1, 48, 32, 3)
-    (worker,) = envs._workers
+    (process,) = envs.processes
     envs.close()
-    assert worker.process.poll() is not None
+    assert is_gone(process)
+    assert not envs.processes
 
 
 @pytest.mark.usefixtures("sockets")

@@ -90,7 +90,7 @@ def waiting():
         one.step.go.set()
         one.batcher.close()
         one.batcher.join(30)
-        assert not one.batcher._thread.is_alive()
+        assert not one.batcher.is_running
 
 
 def test_what_waits_is_computed_together(waiting):

@@ -114,7 +114,7 @@ def test_health_answers_where_all_connections_are_at_work(folder):
 
 def flood(live, first, again):
     """Send without reading until the server has had enough."""
-    live.server._listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    live.server.listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
     with socket.socket() as one:
         one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         one.settimeout(30)

@@ -407,7 +407,7 @@ def test_a_full_queue_is_said_and_counted(start):
 
 def test_a_client_that_does_not_read_is_dropped(start):
     live = start(write_timeout_s=0.2, max_rows=64)
-    live.server._listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    live.server.listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
     port = live.server.port
     with socket.socket() as raw, Openpi(live.ws) as healthy:
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)

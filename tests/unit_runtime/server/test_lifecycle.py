@@ -295,7 +295,7 @@ def test_a_session_stays_with_the_version_it_began_with(folder, other, bundles):
         running.close()
         sequence.act(VECTORS[0], 1, sequence_end=True)
         batcher.join(30)
-        assert not batcher._thread.is_alive()
+        assert not batcher.is_running
         while any('version="1"' in name for name in live.metrics() if "model_info" in name):
             live.loop.call_soon_threadsafe(live.service.expire)
             time.sleep(0.01)

@@ -313,7 +313,7 @@ def test_a_dream_begins_after_a_whole_context(agents) -> None:
 def test_without_a_start_a_dream_says_what_to_pass(agents) -> None:
     agent = agents("dreamer-discrete")
     with pytest.raises(ConfigError, match="nowhere to begin: pass starts="):
-        DreamEnv(World(agent.world._model, agent.spec))
+        DreamEnv(World(agent.world.model, agent.spec))
     with pytest.raises(EpisodeError, match="call reset"):
         DreamEnv(agent, starts(agent)).step(0)
     with pytest.raises(ObservationError):

@@ -12,7 +12,7 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -118,6 +118,10 @@ class Shows:
     def __len__(self) -> int:
         """How many run."""
         return len(self._running)
+
+    def __iter__(self) -> Iterator[Show]:
+        """Those that run."""
+        return iter(tuple(self._running))
 
     @property
     def watchers(self) -> int:

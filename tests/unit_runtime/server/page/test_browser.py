@@ -71,7 +71,7 @@ def page(browser: Browser, live: Live) -> Iterator[Browser]:
     browser.wait("return document.querySelectorAll('#models tr').length")
     yield browser
     browser.open("about:blank")
-    until(lambda: not live.server._page.sockets)
+    until(lambda: not live.server.page.sockets)
     assert browser.complaints() == []  # no error, and nothing that the content policy held back
 
 

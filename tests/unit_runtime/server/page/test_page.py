@@ -243,7 +243,7 @@ def test_an_episode_runs_beside_its_dream_and_is_shared(live: Live) -> None:
         assert (await one.hear("watching"))["dreams"]
         await other.say(do="watch", model="a", seed=3, deterministic=None)
         await other.hear("watching")
-        assert len(live.server._page.shows) == 1
+        assert len(live.server.page.shows) == 1
         while "dream_reward" not in (header := await one.hear("frame")):
             assert header["step"] <= 5
         assert header["step"] == 5
@@ -291,7 +291,7 @@ def test_nobody_waits_for_a_watcher_who_does_not_read(bundle: Path) -> None:
         for one in (deaf, other):
             await one.say(do="watch", model="a", seed=1, deterministic=None)
             await one.hear("watching")
-        (show,) = live.server._page.shows._running
+        (show,) = live.server.page.shows
         unread = show.audience[0]
 
         async def flood() -> None:
@@ -330,7 +330,7 @@ def test_an_episode_ends_when_its_time_is_up_and_its_process_with_it(bundle: Pat
     async def script(visitor: Visitor) -> tuple[int, dict[str, Any]]:
         await visitor.say(do="watch", model="a", seed=1, deterministic=None)
         await visitor.hear("watching")
-        (show,) = live.server._page.shows._running
+        (show,) = live.server.page.shows
         pid = show.process.pid
         assert int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[16]) >= 10
         return pid, await visitor.hear("ended")
