@@ -1,4 +1,4 @@
-"""Where an agent learns: a string, an environment object, or a function that makes one."""
+"""The environment of a run: a string, an environment object, or a function that makes one."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""Where an agent's dreams may begin: in episodes of its replay, else of its environment."""
+"""Starts of an agent's dreams: in episodes of its replay, else of its environment."""
 
 import json
 from collections.abc import Mapping, Sequence

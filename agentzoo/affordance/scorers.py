@@ -1,4 +1,4 @@
-"""Which scorer a path names: MineCLIP's checkpoint is a file, any other CLIP a folder."""
+"""The scorer that a path names: MineCLIP's checkpoint is a file, any other CLIP a folder."""
 
 from pathlib import Path
 

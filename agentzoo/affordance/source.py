@@ -1,4 +1,4 @@
-"""Where maps come from, and what scores a video against a goal: the two seams of this package.
+"""Sources of maps, and scorers of a video against a goal: the two seams of this package.
 
 map = affordance(image, goal, source)          any `MapSource`: the oracle's mask, a sliding
                                                zoom over a scorer, a network

@@ -1,4 +1,4 @@
-"""Whether a long-term transition jumps, and where to: kurtosis, jump test, zoom.
+"""Long-term transitions: kurtosis, the test of whether one jumps, and the zoom it jumps to.
 
     K_r      = excess kurtosis of the map            K_a = max(M) - mean(M)
     P_jump   = sigmoid(K_r) K_a                      large where the goal is small and clear

@@ -1,4 +1,4 @@
-"""Where a policy comes from: a folder, the Hugging Face Hub, or a server; no torch."""
+"""A policy from a folder, the Hugging Face Hub, or a server; no torch."""
 
 import re
 from collections.abc import Sequence

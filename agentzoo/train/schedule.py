@@ -1,4 +1,4 @@
-"""When updates are due: functions of a run's counters, so that a resumed run owes the same."""
+"""Update schedules: functions of a run's counters, so that a resumed run owes the same."""
 
 from dataclasses import dataclass
 from typing import Protocol

@@ -158,3 +158,5 @@ def test_docstrings_name_their_thing_first() -> None:
     found = [(p, opening.search(p.read_text(encoding="utf-8"))) for p in files]
     assert len(files) > 100
     assert [f"{p}: {match[0]}" for p, match in found if match] == []
+    asking = re.compile(r'"""(How|Where|Whether|Why|Which|When)\b')  # no module is a question
+    assert [p for p in files if asking.match(p.read_text(encoding="utf-8"))] == []

@@ -1,4 +1,4 @@
-"""Whether a spec from elsewhere can be true of any policy, before anything relies on it."""
+"""Checks that a spec from elsewhere can be true of some policy, before anything relies on it."""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Where Gymnasium's five-tuples come from: in this process, in others, or a vector environment."""
+"""Sources of Gymnasium's five-tuples: this process, others, or a vector environment."""
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType

@@ -1,4 +1,4 @@
-"""Whether an episode reached its goal, as environments say it in their infos.
+"""Success of an episode, as environments say it in their infos.
 
 `is_success` is Stable-Baselines3's word and Gymnasium-Robotics': the last one of an episode counts.
 The others are those of Meta-World and ManiSkill (`success`), MyoSuite (`solved`) and the hands of

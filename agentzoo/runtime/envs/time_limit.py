@@ -1,4 +1,4 @@
-"""How long an environment's episodes can get, where it says so."""
+"""Time limit of an environment's episodes, where it says so."""
 
 from collections.abc import Sequence
 from typing import Any, cast

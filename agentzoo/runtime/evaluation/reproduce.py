@@ -1,4 +1,4 @@
-"""Whether a published score comes out again: the same protocol, episode by episode."""
+"""Reproduction of a published score: the same protocol, episode by episode."""
 
 from dataclasses import dataclass
 from typing import cast

@@ -1,4 +1,4 @@
-"""Why a server does not answer, and how each protocol says so."""
+"""Error codes: HTTP status and close code of each reason for which a server does not answer."""
 
 import logging
 from typing import NamedTuple

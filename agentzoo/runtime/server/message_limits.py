@@ -1,4 +1,4 @@
-"""How large a client's message may be, by what the policy reads and by how many rows it may hold.
+"""Size limits of a client's message, by the policy's observations and by the rows it may hold.
 
 Bytes are limited before a message is read, values before anything is made of them: a byte may stand
 for a list, which takes sixty, and whatever reads JSON holds up the event loop for as long as it

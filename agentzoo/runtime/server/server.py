@@ -1,4 +1,4 @@
-"""How a server starts, goes on and ends."""
+"""The policy server: its start, its signals and its end."""
 
 import asyncio
 import logging
