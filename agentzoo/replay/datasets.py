@@ -3,13 +3,14 @@
 A Minari data set is a folder: `data/metadata.json` (spaces, id, versions) and `data/main_data.hdf5`
 (observations T + 1, actions and rewards T of each episode). Both are read as data: a data set that
 does not name its spaces is refused, since the package would make the environment it names, which is
-code of its author's.
+code of its author's. Columns that an algorithm made while it acted are among an episode's infos,
+T + 1 of each, under their names with a prefix; metadata.json lists them.
 """
 
 import json
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import import_module
@@ -32,12 +33,14 @@ from agentzoo.runtime.policy.spaces import (
     raw_observation,
     space_differences,
 )
-from agentzoo.runtime.spec import ActionSpec, ObsSpec
+from agentzoo.runtime.spec import ActionSpec, ColumnSpec, ObsSpec
 
 from .buffer import ReplayBuffer
 
 METADATA, DATA = "metadata.json", "data"
 ENV = "agentzoo_env"  # in the metadata: the resolved environment string that the rows are of
+COLUMNS = "agentzoo_columns"  # in the metadata: the algorithm's columns that episodes carry
+PREFIX = "agentzoo_"  # of a column's name among an episode's infos
 ID = re.compile(r"(?:[-\w]+/)*[-\w]+-v\d+")
 UNREADABLE = (  # what h5py, PIL, JSON and the package raise at files that are none of theirs
     ValueError, KeyError, TypeError, OSError, RuntimeError, AssertionError, AttributeError,
@@ -113,8 +116,17 @@ class Dataset:
                 f"{'; '.join(differing)}; take one of the agent's environment"
             )
 
-    def rows(self) -> Iterator[Rows]:
+    @property
+    def columns(self) -> frozenset[str]:
+        """The algorithm's columns that its episodes carry."""
+        found = self.metadata.get(COLUMNS, [])
+        return frozenset(one for one in found if isinstance(one, str))
+
+    def rows(self, columns: Mapping[str, ColumnSpec] | None = None) -> Iterator[Rows]:
         """Each episode as replay stores it: T + 1 rows, actions in model units.
+
+        Args:
+            columns: of an algorithm, to be read beside the standard ones.
 
         Raises:
             DatasetError: naming an episode that is none, or cannot be read.
@@ -129,7 +141,9 @@ class Dataset:
                     f"{where} cannot be read ({_brief(error)}): the file is damaged; fetch or "
                     "write it again"
                 ) from error
-            yield _rows(where, episode, obs, action)
+            rows = _rows(where, episode, obs, action)
+            made = _made(where, episode, columns or {}, len(rows["reward"]))
+            yield rows | made
 
 
 def open_dataset(name: str | Path) -> Dataset:
@@ -170,10 +184,11 @@ def write_dataset(
     *,
     env: str = "",
     algorithm: str = "",
+    columns: Collection[str] = (),
 ) -> Dataset:
     """Write every finished episode of a replay as a Minari data set, images without loss.
 
-    Observations and actions are the environment's own again; columns of the algorithm are left out.
+    Observations and actions are the environment's own again.
 
     Args:
         name: id or folder of the new data set, as `open_dataset` takes them.
@@ -182,6 +197,7 @@ def write_dataset(
         action: the environment's.
         env: resolved environment string.
         algorithm: who collected.
+        columns: those of the algorithm that are written too.
 
     Raises:
         DatasetError: if there is something already, the id is none, or no episode has ended.
@@ -210,10 +226,11 @@ def write_dataset(
                 "minari_version": minari.__version__,
                 "algorithm_name": algorithm,
                 ENV: env,
+                COLUMNS: sorted(columns),
                 "description": "Episodes of collection, exploration included; written by agentzoo.",
             }
         )
-        storage.update_episodes(_buffers(replay, obs, action))
+        storage.update_episodes(_buffers(replay, obs, action, columns))
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
@@ -224,19 +241,23 @@ def write_dataset(
 def fill(replay: ReplayBuffer, dataset: Dataset) -> Iterator[Rows]:
     """Store a data set's episodes, one stream after the other in turn, and give their rows.
 
-    Columns that change later (DreamerV3's latents) begin at zero.
+    Columns that change later and that it does not carry (DreamerV3's latents) begin at zero.
 
     Raises:
-        DatasetError: if the algorithm stores columns that a data set has not, or an episode is bad.
+        DatasetError: if the algorithm stores columns that the data set has not, or an episode is
+            bad.
     """
-    others = [name for name in replay.columns if name not in replay.mutable]
-    if others:
+    carried = {name: c for name, c in replay.columns.items() if name in dataset.columns}
+    missing = [n for n in replay.columns if n not in carried and n not in replay.mutable]
+    if missing:
         raise DatasetError(
-            f"this agent stores {', '.join(others)} with each row, made while it acts, which a "
-            "data set has not; take another agent"
+            f"this agent stores {', '.join(missing)} with each row, made while it acts, which the "
+            f"data set {dataset.name} has not; take one that agentzoo data export wrote of a run "
+            "of this agent with these settings, or another agent"
         )
-    zeros = {name: np.zeros(c.shape, c.dtype) for name, c in replay.mutable.items()}
-    for k, rows in enumerate(dataset.rows()):
+    later = {name: c for name, c in replay.mutable.items() if name not in carried}
+    zeros = {name: np.zeros(c.shape, c.dtype) for name, c in later.items()}
+    for k, rows in enumerate(dataset.rows(carried)):
         for t in range(len(rows["reward"])):
             row = {name: column[t] for name, column in rows.items()}
             replay.add(k % len(replay.streams), row | zeros)
@@ -327,14 +348,37 @@ def _rows(where: str, episode: Any, obs: Mapping[str, ObsSpec], action: ActionSp
     }
 
 
-def _buffers(replay: ReplayBuffer, obs: Mapping[str, ObsSpec], action: ActionSpec) -> Iterable[Any]:
+def _made(where: str, episode: Any, columns: Mapping[str, ColumnSpec], length: int) -> Rows:
+    """An episode's columns of an algorithm."""
+    infos, found = episode.infos or {}, Rows()
+    for name, column in columns.items():
+        value = np.asarray(infos.get(PREFIX + name))
+        shape = (length, *column.shape)
+        if value.shape != shape or value.dtype != np.dtype(column.dtype):
+            raise DatasetError(
+                f"{where} has {name} as {value.dtype} of shape {value.shape}, expected "
+                f"{column.dtype} of shape {shape}; write it with the agent's own settings"
+            )
+        if value.dtype.kind == "f" and not np.isfinite(value).all():
+            raise DatasetError(f"{where} has {name} that is not finite; leave it out")
+        found[name] = value
+    return found
+
+
+def _buffers(
+    replay: ReplayBuffer,
+    obs: Mapping[str, ObsSpec],
+    action: ActionSpec,
+    columns: Collection[str],
+) -> Iterable[Any]:
     """The package's episodes of a replay, one at a time."""
     buffer = import_module("minari.data_collector").EpisodeBuffer
     for k in range(replay.episodes):
         segment = replay.episode(k)
         if segment.length < 2:
             continue  # a reset without a step, as an interrupted run may leave
-        rows = {name: tensor.numpy()[0] for name, tensor in replay.read([[segment]]).items()}
+        read = replay.read([[segment]]) | replay.read_mutable([[segment]])
+        rows = {name: tensor.numpy()[0] for name, tensor in read.items()}
         seen = {key: raw_observation(spec, rows[key]) for key, spec in obs.items()}
         bare = not isinstance(observation_space(obs), gym.spaces.Dict)
         terminal = rows["is_terminal"][1:]
@@ -344,6 +388,7 @@ def _buffers(replay: ReplayBuffer, obs: Mapping[str, ObsSpec], action: ActionSpe
             rewards=rows["reward"][1:].tolist(),
             terminations=terminal.tolist(),
             truncations=(rows["is_last"][1:] & ~terminal).tolist(),
+            infos={PREFIX + name: rows[name] for name in columns} or None,
         )
 
 

@@ -14,7 +14,8 @@ from . import checkpoint
 def export_dataset(agent: Agent, name: str | Path) -> Dataset:
     """Write the finished episodes of an agent's run as a Minari data set.
 
-    Those of its newest checkpoint, exploration included.
+    Those of its newest checkpoint, exploration included; columns that the algorithm made while it
+    acted go with them, latents do not.
 
     Args:
         agent: one that has learned, or was loaded from a run's folder.
@@ -46,7 +47,10 @@ def export_dataset(agent: Agent, name: str | Path) -> Dataset:
         replay.restore(newest / "training" / "replay")
         who = f"{type(agent).__name__}, by agentzoo"
         obs, action = agent.spec.obs, agent.spec.action
-        return write_dataset(name, replay, obs, action, env=agent.env, algorithm=who)
+        # a stored latent belongs to weights, and is made anew by those that read it
+        latents = agent.algorithm.carry_spec
+        made = [column for column in replay.columns if column not in latents]
+        return write_dataset(name, replay, obs, action, env=agent.env, algorithm=who, columns=made)
 
 
 def import_dataset(agent: Agent, name: str | Path, run: str | Path) -> None:

@@ -5,12 +5,16 @@ AGENTZOO_RAY_PYTHON names the interpreter; `.ci/ray_tune VENV PYTHON` makes one.
 
 import json
 import os
+import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
 
-from agentzoo.sweep.processes import is_finished
+from agentzoo.sweep.plan import read_plan
+from agentzoo.sweep.processes import LOG, is_finished
+from agentzoo.train.checkpoint import newest
 
 VARIABLE = "AGENTZOO_RAY_PYTHON"
 ROOT = Path(__file__).parents[2]
@@ -70,3 +74,43 @@ def test_runs_are_trials_and_finished_ones_are_kept(interpreter: str, tmp_path: 
     results = [json.loads(line) for path in (tmp_path / "sweep" / "ray").rglob("result.json")
                for line in path.read_text().splitlines()]  # fmt: skip
     assert any("eval/mean_reward" in one for one in results)
+
+
+SWEEPS = """
+import sys; from pathlib import Path
+from agentzoo.sweep.drive import sweep; from agentzoo.sweep.plan import read_plan
+(end,) = sweep(read_plan(Path(sys.argv[1])))
+sys.exit(end.error or 0)
+"""
+
+
+def test_a_killed_sweep_goes_on_by_the_same_command(interpreter: str, tmp_path: Path) -> None:
+    file = tmp_path / "night.toml"
+    text = SWEEP.format(folder=tmp_path / "sweep").replace("steps = 60", "steps = 400")
+    text = text.replace("seeds = 2", "seeds = 1")
+    file.write_text(f"{text}checkpoint_every = 40\nprefill = 60\n")
+    (run,) = read_plan(file).runs()
+    place = tmp_path / "sweep" / "runs" / run.name
+    command = [interpreter, "-c", SWEEPS, str(file)]
+    env = {**os.environ, "HOME": str(tmp_path)}
+
+    driver = subprocess.Popen(command, cwd=ROOT, env=env, start_new_session=True)
+    try:
+        limit = time.monotonic() + 400
+        while not ((found := newest(place / "checkpoints")) and found.name >= "000003"):
+            assert driver.poll() is None, "it ended by itself"
+            assert time.monotonic() < limit, "no checkpoint came"
+            time.sleep(0.05)
+    finally:
+        driver.send_signal(signal.SIGKILL)  # Ray's own processes are left to notice
+        driver.wait()
+    assert not is_finished(place, 400)
+
+    done = subprocess.run(
+        command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=500, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert is_finished(place, 400)
+    log = (place / LOG).read_text()
+    assert "resumed from step" in log
+    assert (tmp_path / "sweep" / "table.md").is_file()

@@ -9,7 +9,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from agentzoo import PlaNet
+from agentzoo import LSImagine, PlaNet
 from agentzoo.cli.main import app
 from agentzoo.replay.datasets import open_dataset
 from agentzoo.runtime.errors import ConfigError, DatasetError, RunError
@@ -31,7 +31,11 @@ class Rows(Callback):
     def on_start(self, training) -> None:
         replay = training.replay
         self.columns = [
-            {n: t.numpy()[0] for n, t in replay.read([[replay.episode(k)]]).items()}
+            {
+                n: t.numpy()[0]
+                for read in (replay.read, replay.read_mutable)
+                for n, t in read([[replay.episode(k)]]).items()
+            }
             for k in range(replay.episodes)
         ]
         self.weights = {n: t.clone() for n, t in training.learner.algorithm.state_dict().items()}
@@ -272,10 +276,64 @@ def test_columns_that_only_acting_makes_are_refused(tmp_path: Path) -> None:
         columns = {"seen": ColumnSpec()}  # noqa: RUF012
 
     kind = type("TruncatedActor", (TOY,), {"algorithm_class": Annotated})
-    with pytest.raises(DatasetError, match="stores seen with each row"):
+    with pytest.raises(
+        DatasetError,
+        match=r"stores seen with each row.*has not; take one that agentzoo data export wrote",
+    ):
         kind(PENDULUM, preset="debug", device="cpu", seed=0).learn(
             3, offline=foreign(tmp_path / "f"), run=tmp_path / "run", progress=False
         )
+
+
+def test_what_ls_imagine_made_of_maps_goes_with_its_episodes(tmp_path: Path) -> None:
+    pytest.importorskip("vizdoom")
+    field = "vizdoom:harvest-tree?far=mid&map=oracle&max_episode_steps=80"
+    brief = {"warmup": 2, "final_episodes": 0, "eval_every": 0, "report_every": 0}
+
+    def ours(seed: int, **fields: object) -> LSImagine:
+        return LSImagine(field, preset="debug", device="cpu", seed=seed, **brief, **fields)
+
+    first = ours(1)
+    first.learn(400, run=tmp_path / "run", progress=False)
+    export_dataset(first, tmp_path / "data")
+    collected, taken = Rows(), Rows()
+    first.learn(404, run=tmp_path / "run", callbacks=collected, progress=False)
+    second = ours(2)
+    second.learn(
+        2, offline=tmp_path / "data", run=tmp_path / "off", callbacks=taken, progress=False
+    )
+
+    assert taken.updates == 2
+    assert len(taken.columns) == len(collected.columns) == 5
+    latents = {"deter", "stoch"}
+    for theirs, given in zip(taken.columns, collected.columns, strict=True):
+        assert theirs.keys() == given.keys() >= {"zoomed_image", "interval", "intrinsic", *latents}
+        for name in given.keys() - latents - {"action"}:
+            assert np.array_equal(theirs[name], given[name]), name
+    assert any(rows["zoomed"].any() for rows in taken.columns)
+    second.learn(120, run=tmp_path / "on", callbacks=taken, progress=False)
+    assert len(taken.columns) == 5  # and on in the field, with these rows
+    assert second.env_steps == 120
+
+    spoiled(tmp_path / "data", "agentzoo_zoomed_map", np.zeros(3, np.float32))
+    with pytest.raises(DatasetError, match=r"zoomed_map as .* of shape \(.*; write it with the"):
+        ours(2).learn(2, offline=tmp_path / "data", run=tmp_path / "bad", progress=False)
+    spoiled(tmp_path / "data", "agentzoo_intrinsic", np.nan)
+    short = ours(2, long_branch=False)
+    with pytest.raises(DatasetError, match="intrinsic that is not finite"):
+        short.learn(2, offline=tmp_path / "data", run=tmp_path / "nan", progress=False)
+
+
+def spoiled(folder: Path, name: str, value: object) -> None:
+    """Put a number into an episode's column, or something else where the column is."""
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(folder / "data" / "main_data.hdf5", "a") as file:
+        infos = file["episode_0"]["infos"]
+        if isinstance(value, float):
+            infos[name][1] = value
+        else:
+            del infos[name]
+            infos[name] = value
 
 
 def test_a_number_of_updates_is_checked(data: Path) -> None:
