@@ -48,6 +48,11 @@ class Metrics:
             ("reason",),
             registry=self.registry,
         )
+        self.page_commands_waited = Counter(
+            "agentzoo_page_commands_waited",
+            "Commands of the page for which a worker had no room; the latest of each kind counts.",
+            registry=self.registry,
+        )
         self.ready = Gauge("agentzoo_ready", "1 once every model answers.", registry=self.registry)
         self.models = Gauge(
             "agentzoo_model_info",

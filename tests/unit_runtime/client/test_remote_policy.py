@@ -242,6 +242,28 @@ def test_an_interrupt_while_waiting_loses_the_episode_and_never_the_order(
         one.close()
 
 
+def test_who_acts_together_with_one_that_is_refused_has_to_begin_again(remote, live):
+    """It has stepped, but nobody was given its action."""
+    with Openpi(live.ws) as client:
+        metadata = client.metadata
+
+    def answers(socket):
+        socket.send(pack(metadata, "openpi"))
+        for message in socket:
+            refusal = {"reason": "overloaded", "error": "too many", "seq": unpack(message)["seq"]}
+            socket.send(pack(refusal, "openpi"))
+
+    with peer(answers) as url:
+        group = [remote, RemotePolicy(url)]
+        remote.act(VECTORS[0])
+        with pytest.raises(ServingError, match="says: too many"):
+            RemotePolicy.act_batch(group, VECTORS[:2])
+        with pytest.raises(ServingError, match="reset and begin another"):
+            remote.act(VECTORS[2])
+    remote.reset()
+    assert remote.act(VECTORS[0]).shape == ()
+
+
 def test_an_interrupted_predict_is_asked_again_on_another_connection(remote, local, live):
     with interrupted(live), pytest.raises(KeyboardInterrupt):
         remote.predict(VECTORS[:2])

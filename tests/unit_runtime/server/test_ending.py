@@ -1,5 +1,6 @@
 """A server ends within its time whoever is connected, and no step is lost to a swap or an end."""
 
+import logging
 import os
 import shutil
 import signal
@@ -109,6 +110,23 @@ def test_a_drain_ends_in_its_time_whoever_is_there(folder, tmp_path, has_session
     finally:
         server.process.kill()
         server.process.wait(30)
+
+
+def test_an_end_lets_go_of_who_never_reads(folder, caplog):
+    """What a client has not read would keep its connection open for as long as it likes."""
+    caplog.set_level(logging.INFO, "agentzoo.access")
+    request = b"GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+    with serving(folder) as live:
+        live.server._listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        with unread(live.server.port, request * 25, b"") as client:
+            limit = time.monotonic() + 60
+            while sum('"/metrics"' in one.getMessage() for one in caplog.records) < 25:
+                assert time.monotonic() < limit, "not all requests were answered"
+                time.sleep(0.01)
+            live.call(live.server.stop())
+            client.settimeout(5)
+            with pytest.raises(ConnectionError):  # and not a time-out
+                client.sendall(request * 100_000)
 
 
 UNSHARE = ("unshare", "--pid", "--fork", "--mount-proc")

@@ -99,7 +99,9 @@ class Page:
         """Nothing is shown yet."""
         settings = service.settings
         self.service = service
-        self.shows = Shows(settings.max_dreams, settings.dream_s)
+        self.shows = Shows(
+            settings.max_dreams, settings.dream_s, service.metrics.page_commands_waited
+        )
         self.runs = Runs(settings.runs) if settings.runs is not None else None
         self.started = time.monotonic()
         self.sockets = 0
@@ -294,7 +296,7 @@ class Visitor:
         elif what == "control" and self.show is not None and self.show.job.view == "watch":
             await self.page.shows.control(self.show, _controls(message))
         elif what == "act" and self.show is not None and self.show.job.view == "play":
-            self.show.command({"action": _numbers(message.get("action"))})
+            self.page.shows.command(self.show, {"action": _numbers(message.get("action"))})
         elif what == "runs":
             await self._list_runs()
         elif what == "curves":

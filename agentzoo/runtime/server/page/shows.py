@@ -17,11 +17,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from prometheus_client import Counter
+
 from ...errors import ServingError
 from .job import Job
 
 ROOT = Path(__file__).resolve().parents[4]  # the folder that holds the package
 MESSAGE_LIMIT = 1 << 22
+UNREAD = 1 << 16  # bytes of commands that a worker has not read; with more, further ones wait
 SILENT_S = 60.0  # a worker that says nothing for so long hangs
 PATIENCE_S = 3.0  # between the last watcher's leaving and the end
 KILL_S = 2.0
@@ -49,6 +52,7 @@ class Show:
         job: what the worker does.
         audience: who is shown its frames.
         is_paused, speed: as last asked for.
+        held: commands that the worker has not had room for: of each kind the latest.
     """
 
     model: str
@@ -60,6 +64,7 @@ class Show:
     is_ready: bool = False
     is_ending: bool = False
     why: str = ""
+    held: dict[str, object] = field(default_factory=dict[str, object])
     process: asyncio.subprocess.Process | None = None
     started: float = field(default_factory=time.monotonic)
 
@@ -94,12 +99,22 @@ class Show:
         for one in list(self.audience):
             await one.tell(message)
 
-    def command(self, command: Mapping[str, object]) -> None:
-        """Tell the worker."""
-        process = self.process
-        if process is None or process.stdin is None or process.stdin.is_closing():
-            return
-        process.stdin.write(json.dumps(command).encode() + b"\n")
+    def command(self, command: Mapping[str, object]) -> bool:
+        """Tell the worker; False if that waits, as it has not read what it was told before."""
+        self.held |= command
+        return self.pass_on()
+
+    def pass_on(self) -> bool:
+        """Write what is held, once the worker has its job and has read most of what it was told."""
+        worker = None if self.process is None else self.process.stdin
+        if worker is not None and worker.is_closing():
+            self.held = {}
+        elif (
+            worker is not None and self.held and worker.transport.get_write_buffer_size() <= UNREAD
+        ):
+            worker.write(json.dumps(self.held).encode() + b"\n")
+            self.held = {}
+        return not self.held
 
 
 class Shows:
@@ -108,11 +123,12 @@ class Shows:
     Attributes:
         limit: how many workers there may be.
         time_s: how long one may go on.
+        waited: counts the commands that a worker had no room for at once.
     """
 
-    def __init__(self, limit: int, time_s: float) -> None:
+    def __init__(self, limit: int, time_s: float, waited: Counter) -> None:
         """Nothing runs yet."""
-        self.limit, self.time_s = limit, time_s
+        self.limit, self.time_s, self.waited = limit, time_s, waited
         self._running: dict[Show, asyncio.Task[None]] = {}
 
     def __len__(self) -> int:
@@ -167,8 +183,13 @@ class Shows:
         speed = command.get("speed", show.speed)
         assert isinstance(speed, int | float), "checked where it came in"
         show.speed = float(speed)
-        show.command(command)
+        self.command(show, command)
         await show.tell(show.control())
+
+    def command(self, show: Show, command: Mapping[str, object]) -> None:
+        """Tell a worker; of commands that it has no room for, the latest of each kind waits."""
+        if not show.command(command):
+            self.waited.inc()
 
     async def close(self) -> None:
         """End everything."""
@@ -199,11 +220,13 @@ class Shows:
     async def _play(self, show: Show) -> str:
         """Hand the worker's messages on until it or its audience has gone; why it ended."""
         show.process = process = await started()
-        show.command(asdict(show.job))
+        assert process.stdin is not None, "it was asked for"
         assert process.stdout is not None, "it was asked for"
+        process.stdin.write(json.dumps(asdict(show.job)).encode() + b"\n")
         alone_since: float | None = None
         heard = time.monotonic()
         while True:
+            show.pass_on()
             try:
                 async with asyncio.timeout(1.0):
                     head = await process.stdout.readexactly(HEAD.size)

@@ -8,7 +8,6 @@ output, each a length (four bytes, little-endian), a kind (`F` a frame, `T` JSON
 
 import json
 import os
-import queue
 import struct
 import sys
 import threading
@@ -36,6 +35,7 @@ NICE = 10
 FPS = 15.0  # decisions a second where an environment does not say
 FASTEST = 30.0
 LONGEST_PLAY = 10_000  # steps of a dream
+MOST_STEPS = 100  # asked for one by one while an episode is paused
 
 
 @dataclass
@@ -54,38 +54,37 @@ class Line:
     """The way to and from the server."""
 
     def __init__(self, lines: Iterator[bytes], out: BinaryIO) -> None:
-        """Read commands in a thread of its own; they are taken between steps."""
+        """Read commands in a thread of its own; they are taken between steps.
+
+        However many come between two steps, what is kept of them is one wish of each kind.
+        """
         self.controls, self._out = Controls(), out
-        self._commands: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+        self._lock, self._ended = threading.Lock(), threading.Event()
+        self._latest: dict[str, Any] = {}
+        self._steps, self._again = 0, False
         threading.Thread(target=self._read, args=(lines,), daemon=True).start()
 
     def _read(self, lines: Iterator[bytes]) -> None:
         for line in lines:
-            self._commands.put(json.loads(line))
-        self._commands.put(None)  # the server has gone or wants no more
+            command: dict[str, Any] = json.loads(line)
+            with self._lock:
+                self._steps = min(self._steps + int(command.pop("step", False)), MOST_STEPS)
+                self._again |= bool(command.pop("again", False))
+                self._latest |= command
+        self._ended.set()  # the server has gone or wants no more
 
     def take(self, timeout_s: float) -> None:
-        """Take what has come, waiting at most this long for the first."""
-        limit = time.monotonic() + timeout_s
-        while True:
-            try:
-                command = self._commands.get(timeout=max(limit - time.monotonic(), 0.0) or 1e-4)
-            except queue.Empty:
-                return
-            if command is None:
-                self.controls.is_over = True
-                return
-            self._apply(command)
-            if time.monotonic() >= limit and self._commands.empty():
-                return
-
-    def _apply(self, command: Mapping[str, Any]) -> None:
+        """Wait this long, or until the server has gone; then take what has come."""
         c = self.controls
-        c.is_paused = command.get("pause", c.is_paused)
-        c.speed = command.get("speed", c.speed)
-        c.steps += int(command.get("step", False))
-        c.again |= bool(command.get("again", False))
-        c.action = command.get("action", c.action)
+        c.is_over = self._ended.wait(timeout_s)
+        with self._lock:
+            latest, self._latest = self._latest, {}
+            c.steps = min(c.steps + self._steps, MOST_STEPS)
+            c.again |= self._again
+            self._steps, self._again = 0, False
+        c.is_paused = latest.get("pause", c.is_paused)
+        c.speed = latest.get("speed", c.speed)
+        c.action = latest.get("action", c.action)
 
     def send_frame(self, content: bytes) -> None:
         """A frame for everybody who looks on."""

@@ -1,9 +1,14 @@
 """The page's paths and its websocket: who is let in, what is shown, and within which limits."""
 
 import asyncio
+import io
 import json
+import os
+import signal
 import struct
+import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +28,7 @@ from agentzoo.runtime.server import ServerSettings
 from agentzoo.runtime.server.history import BOUNDS, History
 from agentzoo.runtime.server.page.frames import frame, read_frame, shown
 from agentzoo.runtime.server.page.runs import Runs
-from agentzoo.runtime.server.page.worker import units_of
+from agentzoo.runtime.server.page.worker import MOST_STEPS, Line, units_of
 from tests.unit_runtime.server.live import Live, serving
 
 KEY = "open-sesame"
@@ -310,6 +315,61 @@ def test_nobody_waits_for_a_watcher_who_does_not_read(bundle: Path) -> None:
         visit(live, script, count=2)
         dropped = live.metrics()['agentzoo_connections_dropped_total{reason="slow_client"}']
     assert dropped == 1
+
+
+def test_commands_that_a_worker_does_not_read_do_not_pile_up(bundle: Path) -> None:
+    """The latest of each kind waits, and is what counts once the worker reads again."""
+    pause = {"do": "act", "action": [0.5] * 1_000}  # of another size than the policy's: rests
+
+    async def script(visitor: Visitor) -> tuple[int, list[dict[str, Any]]]:
+        await visitor.say(do="play", model="a", seed=1, deterministic=None)
+        await visitor.hear("playing")
+        (show,) = live.server._page.shows._running
+        os.kill(show.process.pid, signal.SIGSTOP)
+        try:
+            for _ in range(400):  # 2 MB
+                await visitor.say(**pause)
+            await visitor.say(do="act", action=[1.0])
+            await visitor.say(do="nothing")
+            await visitor.hear("refused")  # so all the others were taken
+            unread = show.process.stdin.transport.get_write_buffer_size()
+        finally:
+            os.kill(show.process.pid, signal.SIGCONT)
+        visitor.frames.clear()
+        return unread, [await visitor.hear("frame") for _ in range(20)]
+
+    with serving(bundle, max_dreams=1) as live:
+        unread, frames = visit(live, script)
+        assert live.metrics()["agentzoo_page_commands_waited_total"] > 300
+    assert unread < 100_000
+    assert frames[-1]["vectors"]["person"] != frames[-1]["vectors"]["policy"]
+
+
+def test_commands_between_two_steps_are_kept_one_of_each_kind() -> None:
+    """In a worker that has no time for them: its environment is being reset, for example."""
+    count, read = 5_000, threading.Event()
+
+    def flood() -> Iterator[bytes]:
+        for i in range(count):
+            action = [float(i)] * 100
+            yield json.dumps({"action": action, "speed": 1.0 + i, "step": True}).encode()
+        yield b'{"pause": true, "again": true}'
+        yield b'{"again": false}'
+        read.set()
+
+    tracemalloc.start()
+    try:
+        line = Line(flood(), io.BytesIO())
+        assert read.wait(60)
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < 1_000_000  # all of them take 16 MB
+    line.take(60.0)
+    found = line.controls
+    assert (found.action[0], found.speed) == (count - 1, count)
+    assert (found.is_paused, found.again, found.is_over) == (True, True, True)
+    assert 1 <= found.steps <= MOST_STEPS
 
 
 def test_there_are_no_more_than_max_dreams(bundle: Path) -> None:
