@@ -44,7 +44,16 @@ from .environment import (
     spaces_of,
 )
 from .replay.datasets import Dataset, open_dataset
-from .saved import read_settings, read_spaces, read_weights, same, write_settings, write_weights
+from .saved import (
+    CONFIG,
+    WEIGHTS,
+    read_settings,
+    read_spaces,
+    read_weights,
+    same,
+    write_settings,
+    write_weights,
+)
 from .torch_step import TorchStep
 from .train import checkpoint
 from .train.allocator import keep_freed_memory
@@ -379,6 +388,7 @@ class Agent:
         self.run_dir = folder
         newest = checkpoint.newest(folder / "checkpoints")
         if newest is not None:
+            checkpoint.require_whole(newest)
             _require_same_source(folder, read_settings(newest).get("offline"), dataset)
         self.offline = None if dataset is None else _record(dataset)
         if newest is None:
@@ -525,6 +535,7 @@ class Agent:
         """
         given, folder = folder, hub.locate(home(folder))
         folder, run = stored(folder, which)
+        checkpoint.require_whole(folder, (CONFIG, WEIGHTS))
         settings = read_settings(folder)
         if settings["agent"] != cls.__name__:
             raise BundleError(

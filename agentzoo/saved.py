@@ -10,9 +10,9 @@ import numpy as np
 from safetensors import SafetensorError
 from torch import nn
 
-from agentzoo.hub.package import check_safetensors
 from agentzoo.hub.settings import read_settings as check_settings
 from agentzoo.runtime.bundle.manifest import read_json
+from agentzoo.runtime.bundle.spec_check import check_spaces
 from agentzoo.runtime.errors import BundleError
 from agentzoo.runtime.files import require_no_link, stands
 from agentzoo.runtime.spec import ActionSpec, ObsSpec
@@ -49,9 +49,16 @@ def read_weights(folder: Path, network: nn.Module, agent: str) -> None:
     path = folder / WEIGHTS
     if not stands(path):
         raise BundleError(f"{folder} has no {WEIGHTS}; save the agent there again")
-    check_safetensors(path)
+    found = read_tensors(path)
+    wanted = network.state_dict()
+    others = [n for n, one in found.items() if n in wanted and one.dtype != wanted[n].dtype]
+    if others:  # load_state_dict would convert them
+        raise BundleError(
+            f"{path} holds {others[0]} as {found[others[0]].dtype}, this {agent} has "
+            f"{wanted[others[0]].dtype}; save the agent there again"
+        )
     try:
-        network.load_state_dict(read_tensors(path), strict=True)
+        network.load_state_dict(found, strict=True)
     except (RuntimeError, SafetensorError) as error:
         raise BundleError(
             f"the weights in {path} are not those of this {agent}: {error}"
@@ -85,7 +92,8 @@ def read_settings(folder: Path) -> dict[str, Any]:
             f"{path} does not say how its agent was trained; it was written before agentzoo's "
             "first release: learn again, or save it with this version"
         )
-    check_settings(folder)
+    policy = check_settings(folder).policy
+    check_spaces(policy.obs, policy.action)
     return settings
 
 

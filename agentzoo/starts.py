@@ -1,17 +1,19 @@
 """Starts of an agent's dreams: in episodes of its replay, else of its environment."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import gymnasium as gym
 import numpy as np
 
+from agentzoo.runtime.errors import ReplayError
 from agentzoo.runtime.policy.spaces import encode, env_action, raw_observation
 from agentzoo.runtime.spec import Array, PolicySpec
 from agentzoo.runtime.world.world import Start
 
+from .replay.chunks import DAMAGED
+from .replay.saved_state import read_state
 from .train import checkpoint
 
 if TYPE_CHECKING:
@@ -63,20 +65,33 @@ def replayed_starts(folder: Path, spec: PolicySpec) -> list[Start]:
     """The beginnings of finished episodes in a saved replay, spread over all it holds."""
     if not (folder / "replay.json").is_file():
         return []
-    state = json.loads((folder / "replay.json").read_text())
-    dtype = np.dtype([_field(one) for one in state["rows"]])
+    state = read_state(folder)
+    dtype = _row_type(state.rows, folder)
+    if not {*spec.obs, "action"} <= {*(dtype.names or ())}:
+        raise ReplayError(f"{folder} holds other observations than the agent's: {DAMAGED}")
     found: list[Start] = []
-    for env, (first, *_) in enumerate(state["streams"]):
+    for env, (first, count, _, _) in enumerate(state.streams):
         stream = folder / f"env{env:02d}"
-        episodes = np.fromfile(stream / "episodes.i64", np.int64).reshape(-1, 2)
-        chosen = episodes[:: max(1, -(-len(episodes) * len(state["streams"]) // MOST))]
+        episodes = state.episodes(stream, env)
+        chosen = episodes[:: max(1, -(-len(episodes) * len(state.streams) // MOST))]
         chunks = sorted(path for path in stream.glob("*.rows") if path.name != "open.rows")
+        if len(chunks) != (count - first) // state.chunk_rows:
+            raise ReplayError(f"{stream} lacks or adds chunks: {DAMAGED}")
         files = [*chunks, stream / "open.rows"]
         for start, length in chosen:
-            count = min(int(length), ROWS)
-            rows = _rows(files, dtype, int(start) - first, count, state["chunk_rows"])
+            rows = _rows(files, dtype, start - first, min(length, ROWS), state.chunk_rows)
             found.append(_start(rows, spec))
     return found
+
+
+def _row_type(described: object, folder: Path) -> np.dtype[Any]:
+    try:
+        dtype = np.dtype([_field(one) for one in cast("list[Sequence[Any]]", described)])
+    except (TypeError, ValueError) as error:
+        raise ReplayError(f"{folder} does not say what a row holds: {DAMAGED}") from error
+    if dtype.hasobject:
+        raise ReplayError(f"{folder} says that a row holds objects: {DAMAGED}")
+    return dtype
 
 
 def _field(entry: Sequence[Any]) -> tuple[Any, ...]:
@@ -93,7 +108,10 @@ def _rows(
         chunk, inside = divmod(at, chunk_rows)
         take = min(count, chunk_rows - inside)
         offset = inside * dtype.itemsize
-        parts.append(np.fromfile(files[chunk], dtype, take, offset=offset))
+        part = np.fromfile(files[chunk], dtype, take, offset=offset)
+        if len(part) != take:
+            raise ReplayError(f"{files[chunk]} ends before row {inside + take}: {DAMAGED}")
+        parts.append(part)
         at, count = at + take, count - take
     return np.concatenate(parts)
 

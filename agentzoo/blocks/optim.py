@@ -81,7 +81,7 @@ class Moments:
         """Read the state back.
 
         Raises:
-            RunError: if a name is missing or unknown, or a shape differs.
+            RunError: if a name is missing or unknown, or a shape or dtype differs.
         """
         if wrong := sorted(self.state.keys() ^ state.keys()):
             raise RunError(
@@ -89,12 +89,18 @@ class Moments:
                 "side only; load the state of an agent with the same settings"
             )
         for name, tensor in self.state.items():
-            if tensor.shape != state[name].shape:
+            given = state[name]
+            if tensor.shape != given.shape:
                 raise RunError(
-                    f'the optimiser\'s "{name}" has shape {tuple(state[name].shape)}, expected '
+                    f'the optimiser\'s "{name}" has shape {tuple(given.shape)}, expected '
                     f"{tuple(tensor.shape)}; load the state of an agent with the same settings"
                 )
-            tensor.copy_(state[name])
+            if tensor.dtype != given.dtype:
+                raise RunError(
+                    f'the optimiser\'s "{name}" stands as {given.dtype}, expected {tensor.dtype}; '
+                    "load the state of an agent with the same settings"
+                )
+            tensor.copy_(given)
 
     def _moments(self, kind: str) -> list[Tensor]:
         return [self.state[f"{kind}.{name}"] for name in self.names]

@@ -238,7 +238,7 @@ class FolderHub:
         except BundleError:
             pass
         if newest is not None:
-            if path.is_symlink() or path.is_dir():
+            if os.path.lexists(path) and (path.is_symlink() or not path.is_file()):
                 _set_aside(path)
             self._enter(name, newest, read_results(home / newest))
             yield f"{name}: the index names {newest} now, its newest whole commit"

@@ -9,7 +9,7 @@ their row was stored live apart, in memory, and are saved whole.
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -20,9 +20,20 @@ from torch import Tensor
 from agentzoo.runtime.errors import ReplayError
 from agentzoo.runtime.spec import ActionSpec, ColumnSpec, ObsSpec
 
-from .chunks import CHUNK_ROWS, Chunk, Stream, link, read_column, row_dtype, write_durably
+from .chunks import (
+    CHUNK_ROWS,
+    DAMAGED,
+    Chunk,
+    Stream,
+    check_file,
+    link,
+    read_column,
+    row_dtype,
+    write_durably,
+)
 from .columns import Batch, Transitions
 from .samplers import Sampler, Segment, SequenceIndex
+from .saved_state import SavedState, read_state
 
 UNSEALED_BYTES = 2**30  # of full chunks that may wait in memory for room on the disk
 
@@ -315,7 +326,7 @@ class ReplayBuffer:
                 continue
             path = self._folder(env) / self._name(stream, index)
             try:
-                write_durably(path, chunk.records.tobytes())
+                chunk.checksum = write_durably(path, chunk.records.tobytes())
             except OSError as error:
                 with suppress(OSError):  # what there is of it only takes room
                     path.unlink()
@@ -390,27 +401,33 @@ class ReplayBuffer:
 
     def save(self, folder: Path) -> None:
         """Write everything held to a folder: sealed chunks as hard links, the rest as files."""
+        checksums: dict[str, int] = {}  # of files beside replay.json, by name
         for env, stream in enumerate(self.streams):
             to = folder / f"env{env:02d}"
             to.mkdir(parents=True)
+
+            def write(name: str, content: bytes | Iterable[np.ndarray], to: Path = to) -> None:
+                checksums[f"{to.name}/{name}"] = write_durably(to / name, content)
+
             for index, chunk in enumerate(self._full(stream)):
-                if chunk.path is not None:
-                    link(chunk.path, to / chunk.path.name)
-                else:
-                    write_durably(to / self._name(stream, index), chunk.records.tobytes())
+                if chunk.path is None:
+                    write(self._name(stream, index), chunk.records.tobytes())
+                    continue
+                link(chunk.path, to / chunk.path.name)
+                if chunk.checksum is not None:
+                    checksums[f"{to.name}/{chunk.path.name}"] = chunk.checksum
             rest = stream.rows % self.chunk_rows
-            tail = stream.chunks[-1].records[:rest].tobytes() if rest else b""
-            write_durably(to / "open.rows", tail)
+            write("open.rows", stream.chunks[-1].records[:rest].tobytes() if rest else b"")
             episodes = np.array(stream.finished, np.int64).reshape(-1, 2)
-            write_durably(to / "episodes.i64", episodes.tobytes())
+            write("episodes.i64", episodes.tobytes())
             for name in self.mutable:
-                parts = (chunk.mutable[name] for chunk in stream.chunks)
-                write_durably(to / f"{name}.column", parts)
+                write(f"{name}.column", (chunk.mutable[name] for chunk in stream.chunks))
         state = {
             "rows": np.lib.format.dtype_to_descr(self.dtype),
             "mutable": {n: [c.dtype, list(c.shape)] for n, c in self.mutable.items()},
             "chunk_rows": self.chunk_rows,
             "streams": [[s.first, s.count, s.open_start, s.fresh] for s in self.streams],
+            "checksums": checksums,
         }
         write_durably(folder / "replay.json", json.dumps(state, indent=1).encode())
 
@@ -418,38 +435,48 @@ class ReplayBuffer:
         """Become what `save` wrote, with chunk files linked into this buffer's own folder.
 
         Raises:
-            ReplayError: if the saved rows have another layout or number of environments.
+            BundleError: if something else than a plain file is in a file's place.
+            ReplayError: if the saved rows have another layout or number of environments, or a file
+                is damaged.
         """
-        state = json.loads((folder / "replay.json").read_text())
+        state = read_state(folder)
         layout = json.loads(json.dumps(np.lib.format.dtype_to_descr(self.dtype)))
-        if state["rows"] != layout or len(state["streams"]) != len(self.streams):
+        mutable = {n: [c.dtype, list(c.shape)] for n, c in self.mutable.items()}
+        if (state.rows, state.mutable, len(state.streams)) != (layout, mutable, len(self.streams)):
             raise ReplayError(
-                f"the replay in {folder} holds {len(state['streams'])} stream(s) of rows "
-                f"{state['rows']}, this run has {len(self.streams)} of {layout}; "
-                "resume with the settings the run was started with"
+                f"the replay in {folder} holds {len(state.streams)} stream(s) of rows "
+                f"{state.rows} and {state.mutable}, this run has {len(self.streams)} of {layout} "
+                f"and {mutable}; resume with the settings the run was started with"
             )
-        self.chunk_rows = state["chunk_rows"]
-        for env, numbers in enumerate(state["streams"]):
-            self.streams[env] = self._restored(env, folder / f"env{env:02d}", *numbers)
+        if state.chunk_rows > self.capacity:
+            raise ReplayError(f"{folder} has chunks of {state.chunk_rows:,} rows: {DAMAGED}")
+        self.chunk_rows = state.chunk_rows
+        self.streams = [self._restored(env, folder, state) for env in range(len(self.streams))]
 
-    def _restored(
-        self, env: int, folder: Path, first: int, count: int, opened: int, fresh: int = 0
-    ) -> Stream:
+    def _restored(self, env: int, root: Path, state: SavedState) -> Stream:
+        first, count, opened, fresh = state.streams[env]
+        folder = root / f"env{env:02d}"
         stream = Stream(first=first, count=count, open_start=opened, fresh=fresh)
-        for path in sorted(folder.glob("*.rows")):
-            if path.name != "open.rows":
-                mine = self._folder(env) / path.name
-                link(path, mine)
-                nothing = np.empty(0, self.dtype)
-                stream.chunks.append(Chunk(nothing, self._mutable_columns(), mine))
-        tail = np.fromfile(folder / "open.rows", self.dtype)
-        if len(tail):
+        whole, rest = divmod(stream.rows, self.chunk_rows)
+        found = sorted(path.name for path in folder.glob("*.rows"))
+        names = [self._name(stream, index) for index in range(min(whole, len(found)))]
+        if found != [*names, "open.rows"]:
+            raise ReplayError(f"{folder} lacks or adds chunks: {DAMAGED}")
+        for name in names:
+            checksum = state.checksum(env, name)
+            check_file(folder / name, self.chunk_rows * self.dtype.itemsize, checksum)
+            mine, nothing = self._folder(env) / name, np.empty(0, self.dtype)
+            link(folder / name, mine)
+            stream.chunks.append(Chunk(nothing, self._mutable_columns(), mine, checksum))
+        tail = np.empty(rest, self.dtype)
+        read_column(folder / "open.rows", [tail], state.checksum(env, "open.rows"))
+        if rest:
             stream.chunks.append(self._open_chunk())
-            stream.chunks[-1].records[: len(tail)] = tail
-        episodes = np.fromfile(folder / "episodes.i64", np.int64).reshape(-1, 2)
-        stream.finished.extend((int(start), int(rows)) for start, rows in episodes)
+            stream.chunks[-1].records[:rest] = tail
+        stream.finished.extend(state.episodes(folder, env))
         for name in self.mutable:
-            read_column(folder / f"{name}.column", [c.mutable[name] for c in stream.chunks])
+            columns, file = [c.mutable[name] for c in stream.chunks], f"{name}.column"
+            read_column(folder / file, columns, state.checksum(env, file))
         return stream
 
 

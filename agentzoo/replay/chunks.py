@@ -1,6 +1,7 @@
 """Chunk files: transitions as fixed-size records, sealed and immutable once a chunk is full."""
 
 import os
+import zlib
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,9 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from agentzoo.runtime.errors import ReplayError, SpaceError
+from agentzoo.runtime.files import stands
 from agentzoo.runtime.spec import ActionSpec, ColumnSpec, ObsSpec
 
 CHUNK_ROWS = 1024
+BLOCK = 1 << 20  # bytes read at a time
+DAMAGED = "the file is damaged; go on from another checkpoint"
 STANDARD = {
     "action": np.float32,
     "reward": np.float32,
@@ -51,6 +55,7 @@ class Chunk:
     records: np.ndarray  # empty once sealed
     mutable: dict[str, np.ndarray]
     path: Path | None = None
+    checksum: int | None = None  # CRC-32 of the file; None of one by an earlier version
 
     @property
     def rows(self) -> np.ndarray:
@@ -70,10 +75,7 @@ class Chunk:
         with self.path.open("rb", buffering=0) as file:
             file.seek(start * into.itemsize)
             if file.readinto(into.view(np.uint8).data) != into.nbytes:
-                raise ReplayError(
-                    f"{self.path} ends before row {start + len(into)}: the file is damaged; go on "
-                    "from a checkpoint"
-                )
+                raise ReplayError(f"{self.path} ends before row {start + len(into)}: {DAMAGED}")
         return into
 
 
@@ -94,31 +96,72 @@ class Stream:
         return self.count - self.first
 
 
-def read_column(path: Path, parts: Sequence[np.ndarray]) -> None:
+def read_column(path: Path, parts: Sequence[np.ndarray], checksum: int | None = None) -> None:
     """Read a file of one array after another into arrays that are there, of its whole size.
 
+    Args:
+        path: the file.
+        parts: the arrays.
+        checksum: CRC-32 that the file has to have; None takes any.
+
     Raises:
-        ReplayError: if the file is of another size.
+        BundleError: if no plain file is there.
+        ReplayError: if the file is of another size or content.
     """
-    size = path.stat().st_size
-    if size != sum(part.nbytes for part in parts):
-        raise ReplayError(
-            f"{path} holds {size:,} bytes, expected {sum(part.nbytes for part in parts):,}: the "
-            "file is damaged; go on from another checkpoint"
-        )
+    size = sum(part.nbytes for part in parts)
+    if not stands(path) or path.stat().st_size != size:
+        found = f"{path.stat().st_size:,} bytes" if path.exists() else "nothing"
+        raise ReplayError(f"{path} holds {found}, expected {size:,} bytes: {DAMAGED}")
+    found = 0
     with path.open("rb", buffering=0) as file:
         for part in parts:
             flat = part.reshape(-1).view(np.uint8)
-            assert file.readinto(flat.data) == part.nbytes, path
+            if file.readinto(flat.data) != part.nbytes:
+                raise ReplayError(f"{path} became shorter while it was read: {DAMAGED}")
+            found = zlib.crc32(flat.data, found)
+    if checksum is not None and found != checksum:
+        raise ReplayError(f"{path} is not what was written: {DAMAGED}")
 
 
-def write_durably(path: Path, content: bytes | Iterable[bytes | np.ndarray]) -> None:
-    """Write a file, part by part, so that it is on the disk when this returns."""
+def check_file(path: Path, size: int, checksum: int | None = None) -> None:
+    """Refuse a file of another size or content than it was written with.
+
+    Args:
+        path: the file.
+        size: its bytes.
+        checksum: its CRC-32; None takes any.
+
+    Raises:
+        BundleError: if no plain file is there.
+        ReplayError: saying which file it is.
+    """
+    if not stands(path) or path.stat().st_size != size:
+        found = f"{path.stat().st_size:,} bytes" if path.exists() else "nothing"
+        raise ReplayError(f"{path} holds {found}, expected {size:,} bytes: {DAMAGED}")
+    if checksum is not None and checksum_of(path) != checksum:
+        raise ReplayError(f"{path} is not what was written: {DAMAGED}")
+
+
+def checksum_of(path: Path) -> int:
+    """CRC-32 of a file's content."""
+    found = 0
+    with path.open("rb", buffering=0) as file:
+        while block := file.read(BLOCK):
+            found = zlib.crc32(block, found)
+    return found
+
+
+def write_durably(path: Path, content: bytes | Iterable[bytes | np.ndarray]) -> int:
+    """Write a file, part by part, so that it is on the disk when this returns; its CRC-32."""
+    found = 0
     with path.open("wb") as file:
         for part in [content] if isinstance(content, bytes) else content:
-            file.write(part if isinstance(part, bytes) else np.ascontiguousarray(part).data)
+            flat = part if isinstance(part, bytes) else np.ascontiguousarray(part).data
+            file.write(flat)
+            found = zlib.crc32(flat, found)
         file.flush()
         os.fsync(file.fileno())
+    return found
 
 
 def link(source: Path, target: Path) -> None:

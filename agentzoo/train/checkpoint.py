@@ -11,18 +11,22 @@ import os
 import re
 import shutil
 import struct
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import asdict, dataclass, field, fields
 from itertools import chain
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from safetensors.torch import load as load_tensors
 from torch import Tensor
 
-from agentzoo.runtime.errors import RunError
+from agentzoo.hub.package import check_safetensors
+from agentzoo.runtime.errors import BundleError, ReplayError, RunError
+from agentzoo.runtime.files import stands
 
-from ..replay.chunks import write_durably
+from ..replay.chunks import check_file, checksum_of, write_durably
+from .run_folder import DAMAGED, LARGEST, read_run_json
 
 KEPT = 2
 DTYPES = {  # as safetensors spells them
@@ -32,6 +36,8 @@ DTYPES = {  # as safetensors spells them
 }  # fmt: skip
 NAME = re.compile(r"\d{6}")
 FORMAT = 1
+CHECKSUMS = "checksums.json"  # file -> its size and CRC-32
+REPLAY = "training/replay"
 
 
 @dataclass
@@ -77,16 +83,36 @@ class Counters:
         """Read `counters.json`.
 
         Raises:
-            RunError: if it was written by a newer version.
+            RunError: if it is damaged, or was written by a newer version.
         """
-        content = json.loads((folder / "counters.json").read_text())
-        found = content.pop("format")
-        if found != FORMAT:
+        path = folder / "counters.json"
+        content = read_run_json(path)
+        found = content.pop("format", None)
+        if type(found) is int and found > FORMAT:
             raise RunError(
                 f"the checkpoint {folder} has format {found}, this version reads {FORMAT}; "
                 "update agentzoo to go on with this run"
             )
-        return cls(**content)
+        if found != FORMAT or not all(_is_counter(name, one) for name, one in content.items()):
+            raise RunError(f"{path} does not hold a run's counters: {DAMAGED}")
+        return cls(**cast("dict[str, Any]", content))
+
+
+def _is_counter(name: str, value: object) -> bool:
+    """Whether a counter may have this value."""
+    if name not in {one.name for one in fields(Counters)}:
+        return False
+    if name == "interrupted":
+        return isinstance(value, bool)
+    if name == "best_return":
+        return value is None or type(value) in (int, float)
+    if name in ("started", "rows"):
+        return isinstance(value, list) and all(map(_is_count, cast("list[object]", value)))
+    return _is_count(value)
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and 0 <= value <= LARGEST
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -111,7 +137,15 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read safetensors."""
+    """Read safetensors.
+
+    Raises:
+        BundleError: if they are not in that format, or no plain file is there.
+        RunError: if there is none.
+    """
+    if not stands(path):
+        raise RunError(f"{path} is missing: {DAMAGED}")
+    check_safetensors(path)
     return load_tensors(path.read_bytes())
 
 
@@ -137,6 +171,7 @@ def save(root: Path, number: int, write: Callable[[Path], None], *, kept: int = 
     try:
         partial.mkdir()
         write(partial)
+        _write_checksums(partial)
         for folder, _, _ in os.walk(partial):
             _sync_folder(Path(folder))
         if final.is_dir():  # a resumed run does again what came after its checkpoint
@@ -149,6 +184,53 @@ def save(root: Path, number: int, write: Callable[[Path], None], *, kept: int = 
     for old in whole(root)[:-kept]:
         shutil.rmtree(old)
     return final
+
+
+def require_whole(checkpoint: Path, names: Collection[str] | None = None) -> None:
+    """Refuse a checkpoint whose files are not those that were written.
+
+    The files of the replay are checked where they are read. A checkpoint of an earlier version has
+    no checksums, and is not checked here.
+
+    Args:
+        checkpoint: its folder.
+        names: of files to look at; None is all.
+
+    Raises:
+        RunError: naming the file.
+    """
+    path = checkpoint / CHECKSUMS
+    if not os.path.lexists(path):
+        return
+    for name, entry in read_run_json(path).items():
+        if names is not None and name not in names:
+            continue
+        try:
+            size, checksum = _entry(entry)
+            check_file(checkpoint / name, size, checksum)
+        except (BundleError, ReplayError, ValueError) as error:
+            raise RunError(
+                f"{checkpoint / name} is missing or not what the checkpoint was written with "
+                f"({error}); remove the folder {checkpoint} to go on from the checkpoint before it"
+            ) from error
+
+
+def _entry(value: object) -> tuple[int, int]:
+    match value:
+        case [int(size), int(checksum)]:
+            return size, checksum
+        case _:
+            raise ValueError(f"{CHECKSUMS} holds {value!r:.80} of it")
+
+
+def _write_checksums(checkpoint: Path) -> None:
+    """Keep size and CRC-32 of all files but the replay's, which has its own."""
+    found: dict[str, list[int]] = {}
+    for path in sorted(one for one in checkpoint.rglob("*") if one.is_file()):
+        name = path.relative_to(checkpoint).as_posix()
+        if not name.startswith(f"{REPLAY}/env"):
+            found[name] = [path.stat().st_size, checksum_of(path)]
+    write_durably(checkpoint / CHECKSUMS, json.dumps(found, indent=1).encode())
 
 
 def size_of_copies(root: Path) -> int:

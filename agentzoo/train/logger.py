@@ -8,11 +8,12 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from agentzoo.runtime.errors import MissingExtraError, RunError
 
 from .background import Background
+from .run_folder import read_run_json
 from .sinks.sink import Film, RunFacts, Sink
 
 METRICS_FILE = "metrics.jsonl"
@@ -150,12 +151,11 @@ def _trackers(folder: Path) -> dict[str, str]:
         RunError: if the file holds something else.
     """
     path = folder / TRACKERS_FILE
-    if not path.exists():
+    if not os.path.lexists(path):
         return {}
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return {str(name): str(run) for name, run in found.items()}
-    except (ValueError, AttributeError) as error:
+        return {name: str(run) for name, run in read_run_json(path).items()}
+    except RunError as error:
         raise RunError(
             f"{path} is not a JSON object of names; remove it, and the trackers begin new runs"
         ) from error
@@ -181,7 +181,10 @@ def read_metrics(path: str | Path) -> list[Record]:
     path = path / METRICS_FILE if path.is_dir() else path
     if not path.is_file():
         raise RunError(f"there are no metrics at {path}; give a run's folder or its {METRICS_FILE}")
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+    except UnicodeDecodeError as error:
+        raise RunError(f"{path} is not text ({error}), so it holds no metrics") from error
     return [_decode(line, f"{path}, line {number}") for number, line in enumerate(lines, 1)]
 
 
@@ -192,10 +195,15 @@ def _encode(record: Mapping[str, float]) -> str:
 
 def _decode(line: str, place: str) -> Record:
     try:
-        record = json.loads(line)
-        return {k: v if isinstance(v, int) else float(v) for k, v in record.items()}
-    except (ValueError, TypeError, AttributeError) as error:
+        record = {k: _number(v) for k, v in json.loads(line).items()}
+        return {"env_step": 0, "time/wall_s": 0.0, **record}
+    except (ValueError, TypeError, AttributeError, RecursionError, OverflowError) as error:
         raise RunError(f"{place}: {line[:60]!r} is not a JSON object of numbers") from error
+
+
+def _number(value: Any) -> float:
+    number = float(value)
+    return value if isinstance(value, int) else number
 
 
 def _cut(path: Path, step: int) -> list[Record]:

@@ -382,6 +382,7 @@ class Training:
 
     def inherit(self, folder: Path, parent: Parent) -> None:
         """Begin with what a parent's checkpoint holds; the agent took its weights already."""
+        checkpoint.require_whole(folder)
         training = folder / "training"
         if parent.has_optimizer:
             for name, optimizer in self.learner.algorithm.optimizers().items():

@@ -13,8 +13,10 @@ from itertools import chain, count
 from pathlib import Path
 from typing import IO
 
+from agentzoo.runtime.bundle.manifest import read_json
 from agentzoo.runtime.envs import EnvName
-from agentzoo.runtime.errors import RunError
+from agentzoo.runtime.errors import BundleError, RunError
+from agentzoo.runtime.strict_json import read_object
 
 from ..replay.chunks import write_durably
 
@@ -29,6 +31,8 @@ else:
         fcntl = None
 
 GOAL = "goal.json"  # the run's total of environment steps
+LARGEST = 1 << 53  # of any count
+DAMAGED = "it is damaged; go on from another checkpoint"
 LOCK = "lock"  # beside config.json; its content is for people, the lock itself is the system's
 
 
@@ -59,15 +63,30 @@ def read_total(folder: Path) -> int | None:
         RunError: if the file holds something else.
     """
     path = folder / GOAL
-    if not path.exists():
+    if not os.path.lexists(path):
         return None
     try:
-        return int(json.loads(path.read_text("utf-8"))["total_steps"])
-    except (ValueError, TypeError, KeyError) as error:
+        total = read_run_json(path).get("total_steps")
+    except RunError:
+        total = None
+    if type(total) is not int or not 1 <= total <= LARGEST:
         raise RunError(
             f'{path} does not say the run\'s {{"total_steps": number}}; remove it, and say how far '
             "to go with --steps"
-        ) from error
+        )
+    return total
+
+
+def read_run_json(path: Path) -> dict[str, object]:
+    """A JSON object in a run's folder.
+
+    Raises:
+        RunError: if it is missing, no plain file, or no JSON object.
+    """
+    try:
+        return read_object(read_json(path), path.name)
+    except BundleError as error:
+        raise RunError(f"{path} cannot be read ({error}): {DAMAGED}") from error
 
 
 def run_title(agent: str, env: str, seed: int) -> str:
@@ -88,6 +107,8 @@ def locked(folder: Path) -> Iterator[None]:
         RunError: if another learner holds it, naming the process.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    if (folder / LOCK).is_dir():
+        raise RunError(f"{folder / LOCK} is a folder, and the run's lock is a file; remove it")
     with (folder / LOCK).open("a+b") as file:
         try:
             _lock(file)

@@ -111,3 +111,24 @@ def test_a_stopped_run_is_not_scored(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"stopped at step 999 of 1,000.*the same command"):
         quickstart.require_whole(run, 1_000)
     quickstart.require_whole(run, 999)
+
+
+@pytest.mark.parametrize(("stopped", "code"), [(KeyboardInterrupt(), 130), (SystemExit(143), 143)])
+def test_a_stopped_run_ends_with_its_signals_code(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    stopped: BaseException,
+    code: int,
+) -> None:
+    def learn(*_: object) -> None:
+        raise stopped
+
+    for name, function in (
+        ("learn", learn),
+        ("require_packages", lambda: None),
+        ("steps_of", lambda _: 7),
+    ):
+        monkeypatch.setattr(quickstart, name, function)
+    assert quickstart.run(tmp_path, smoke=True) == code
+    assert "stopped" in capsys.readouterr().out

@@ -13,7 +13,7 @@ from safetensors.torch import save as save_tensors
 
 from agentzoo.replay.buffer import ReplayBuffer
 from agentzoo.replay.samplers import EpisodeSampler, Segment, StreamSampler
-from agentzoo.runtime.errors import ReplayError, SpaceError
+from agentzoo.runtime.errors import BundleError, ReplayError, SpaceError
 from agentzoo.runtime.spec import ActionSpec, ColumnSpec, ObsSpec
 from agentzoo.train.checkpoint import read_tensors, write_tensors
 
@@ -334,20 +334,49 @@ def test_columns_are_written_chunk_by_chunk_as_they_always_were(tmp_path):
             "reward": np.float32(0), "is_first": t == 0, "is_last": False, "is_terminal": False,
             "latent": np.full(64, t % 1024, np.float16),
         })  # fmt: skip
-    whole = 40 * 1024 * 64 * 2
-    peak = peak_bytes(lambda: replay.save(tmp_path / "saved"))
-    assert peak < whole / 10
+    chunk = 1024 * 64 * 2  # a whole copy is 40 of them
+    assert peak_bytes(lambda: replay.save(tmp_path / "saved")) < chunk
     written = (tmp_path / "saved" / "env00" / "latent.column").read_bytes()
     before = b"".join(chunk.mutable["latent"].tobytes() for chunk in replay.streams[0].chunks)
     assert written == before  # what earlier versions wrote at once, this one reads, and back
     other = ReplayBuffer(tmp_path / "other", OBS, ACTION, wide, capacity=80_000)
-    other.restore(tmp_path / "saved")
+    held = 40 * chunk  # in the end, of columns that were written in one piece or not
+    assert peak_bytes(lambda: other.restore(tmp_path / "saved")) < held + 20 * chunk
     for mine, theirs in zip(other.streams[0].chunks, replay.streams[0].chunks, strict=True):
         assert (mine.mutable["latent"] == theirs.mutable["latent"]).all()
     torn = tmp_path / "saved" / "env00" / "latent.column"
     torn.write_bytes(written[:-2])
     with pytest.raises(ReplayError, match=r"latent.column holds .* bytes, expected .*damaged"):
         ReplayBuffer(tmp_path / "third", OBS, ACTION, wide).restore(tmp_path / "saved")
+
+
+def test_chunks_that_were_dropped_added_or_changed_are_noticed(tmp_path):
+    """Sealed chunks are linked, not read, so their checksums are those of when they were sealed."""
+    replay = buffer(tmp_path / "live")
+    add_episode(replay, 30)
+    replay.save(tmp_path / "saved")
+    (first, *others) = sorted((tmp_path / "saved" / "env00").glob("0*.rows"))
+    content = first.read_bytes()
+    copy = tmp_path / "saved" / "env00" / "99999999.rows"
+
+    def refused(match):
+        with pytest.raises((ReplayError, BundleError), match=match):
+            buffer(tmp_path / "again").restore(tmp_path / "saved")
+
+    assert others
+    first.unlink()
+    refused("lacks or adds chunks")
+    first.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    refused("not what was written")
+    first.write_bytes(content[:-1])
+    refused("holds .* bytes, expected")
+    first.write_bytes(content)
+    copy.write_bytes(content)
+    refused("lacks or adds chunks")
+    copy.unlink()
+    first.unlink()
+    first.symlink_to(others[0])
+    refused("is a link")
 
 
 def test_tensors_are_written_one_by_one_as_safetensors(tmp_path):

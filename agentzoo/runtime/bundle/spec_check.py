@@ -1,7 +1,7 @@
 """Checks that a spec from elsewhere can be true of some policy, before anything relies on it."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -31,12 +31,21 @@ def check_spec(spec: PolicySpec, *, has_world: bool = False) -> None:
     for dtype in (one.dtype for one in (*spec.obs.values(), *spec.carry.values())):
         if dtype not in DTYPES:
             raise BundleError(f'the manifest holds the dtype "{dtype:.40}", which no policy has')
-    if not spec.obs:
-        raise BundleError("the manifest's policy reads no observation; export it again")
-    for key, one in spec.obs.items():
-        _check_observation(key, one)
-    _check_action(spec.action)
+    check_spaces(spec.obs, spec.action)
     _check_prev_action(spec, is_needed=has_world or spec.plan is not None)
+
+
+def check_spaces(obs: Mapping[str, ObsSpec], action: ActionSpec) -> None:
+    """Refuse observations and actions whose fields contradict each other.
+
+    Raises:
+        BundleError: naming the field, what stands there and what was expected.
+    """
+    if not obs:
+        raise BundleError("the policy reads no observation; export or save it again")
+    for key, one in obs.items():
+        _check_observation(key, one)
+    _check_action(action)
 
 
 def _check_prev_action(spec: PolicySpec, *, is_needed: bool) -> None:

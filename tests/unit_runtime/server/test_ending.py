@@ -1,5 +1,6 @@
 """A server ends within its time whoever is connected, and no step is lost to a swap or an end."""
 
+import asyncio
 import logging
 import os
 import shutil
@@ -19,6 +20,9 @@ import pytest
 from agentzoo.runtime import load_policy
 from agentzoo.runtime.client.msgpack_arrays import pack
 from agentzoo.runtime.errors import ServingError
+from agentzoo.runtime.server import ServerSettings
+from agentzoo.runtime.server.models import local_folder
+from agentzoo.runtime.server.service import Service
 from soak.handmade_bundle import write_bundle
 from soak.server_process import ServerProcess
 from tests.unit_runtime.server.live import serving
@@ -110,6 +114,38 @@ def test_a_drain_ends_in_its_time_whoever_is_there(folder, tmp_path, has_session
     finally:
         server.process.kill()
         server.process.wait(30)
+
+
+class Goodbye:
+    """An idle websocket whose goodbye takes until all have been begun."""
+
+    is_answering, waiting_since = False, 0.0
+
+    def __init__(self, service, begun):
+        self.service, self.begun = service, begun
+
+    async def close(self, code, reason=""):
+        await self.begun.wait()
+        self.service.channels.discard(self)
+
+    def expire(self):
+        raise AssertionError("it is closed by the end")
+
+    forget_ended = expire
+
+
+def test_goodbyes_are_said_at_once():
+    """Each may take a second, where a client does not read."""
+
+    async def drained():
+        service = Service(ServerSettings(drain_s=0.0), [], local_folder)
+        begun = asyncio.Barrier(5)
+        service.channels |= {Goodbye(service, begun) for _ in range(5)}
+        async with asyncio.timeout(10):
+            await service.drain()
+        return len(service.channels)
+
+    assert asyncio.run(drained()) == 0
 
 
 def test_an_end_lets_go_of_who_never_reads(folder, caplog):

@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -62,7 +63,7 @@ class RunCurves:
             return
         try:
             value = json.loads(path.read_bytes())
-        except ValueError:
+        except (ValueError, RecursionError):
             return  # being written
         if isinstance(value, dict):
             entries = cast("dict[str, object]", value)
@@ -73,18 +74,19 @@ class RunCurves:
     def _take(self, line: bytes) -> None:
         try:
             value = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             return  # torn by a crash; the next sitting cut it
         if not isinstance(value, dict):
             return
         entries = cast("dict[str, object]", value)
-        step = entries.get("env_step")
-        if not isinstance(step, int | float):
+        step = _number(entries.get("env_step"))
+        if step is None:
             return
-        self.steps = float(step)
+        self.steps = step
         for name, one in entries.items():
-            if name not in ("env_step",) and isinstance(one, int | float) and math.isfinite(one):
-                self.curves.setdefault(name, []).append((float(step), float(one)))
+            number = _number(one)
+            if name != "env_step" and number is not None:
+                self.curves.setdefault(name, []).append((step, number))
 
     def facts(self) -> dict[str, object]:
         """The runs that the page lists."""
@@ -105,6 +107,13 @@ class RunCurves:
             return points
         step = math.ceil(len(points) / MOST_POINTS)
         return [*points[:-1:step], points[-1]]
+
+
+def _number(value: object) -> float | None:
+    """A finite float; None of anything else."""
+    if not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
+        return None
+    return float(value)
 
 
 class Runs:

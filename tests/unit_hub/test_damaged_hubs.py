@@ -1,0 +1,156 @@
+"""A folder hub that was damaged says so in a sentence, and its other repos go on."""
+
+import json
+import os
+import random
+import shutil
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentzoo.hub import pull, push, search
+from agentzoo.hub.folder_hub import FolderHub
+from agentzoo.runtime.errors import AgentZooError
+
+Damage = Callable[[Path, random.Random], None]
+NAME, OTHER = "walker", "other"
+
+
+@pytest.fixture
+def hub(folder: Path, another: Callable[[int], Path], tmp_path: Path) -> Path:
+    root = tmp_path / "hub"
+    push(folder, f"file:{root}")
+    push(folder, f"file:{root}/{NAME}")
+    push(another(1), f"file:{root}/{OTHER}")
+    return root
+
+
+def flip(path: Path, rng: random.Random) -> None:
+    content = bytearray(path.read_bytes())
+    content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+    path.write_bytes(bytes(content))
+
+
+def truncate(path: Path, rng: random.Random) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[: rng.randrange(len(content))])
+
+
+def garbage(path: Path, rng: random.Random) -> None:
+    path.write_bytes(rng.randbytes(100))
+
+
+def remove(path: Path, rng: random.Random) -> None:
+    path.unlink()
+
+
+def folder_there(path: Path, rng: random.Random) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def link(path: Path, rng: random.Random) -> None:
+    other = path.parent.parent / f"elsewhere-{path.name}"
+    path.rename(other)
+    path.symlink_to(other)
+
+
+def dangling(path: Path, rng: random.Random) -> None:
+    path.unlink()
+    path.symlink_to("nowhere")
+
+
+def pipe(path: Path, rng: random.Random) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def nested(path: Path, rng: random.Random) -> None:
+    path.write_text("[" * 100_000)
+
+
+def surrogate(path: Path, rng: random.Random) -> None:
+    path.write_text('{"commit": "\\ud800"}')
+
+
+VALUES: list[object] = [
+    None, True, -1, 1.5, 1 << 62, 10**400, "", "../x", "f" * 40, [], {}, {"x": 1}, float("nan"),
+    float("inf"), "\ud800", "\x1b[31m", "index",
+]  # fmt: skip
+
+
+def places(value: object) -> Iterator[tuple[Any, Any]]:
+    """Every value in parsed JSON, as its container and its key."""
+    if isinstance(value, dict):
+        for key in value:
+            yield value, key
+            yield from places(value[key])
+
+
+def swap(path: Path, rng: random.Random) -> None:
+    value = json.loads(path.read_text())
+    container, key = rng.choice(list(places(value)))
+    if rng.random() < 0.2:
+        del container[key]
+    else:
+        container[key] = rng.choice(VALUES)
+    path.write_text(json.dumps(value))
+
+
+KINDS: list[Damage] = [
+    flip, truncate, garbage, remove, folder_there, link, dangling, pipe, nested, surrogate,
+    *[swap] * 6,
+]  # fmt: skip
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {one.name: one.read_bytes() for one in folder.iterdir()}
+
+
+def pulled(root: Path, name: str) -> dict[str, bytes] | None:
+    """What comes down; None if it is refused."""
+    try:
+        return content(pull(f"file:{root}/{name}"))
+    except AgentZooError:
+        return None
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_damage_is_refused_or_harmless_and_repaired(hub: Path, tmp_path: Path, seed: int) -> None:
+    rng, copy = random.Random(seed), tmp_path / "copy"
+    right, other = pulled(hub, NAME), pulled(hub, OTHER)
+    commit = FolderHub(hub).commit(NAME, "main")
+    files = ["hub.json", f"index/{NAME}.json", f"{NAME}/{commit}.json"]
+    files += [f"{NAME}/{commit}/{one}" for one in ("results.json", "manifest.json")]
+    for name in files:
+        for damage in rng.sample(KINDS, 4):
+            shutil.rmtree(copy, ignore_errors=True)
+            shutil.copytree(hub, copy)
+            damage(copy / name, random.Random(rng.randrange(1 << 30)))
+            told = (name, damage.__name__)
+            assert pulled(copy, NAME) in (None, right), told
+            if name != "hub.json":
+                assert pulled(copy, OTHER) == other, told
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # which names what is damaged
+                    found = [one.address for one in search(hub=f"file:{copy}")]
+                assert f"file:{copy}/{OTHER}" in found, told
+            try:
+                FolderHub(copy).repair()
+            except AgentZooError:
+                assert name == "hub.json", told
+                continue
+            if name.startswith("index/"):
+                assert pulled(copy, NAME) == right, told
+            assert pulled(copy, OTHER) == other, told
+
+
+@pytest.mark.parametrize("damage", [pipe, folder_there, link, dangling])
+def test_repair_sets_aside_what_is_no_file_of_the_index(hub: Path, damage: Damage) -> None:
+    damage(hub / "index" / f"{NAME}.json", random.Random(0))
+    assert any(NAME in line and "names" in line for line in FolderHub(hub).repair())
+    assert pulled(hub, NAME) is not None
+    assert FolderHub(hub).damaged() == {}
