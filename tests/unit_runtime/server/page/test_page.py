@@ -324,7 +324,7 @@ def test_commands_that_a_worker_does_not_read_do_not_pile_up(bundle: Path) -> No
     async def script(visitor: Visitor) -> tuple[int, list[dict[str, Any]]]:
         await visitor.say(do="play", model="a", seed=1, deterministic=None)
         await visitor.hear("playing")
-        (show,) = live.server._page.shows._running
+        (show,) = live.server.page.shows
         os.kill(show.process.pid, signal.SIGSTOP)
         try:
             for _ in range(400):  # 2 MB
