@@ -2,8 +2,9 @@
 
 import secrets
 import shutil
+import signal
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -43,6 +44,7 @@ from .environment import (
     require_environment,
     spaces_of,
 )
+from .ranks import Ranks, joined, ranks
 from .replay.datasets import Dataset, open_dataset
 from .saved import (
     CONFIG,
@@ -268,6 +270,7 @@ class Agent:
 
         Called again it goes that many steps further, in the same run. With `run` the number is that
         run's total: an interrupted run goes on, a finished one says so, a larger total extends it.
+        Processes that torchrun started learn one run together; docs/cluster.md tells how.
 
         Args:
             total_steps: environment steps; None is the preset's budget. An environment in this
@@ -307,6 +310,24 @@ class Agent:
             )
         if total_steps is not None and not isinstance(total_steps, int | float | np.number):
             total_steps, env = None, total_steps
+        with joined(self.device):
+            signalled = self._learn(total_steps, env, run, offline, parts, callbacks, log, progress)
+        if signalled is not None and on_interrupt == "raise":
+            raise interruption(signalled)
+        return self
+
+    def _learn(
+        self,
+        total_steps: float | np.number | None,
+        env: EnvLike | None,
+        run: str | Path | None,
+        offline: str | Path | None,
+        parts: Sequence[str],
+        callbacks: Callbacks,
+        log: Sinks,
+        progress: bool,
+    ) -> signal.Signals | None:
+        """`learn`, alone or beside other processes; the signal that stopped it, if one did."""
         dataset = self._prepared(env, offline)
         if parts:
             require_parts(type(self).__name__, self.algorithm, parts)
@@ -315,26 +336,64 @@ class Agent:
         config, self.took = self.config, ""
         budget = self._budget(dataset) if total_steps is None else step_budget(total_steps)
         told, sinks = self._callbacks(callbacks), chosen_sinks(log)
+        if ranks().count > 1:
+            self._join(ranks(), dataset)
+            config = replace(config, envs=ranks().part("envs", config.envs))
         with collecting(self._source, config) as adapter:
             self._require_same_spaces(adapter.obs, adapter.action)  # before anything is written
             folder = self._run_folder(run)
-            with locked(folder):
+            with locked(folder) if ranks().first else nullcontext():
                 counters, newest = self._open_run(folder, tuple(parts), dataset)
                 total = budget if run is not None else counters.env_step + budget
                 unit = "environment steps" if dataset is None else "updates"
                 done = f"{counters.env_step:,} of {total:,} {unit}"
                 if newest is not None and counters.env_step >= total:
-                    print(f"{folder} is finished: {done}")
-                    return self
-                write_total(folder, total)
+                    if ranks().first:
+                        print(f"{folder} is finished: {done}")
+                    return None
+                if ranks().first:
+                    write_total(folder, total)
                 learner, self._loaded = self._learner(), None
                 sitting = train if dataset is None else partial(train_offline, dataset=dataset)
-                signalled = sitting(
+                return sitting(
                     learner, folder, adapter, counters, newest, total, told, sinks, progress
                 )
-        if signalled is not None and on_interrupt == "raise":
-            raise interruption(signalled)
-        return self
+
+    def _join(self, ranks: Ranks, dataset: Dataset | None) -> None:
+        """Begin as rank 0 does, or refuse what several processes cannot do together.
+
+        Raises:
+            ConfigError: if a setting cannot be dealt out evenly.
+            RunError: if the agent or the environment is for one process, or ranks differ.
+        """
+        name, settings = type(self).__name__, self.config
+        if not getattr(self.algorithm, "several_learners", False):
+            raise RunError(
+                f"{name} learns in one process: {self.algorithm_class.__name__} does not say "
+                "several_learners = True, that is, that it brings together what is no mean over "
+                "rows; docs/own_agent.md tells what that asks for"
+            )
+        if dataset is not None:
+            raise RunError("a data set is learned from by one process; leave torchrun out")
+        if isinstance(self._source, OBJECTS):
+            raise RunError(
+                "an environment object is in one process alone; give several a function that makes "
+                "the environment, or a string"
+            )
+        dealt = ("envs", "batch_size", "imagine_starts")
+        for field in dealt:
+            ranks.part(field, getattr(settings, field, None) or 0)
+        require_capture(self.device, settings.capture)
+        seed = ranks.exchange(self.seed)[0]
+        if seed != self.seed and not self._seed_given:
+            self.seed = seed
+            self._wire(self.spec.obs, self.spec.action)
+        said = ranks.exchange(self._settings())
+        if differing := [rank for rank, one in enumerate(said) if one != said[0]]:
+            raise RunError(
+                f"rank {differing[0]} was given another agent, environment or setting than rank 0; "
+                "give every process the same"
+            )
 
     def take_in(self, offline: str | Path, run: Path) -> None:
         """Begin a run that holds a data set's episodes, and learn nothing yet.
@@ -379,7 +438,10 @@ class Agent:
         """The folder of the run that was named, is gone on with, or begins."""
         if run is not None:
             return Path(run).expanduser()
-        return self.run or new_run_folder(type(self).__name__, self.env)
+        if self.run is not None:
+            return self.run
+        made = str(new_run_folder(type(self).__name__, self.env)) if ranks().first else ""
+        return Path(ranks().exchange(made)[0])
 
     def _open_run(
         self, folder: Path, parts: tuple[str, ...], dataset: Dataset | None = None
@@ -394,9 +456,11 @@ class Agent:
         if newest is None:
             self._descend(parts)
             folder.mkdir(parents=True, exist_ok=True)
-            write_settings(folder, self._settings())
+            if ranks().first:
+                write_settings(folder, self._settings())
             self.run = folder
             return Counters(), None
+        require_same_ranks(folder, newest)
         self._require_same_settings(newest)
         self._loaded, settings = None, read_settings(newest)
         self.seed = settings["seed"]
@@ -405,7 +469,7 @@ class Agent:
         self._wire(self.spec.obs, self.spec.action)
         self._load_weights(newest)
         self.run = folder
-        counters = Counters.read(newest / "training")
+        counters = Counters.read(ranks().own(newest / "training"))
         self.env_steps = self.steps_before + (0 if self.offline else counters.env_step)
         if self.offline is not None:
             self.offline["updates"] = counters.env_step
@@ -420,6 +484,11 @@ class Agent:
 
     def _descend(self, parts: tuple[str, ...]) -> None:
         """Name the policy that was loaded for the parent of a new run, which draws other seeds."""
+        if ranks().count > 1 and (parts or self._loaded is not None):
+            raise RunError(
+                "several processes begin a run with fresh weights, or resume one; to continue from "
+                "a policy that has learned, leave torchrun out"
+            )
         if self._loaded is None:
             if parts:
                 raise RunError(
@@ -431,6 +500,8 @@ class Agent:
         # rows of another task have its rewards
         same = parent.has_optimizer and self.env == parent.env and self.env != ""
         same = same and self.offline is None  # whose rows are the data set's
+        # several learners' rows are in as many replays
+        same = same and Counters.read(self._loaded / "training").ranks == 1
         whole = not parts and self._parts == ()  # an optimiser of some parts fits no others
         self.parent = replace(
             parent,
@@ -494,7 +565,8 @@ class Agent:
         """
         can = not isinstance(self._source, OBJECTS)
         during = can and self.config.eval_every != 0 and self.config.eval_episodes != 0
-        return check_callbacks(ready_callbacks(self.config, evaluates=can), given, evaluates=during)
+        told = check_callbacks(ready_callbacks(self.config, evaluates=can), given, evaluates=during)
+        return told if ranks().first else []
 
     # -- saving ---------------------------------------------------------------------------------
 
@@ -968,6 +1040,21 @@ def _require_same_source(folder: Path, before: object, dataset: Dataset | None) 
     raise RunError(
         f"the run {folder} learns from the data set {theirs}, not from {ours}; name another folder"
     )
+
+
+def require_same_ranks(folder: Path, newest: Path) -> None:
+    """Refuse to go on with a run that other numbers of processes learn.
+
+    Raises:
+        RunError: saying how to go on.
+    """
+    count = Counters.read(newest / "training").ranks
+    if count != ranks().count:
+        start = f"torchrun --nproc-per-node {count}" if count > 1 else "one process, no torchrun"
+        raise RunError(
+            f"the run {folder} is learned by {count} process(es), each with a replay of its own, "
+            f"not by {ranks().count}; go on with it by {start}, or begin another run"
+        )
 
 
 def module(algorithm: Algorithm) -> nn.Module:

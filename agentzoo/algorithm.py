@@ -18,6 +18,7 @@ model units, `G` blocks, `J` planner candidates, `h w c` image (lower case: `H` 
 """
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -26,6 +27,7 @@ from torch import Tensor
 
 from agentzoo.runtime.spec import ActionSpec, ColumnSpec, NoiseSpec, PlanSpec, TensorSpec
 
+from .ranks import Ranks, ranks
 from .replay.columns import Batch, Transitions
 from .replay.samplers import Sampler
 
@@ -48,12 +50,15 @@ class NoiseSource:
     """Random tensors for one update, on one device, from one seeded generator.
 
     Update k of a run draws from a generator seeded by (run seed, k), so a resumed run needs no
-    saved generator state.
+    saved generator state. Several learners draw the whole batch's numbers, and each takes those of
+    its own rows.
     """
 
-    def __init__(self, seed: int, device: torch.device | str = "cpu") -> None:
-        """Start the stream of `seed` on `device`."""
-        self.device = torch.device(device)
+    def __init__(
+        self, seed: int, device: torch.device | str = "cpu", *, ranks: Ranks | None = None
+    ) -> None:
+        """Start the stream of `seed` on `device`; `ranks` are the learners that share a batch."""
+        self.device, self.ranks = torch.device(device), ranks or Ranks()
         self.generator = torch.Generator(self.device)
         self.restart(seed)
 
@@ -62,12 +67,27 @@ class NoiseSource:
         self.generator.manual_seed(seed)
 
     def normal(self, *shape: int) -> Tensor:
-        """Standard normal float32 of `shape`."""
-        return torch.randn(shape, generator=self.generator, device=self.device)
+        """Standard normal float32 of `shape`, whose first axis is the batch or made of it."""
+        whole = self._whole(shape)
+        return self.ranks.share(torch.randn(whole, generator=self.generator, device=self.device))
 
     def uniform(self, *shape: int) -> Tensor:
-        """Uniform float32 in [0, 1) of `shape`."""
-        return torch.rand(shape, generator=self.generator, device=self.device)
+        """Uniform float32 in [0, 1) of `shape`, whose first axis is the batch or made of it."""
+        whole = self._whole(shape)
+        return self.ranks.share(torch.rand(whole, generator=self.generator, device=self.device))
+
+    def _whole(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of all learners' draw."""
+        return shape if self.ranks.count == 1 else (self.ranks.count * shape[0], *shape[1:])
+
+
+def same_for_all(noise: NoiseSource) -> NoiseSource:
+    """The same stream of numbers, undivided: every learner draws all of them."""
+    if ranks().count == 1:
+        return noise
+    undivided = copy(noise)
+    undivided.ranks = Ranks()
+    return undivided
 
 
 @runtime_checkable
@@ -139,6 +159,18 @@ class Measuring(Protocol):
 
     def measure(self, rows: Transitions, *, learning: bool) -> None:
         """Take in the rows of one decision; `learning` says that updates have begun."""
+        ...
+
+
+@runtime_checkable
+class Pooling(Protocol):
+    """Modules that keep statistics of collected rows, which several learners bring together."""
+
+    def pool(self) -> None:
+        """Take in what every rank has measured since the last call; called after each decision.
+
+        The first call of a sitting finds all ranks with the same numbers.
+        """
         ...
 
 

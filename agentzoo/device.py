@@ -1,5 +1,6 @@
 """The device that an agent's networks are on."""
 
+import os
 from typing import cast
 
 import torch
@@ -14,7 +15,9 @@ def find_device(name: object) -> torch.device:
         ProviderError: if it names a device that is not there.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and "LOCAL_RANK" in os.environ:  # torchrun's: a GPU for each process
+        name = f"cuda:{os.environ['LOCAL_RANK']}"
     known = 'use "auto", "cpu", "cuda", "cuda:N" or "mps"'
     try:
         device = torch.device(cast("str", name))
@@ -34,5 +37,8 @@ def find_device(name: object) -> torch.device:
         )
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         count = torch.cuda.device_count()
-        raise ProviderError(f"device={name!r} was asked for, but torch sees {count}; {known}")
+        raise ProviderError(
+            f"device={name!r} was asked for, but torch sees {count}; {known}; torchrun needs a GPU "
+            "for each of a machine's processes, or device=cpu"
+        )
     return device

@@ -15,7 +15,17 @@ from agentzoo.runtime.errors import ConfigError
 from agentzoo.runtime.spec import ActionSpec, ColumnSpec, NoiseSpec, ObsSpec
 
 from ..agent import Agent
-from ..algorithm import Batch, Carry, Metrics, Noise, NoiseSource, Obs, Transitions, WriteBack
+from ..algorithm import (
+    Batch,
+    Carry,
+    Metrics,
+    Noise,
+    NoiseSource,
+    Obs,
+    Transitions,
+    WriteBack,
+    same_for_all,
+)
 from ..blocks import acting
 from ..blocks.actions import to_env
 from ..blocks.actors import Actor, OneHotActor, TanhNormalActor
@@ -38,6 +48,7 @@ from ..blocks.standardize import FORMS
 from ..config import AgentConfig, EnvFacts, one_of
 from ..environment import EnvLike
 from ..overrides import DreamerOverrides
+from ..ranks import ranks
 from ..replay.samplers import EpisodeSampler
 
 GROUPS = {
@@ -117,6 +128,7 @@ class DreamerAlgorithm(nn.Module):
 
     columns: Mapping[str, ColumnSpec] = {}
     sampler = EpisodeSampler()
+    several_learners = True
 
     def __init__(
         self, obs: Mapping[str, ObsSpec], action: ActionSpec, config: "DreamerConfig"
@@ -277,15 +289,8 @@ class DreamerAlgorithm(nn.Module):
         if self.cont is not None:
             alive = alive * ~is_terminal[..., None]
             post, alive = State(*(x[:, :-1] for x in post)), alive[:, :-1]
-        start, alive, count = (
-            post.detach().flatten(),
-            alive.flatten(0, 1),
-            self.config.imagine_starts,
-        )
-        if count is None or count >= len(alive):
-            return start, alive
-        chosen = noise.uniform(len(alive)).topk(count).indices
-        return State(*(x[chosen] for x in start)), alive[chosen]
+        start, alive = post.detach().flatten(), alive.flatten(0, 1)
+        return acting.random_starts(start, alive, self.config.imagine_starts, noise)
 
     def behavior_losses(
         self, start: State, alive: Tensor, noise: NoiseSource
@@ -335,19 +340,20 @@ class DreamerAlgorithm(nn.Module):
             "imag/value": value.mean(),
             "imag/ret": ret.mean(),
             "imag/discount": discount.mean(),
-            "actor/entropy": self._entropy(first[:ENTROPY_STATES], noise),
+            "actor/entropy": self._entropy(ranks().gather(first[:ENTROPY_STATES]), noise),
         }
         return actor_loss, value_loss, metrics
 
     @torch.no_grad()
     def _entropy(self, feat: Tensor, noise: NoiseSource) -> Tensor:
+        feat = feat[:ENTROPY_STATES]
         shape = len(feat), *self.actor.entropy_shape
-        eps = acting.draw_noise(noise, self.actor.noise_kind, *shape)
+        eps = acting.draw_noise(same_for_all(noise), self.actor.noise_kind, *shape)
         return self.actor.entropy(self.actor(feat), eps).mean()
 
-    def _grad(self, name: str, loss: Tensor) -> tuple[Tensor, ...]:
+    def _grad(self, name: str, loss: Tensor) -> list[Tensor]:
         # gradients of one group only: nothing else is computed, so nothing has to be frozen
-        return torch.autograd.grad(loss, self._optimizers[name].params)
+        return ranks().grad(loss, self._optimizers[name].params)
 
     def optimizers(self) -> Mapping[str, Adam]:
         """The three Adams by name: model, actor, value."""

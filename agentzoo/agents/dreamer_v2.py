@@ -41,6 +41,7 @@ from ..blocks.standardize import FORMS
 from ..config import AgentConfig, EnvFacts, one_of
 from ..environment import EnvLike
 from ..overrides import DreamerV2Overrides
+from ..ranks import ranks
 from ..replay.samplers import EpisodeSampler
 
 GROUPS = {
@@ -126,6 +127,7 @@ class DreamerV2Algorithm(nn.Module):
     """
 
     columns: Mapping[str, ColumnSpec] = {}
+    several_learners = True
     updates: Tensor
 
     def __init__(
@@ -281,11 +283,7 @@ class DreamerV2Algorithm(nn.Module):
     def starts(self, post: State, is_terminal: Tensor, noise: NoiseSource) -> tuple[State, Tensor]:
         """Constant posteriors (N,) to imagine from, all or a random subset, and is_terminal."""
         start, is_terminal = post.detach().flatten(), is_terminal.flatten()
-        count = self.config.imagine_starts
-        if count is None or count >= len(is_terminal):
-            return start, is_terminal
-        chosen = noise.uniform(len(is_terminal)).topk(count).indices
-        return State(*(x[chosen] for x in start)), is_terminal[chosen]
+        return acting.random_starts(start, is_terminal, self.config.imagine_starts, noise)
 
     def behavior_losses(
         self, start: State, is_terminal: Tensor, noise: NoiseSource
@@ -350,7 +348,7 @@ class DreamerV2Algorithm(nn.Module):
         optimizers = {name: self._optimizers[name] for name in names}
         # gradients of these groups only: nothing else is computed, so nothing has to be frozen
         params = [p for optimizer in optimizers.values() for p in optimizer.params]
-        grads = iter(torch.autograd.grad(loss, params))
+        grads = iter(ranks().grad(loss, params))
         return {
             f"opt/{name}_grad_norm": optimizer.step([next(grads) for _ in optimizer.params])
             for name, optimizer in optimizers.items()

@@ -60,6 +60,7 @@ from ..blocks.rssm import RSSM, State
 from ..config import AgentConfig, EnvFacts, one_of
 from ..environment import EnvLike
 from ..overrides import DreamerV3Overrides
+from ..ranks import ranks
 from ..replay.samplers import OnlineSampler
 
 LAYERS = {"encoder": 3, "decoder": 3, "posterior": 1, "prior": 2,
@@ -190,6 +191,7 @@ class DreamerV3Algorithm(nn.Module):
     """
 
     sampler = OnlineSampler()
+    several_learners = True
 
     def __init__(
         self, obs: Mapping[str, ObsSpec], action: ActionSpec, config: "DreamerV3Config"
@@ -305,7 +307,7 @@ class DreamerV3Algorithm(nn.Module):
             scaled = [scales.get(name, 1.0) * mean for name, mean in means.items()]
             total = torch.stack(scaled).sum()
         # gradients of what learns only; the slow value has none
-        grads = torch.autograd.grad(total, self._optimizer.params)
+        grads = ranks().grad(total, self._optimizer.params)
         metrics |= more | {f"loss/{name}": mean for name, mean in means.items()}
         metrics |= {"loss/total": total, "opt/grad_norm": self._optimizer.step(grads)}
         ema_update(self.slow_value, self.value, c.slow_rate)

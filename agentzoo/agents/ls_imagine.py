@@ -41,6 +41,7 @@ from ..algorithm import (
     Obs,
     Transitions,
     WriteBack,
+    same_for_all,
 )
 from ..blocks import acting
 from ..blocks.actions import to_env
@@ -70,6 +71,7 @@ from ..blocks.rssm import RSSM, State
 from ..config import AgentConfig, EnvFacts, one_of
 from ..environment import EnvLike
 from ..overrides import LSImagineOverrides
+from ..ranks import RunningMoments, ranks
 from ..replay.samplers import OnlineSampler
 
 LAYERS = {"encoder": 3, "decoder": 3, "posterior": 1, "prior": 2,
@@ -145,7 +147,8 @@ def long_losses(
 
 def joint_mean(short: Tensor, long: Tensor, mask: Tensor) -> Tensor:
     """Mean over all short transitions (B, T) and those long ones (K,) whose mask is 1: a scalar."""
-    return (short.sum() + (mask * long).sum()) / (short.numel() + mask.sum())
+    total, count = short.sum() + (mask * long).sum(), short.numel() + mask.sum()
+    return ranks().sum(total) / ranks().sum(count)
 
 
 def spanned(
@@ -288,7 +291,9 @@ class LSImagineAlgorithm(nn.Module):
     jump_statistics: Tensor
     score_statistics: Tensor
     scorer: Scorer | None = None  # of videos, read when it is first needed
+    _shared: list[RunningMoments] | None = None  # statistics that all learners know
     sampler = OnlineSampler()
+    several_learners = True
 
     def __init__(
         self, obs: Mapping[str, ObsSpec], action: ActionSpec, config: "LSImagineConfig"
@@ -460,6 +465,20 @@ class LSImagineAlgorithm(nn.Module):
             buffer.copy_(torch.tensor([numbers.count, numbers.mean, numbers.squares]))
         return {**rows, **latents, **added}, late, Memory(episodes, videos)
 
+    def pool(self) -> None:
+        """Take in the maps that every learner has seen since the last call."""
+        now = [
+            RunningMoments(*buffer.clone().unbind())
+            for buffer in (self.jump_statistics, self.score_statistics)
+        ]
+        if self._shared is not None:
+            now = [mine.pooled(before) for mine, before in zip(now, self._shared, strict=True)]
+            for buffer, numbers in zip(
+                (self.jump_statistics, self.score_statistics), now, strict=True
+            ):
+                buffer.copy_(torch.stack(list(numbers)))
+        self._shared = now
+
     def _watched(
         self, rows: Transitions, envs: Sequence[int], state: object
     ) -> tuple[Transitions, dict[int, VideoReward]]:
@@ -579,7 +598,7 @@ class LSImagineAlgorithm(nn.Module):
             scaled = [scales.get(name, 1.0) * mean for name, mean in means.items()]
             total = torch.stack(scaled).sum()
         # gradients of what learns only; the slow value has none
-        grads = torch.autograd.grad(total, self._optimizer.params)
+        grads = ranks().grad(total, self._optimizer.params)
         metrics |= more | {f"loss/{name}": mean for name, mean in means.items()}
         metrics |= {"loss/total": total, "opt/grad_norm": self._optimizer.step(grads)}
         ema_update(self.slow_value, self.value, c.slow_rate)
@@ -657,20 +676,21 @@ class LSImagineAlgorithm(nn.Module):
     ) -> tuple[dict[str, Tensor], Tensor, Metrics]:
         """The model's losses on long transitions, from rows to their zoomed views.
 
-        Shapes are fixed: `long_cap` rows are taken, zoomed ones first, and those that are none
-        masked.
+        Shapes are fixed: `long_cap` rows of all learners' batch are taken, zoomed ones first, and
+        those that are none, or another learner's, masked.
 
         Returns:
             The losses (K,) by name, the mask (K,), and metrics.
         """
         c, (B, T) = self.config, rows["reward"].shape
-        K = min(c.long_cap, B * T)
+        cap = min(c.long_cap, ranks().count * B * T)
         zoomed = rows["zoomed"].flatten().float()
         # which of them, if there are more, is up to chance
-        index = torch.topk(zoomed + noise.uniform(B * T), K).indices
-        eps = noise.uniform(K, *self.latent.noise_shape)
+        index, place, own = ranks().largest(zoomed + noise.uniform(B * T), cap)
+        eps = same_for_all(noise).uniform(cap, *self.latent.noise_shape)[place]
+        K = len(index)
         taken = {name: column.flatten(0, 1)[index] for name, column in rows.items()}
-        mask = taken["zoomed"].float()  # (K,)
+        mask = taken["zoomed"].float() * own  # (K,)
         before = State(*(part.flatten(0, 1)[index] for part in post))
         views_ = {IMAGE: taken["zoomed_image"], MAP: taken["zoomed_map"]}
         seen = {key: taken[key] for key in self.obs} | views_
@@ -697,12 +717,14 @@ class LSImagineAlgorithm(nn.Module):
         losses = {k: x if k in unscaled else c.long_scale * x for k, x in losses.items()}
         with torch.no_grad():
             known = rows["known"].float()
+            pairs, closed = ranks().sum(zoomed.sum()), ranks().sum(known.sum())
+            steps = ranks().sum((known * rows["interval"]).sum())
             metrics = {
                 "long/zoomed": zoomed.mean(),
                 "long/jump": rows["jump"].float().mean(),
-                "long/closed": known.sum() / zoomed.sum().clamp(min=1),
-                "long/interval": (known * rows["interval"]).sum() / known.sum().clamp(min=1),
-                "long/over_cap": (zoomed.sum() - K).clamp(min=0),
+                "long/closed": closed / pairs.clamp(min=1),
+                "long/interval": steps / closed.clamp(min=1),
+                "long/over_cap": (pairs - cap).clamp(min=0),
             }
         return losses, mask, metrics
 
@@ -744,7 +766,8 @@ class LSImagineAlgorithm(nn.Module):
     def jump_lengths(self, feat: Tensor, jumped: Tensor, chance: Tensor) -> tuple[Tensor, Tensor]:
         """Steps and average reward of every move: 1 and 0 but for jumps.
 
-        Of the N * H moves an eighth is looked at, jumps first; a jump beyond that counts as a step.
+        Of all learners' N * H moves an eighth is looked at, jumps first; a jump beyond that counts
+        as a step.
 
         Args:
             feat: (N, H+1, F).
@@ -754,18 +777,18 @@ class LSImagineAlgorithm(nn.Module):
         Returns:
             (N, H) each.
         """
-        M = max(jumped.numel() // 8, 1)
-        index = torch.topk((jumped + chance).flatten(), M).indices
+        index, _, own = ranks().largest((jumped + chance).flatten(), jump_cap(jumped))
         before, after = feat[:, :-1].flatten(0, 1)[index], feat[:, 1:].flatten(0, 1)[index]
         both = torch.cat([before, after], -1)  # (M, 2F)
         steps = self.interval.prediction(self.interval(both)).mean
         earned = self.accumulated.prediction(self.accumulated(both)).mean
-        is_jump = jumped.flatten()[index] > 0
-        steps = torch.where(is_jump, steps.clamp(1, self.config.max_interval).floor(), 1)
+        is_jump = (jumped.flatten()[index] > 0) & own
+        longer = torch.where(is_jump, steps.clamp(1, self.config.max_interval).floor() - 1, 0)
         earned = torch.where(is_jump, earned, 0)
-        flat = torch.ones_like(jumped).flatten()
-        interval = flat.scatter(0, index, steps).view_as(jumped)
-        return interval, torch.zeros_like(flat).scatter(0, index, earned).view_as(jumped)
+        # added, not written: where a learner has less of the eighth, a move is named again for 0
+        flat = torch.zeros_like(jumped).flatten()
+        interval = 1 + flat.scatter_add(0, index, longer).view_as(jumped)
+        return interval, flat.scatter_add(0, index, earned).view_as(jumped)
 
     def behavior_losses(
         self, post: State, noise: NoiseSource
@@ -804,13 +827,11 @@ class LSImagineAlgorithm(nn.Module):
             if jumped is not None and chance is not None:
                 interval, earned = self.jump_lengths(feat, jumped, chance)
                 moves = spanned(*moves, interval, earned, self.discount)
-                jumps = jumped.sum().clamp(min=1)
+                jumps, steps = ranks().sum(jumped.sum()), ranks().sum((jumped * interval).sum())
                 metrics |= {
                     "imag/jumps": jumped.mean(),
-                    "imag/interval": (jumped * interval).sum() / jumps,
-                    "imag/jumps_over_cap": (jumped.sum() - max(jumped.numel() // 8, 1)).clamp(
-                        min=0
-                    ),
+                    "imag/interval": steps / jumps.clamp(min=1),
+                    "imag/jumps_over_cap": (jumps - jump_cap(jumped)).clamp(min=0),
                 }
         value, stats = fused_outputs(feat[:, :-1], self.value, self.actor)
         values = self.value.prediction(value)
@@ -946,6 +967,11 @@ class LSImagineAlgorithm(nn.Module):
         later = acting.open_loop(self.rssm, state, actions, embeds, firsts, eps[:, 1:])
         shown = self.decoder(torch.cat([self.rssm.feat(state).unsqueeze(1), later], 1))
         return {key: shown[key] for key in self.observed}
+
+
+def jump_cap(jumped: Tensor) -> int:
+    """How many jumps of all learners' moves (N, H) are looked at: an eighth of the moves."""
+    return max(ranks().count * jumped.numel() // 8, 1)
 
 
 INTRINSIC_COLUMNS = {"intrinsic": ColumnSpec()}

@@ -46,6 +46,7 @@ from ..config import AgentConfig, EnvFacts, one_of
 from ..environment import EnvLike
 from ..overrides import PlaNetOverrides
 from ..planning import plan_step
+from ..ranks import ranks
 from ..replay.samplers import EpisodeSampler, Sampler
 
 DYNAMICS = ("rssm", "stochastic", "deterministic")  # the paper's figure 2: c, b and a
@@ -88,6 +89,7 @@ class PlaNetAlgorithm(nn.Module):
 
     columns: Mapping[str, ColumnSpec] = {}
     sampler: Sampler = EpisodeSampler()
+    several_learners = True
     carry_spec: Mapping[str, TensorSpec]
     noise_spec: Mapping[str, NoiseSpec]
 
@@ -188,7 +190,7 @@ class PlaNetAlgorithm(nn.Module):
         c = self.config
         with acting.autocast(self, c.precision), kernels(c.kernels):
             loss, metrics = self.model_loss(batch, noise)
-        grads = torch.autograd.grad(loss, self._optimizer.params)
+        grads = ranks().grad(loss, self._optimizer.params)
         metrics["opt/model_grad_norm"] = self._optimizer.step(grads)
         return {k: v.detach() for k, v in metrics.items()}, {}
 
@@ -238,7 +240,8 @@ class PlaNetAlgorithm(nn.Module):
         for d, (prior, valid) in enumerate(loops):
             arrived = post.stats[:, d:].detach().float()
             kl = free_nats_per_step(latent.kl(arrived, prior.stats.float()), c.free_nats)
-            means.append((kl * valid).sum() / valid.sum().clamp(min=1))
+            steps = ranks().sum(valid.sum())
+            means.append(ranks().sum((kl * valid).sum()) / steps.clamp(min=1))
         return torch.stack(means[1:]).mean()
 
     def _colour_noise(self, noise: NoiseSource, B: int, T: int) -> Tensor | None:

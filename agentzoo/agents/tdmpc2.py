@@ -20,7 +20,16 @@ from agentzoo.runtime.policy.planners import check, check_draws
 from agentzoo.runtime.spec import ActionSpec, ColumnSpec, MPPISpec, NoiseSpec, ObsSpec, TensorSpec
 
 from ..agent import Agent
-from ..algorithm import Batch, Carry, Metrics, Noise, NoiseSource, Obs, WriteBack
+from ..algorithm import (
+    Batch,
+    Carry,
+    Metrics,
+    Noise,
+    NoiseSource,
+    Obs,
+    WriteBack,
+    same_for_all,
+)
 from ..blocks.actions import to_env
 from ..blocks.distributions import symexp, symlog
 from ..blocks.ema import ema_update, target_copy
@@ -36,6 +45,7 @@ from ..config import AgentConfig, EnvFacts, one_of
 from ..environment import EnvLike
 from ..overrides import TDMPC2Overrides
 from ..planning import plan_step
+from ..ranks import ranks
 from ..replay.samplers import EpisodeSampler, Sampler
 from ..train.schedule import ByDecision, Schedule
 
@@ -132,6 +142,7 @@ class TDMPC2Algorithm(nn.Module):
 
     columns: Mapping[str, ColumnSpec] = {}
     sampler: Sampler = EpisodeSampler()
+    several_learners = True
     carry_spec: Mapping[str, TensorSpec]
     noise_spec: Mapping[str, NoiseSpec]
     bins: Tensor
@@ -251,14 +262,14 @@ class TDMPC2Algorithm(nn.Module):
         with self._autocast():
             loss, states, metrics = self._model_loss(batch, noise)
         params = [p for one in ("encoder", "model") for p in self._optimizers[one].params]
-        grads, norm = clip_by_global_norm(torch.autograd.grad(loss, params), self.config.grad_clip)
+        grads, norm = clip_by_global_norm(ranks().grad(loss, params), self.config.grad_clip)
         split = len(self._optimizers["encoder"].params)
         self._optimizers["encoder"].step(grads[:split])
         self._optimizers["model"].step(grads[split:])
         with self._autocast():
             loss, more = self._policy_loss(states, noise)
         optimizer = self._optimizers["policy"]
-        more["opt/policy_grad_norm"] = optimizer.step(torch.autograd.grad(loss, optimizer.params))
+        more["opt/policy_grad_norm"] = optimizer.step(ranks().grad(loss, optimizer.params))
         ema_update(self.target_q, self.q, self.config.tau)
         metrics = {**metrics, "opt/model_grad_norm": norm, **more}
         return {name: value.detach() for name, value in metrics.items()}, {}
@@ -281,7 +292,7 @@ class TDMPC2Algorithm(nn.Module):
             later = {k: batch[k][:, 1:] for k in self.encoder.keys}
             arrived = self.encoder(later, shifts[:, 1:])  # (B, H, L)
             best = self._sampled(arrived, noise.normal(B, H, A))
-            pair = pair_of(noise.uniform(c.sizes.members))
+            pair = pair_of(same_for_all(noise).uniform(c.sizes.members))
             logits = self.target_q(torch.cat([arrived, best], -1), chosen=pair)
             value = self._scalar(logits).amin(0)  # (B, H)
             target = td_target(reward, terminal, c.discount, value)
@@ -319,7 +330,8 @@ class TDMPC2Algorithm(nn.Module):
         """Equation 4: the policy's values, in units of their own spread, and its entropy."""
         c, (B, T) = self.config, z.shape[:2]
         prior = self.prior(z, noise.normal(B, T, self.action.size))
-        pair, draws = pair_of(noise.uniform(c.sizes.members)), self._dropout(noise, B, T)
+        pair = pair_of(same_for_all(noise).uniform(c.sizes.members))
+        draws = self._dropout(noise, B, T)
         values = self._scalar(self.q(torch.cat([z, prior.action], -1), draws, pair))
         value = values.mean(0)  # (B, T)
         self.scale.update(value[:, 0])
@@ -340,8 +352,11 @@ class TDMPC2Algorithm(nn.Module):
         shape = self.noise_spec["shift"].shape if "shift" in self.noise_spec else (0,)
         return noise.uniform(B, T, *shape) if math.prod(shape) else self.bins.new_empty(B, T, 0)
 
-    def _dropout(self, noise: NoiseSource, *lead: int) -> Tensor | None:
-        return noise.uniform(*self.q.mask_shape(lead)) if self.config.dropout else None
+    def _dropout(self, noise: NoiseSource, B: int, T: int) -> Tensor | None:
+        if not self.config.dropout:
+            return None
+        shape = self.q.mask_shape((ranks().count * B, T))  # members come first, then the batch
+        return ranks().share(same_for_all(noise).uniform(*shape), 1)
 
     def _autocast(self) -> torch.autocast:
         # sums, likelihoods and norms stay float32 by promotion
@@ -444,7 +459,8 @@ class ReturnScale(nn.Module):
 
     @torch.no_grad()
     def update(self, x: Tensor) -> None:
-        """Move towards the spread of all entries of x."""
+        """Move towards the spread of all entries of x, of every learner's."""
+        x = ranks().gather(x)
         spread = percentile(x, 0.95) - percentile(x, 0.05)
         self.value.lerp_(spread.clamp(min=1), self.rate)
 

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from agentzoo.runtime.spec import NoiseSpec, TensorSpec
 
-from ..algorithm import Carry, NoiseSource
+from ..algorithm import Carry, NoiseSource, same_for_all
+from ..ranks import ranks
 from .actors import Actor
 from .latents import Latent
 from .rssm import RSSM, State
@@ -94,6 +95,26 @@ def open_loop(
 def draw_noise(noise: NoiseSource, kind: str, *shape: int) -> Tensor:
     """Noise of a kind, "normal" or "uniform", and a shape."""
     return noise.normal(*shape) if kind == "normal" else noise.uniform(*shape)
+
+
+def random_starts(
+    start: State, beside: Tensor, count: int | None, noise: NoiseSource
+) -> tuple[State, Tensor]:
+    """A random subset of constant states (N, ...) and of what stands beside them.
+
+    Args:
+        start: states, batch shape (N,).
+        beside: (N, ...).
+        count: how many, of all learners' N; None, or as many as there are, is all.
+        noise: for the choice.
+    """
+    total = ranks().count * len(beside)
+    if count is None or count >= total:
+        return start, beside
+    chosen = same_for_all(noise).uniform(total).topk(count).indices
+    whole = [ranks().gather(x)[chosen] for x in (*start, beside)]
+    *parts, beside = [ranks().share(x) for x in whole]
+    return State(*parts), beside
 
 
 def autocast(module: nn.Module, precision: str) -> torch.autocast:

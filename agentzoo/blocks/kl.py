@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from ..ranks import ranks
+
 
 def gaussian_kl(mean: Tensor, std: Tensor, prior_mean: Tensor, prior_std: Tensor) -> Tensor:
     """KL(N(mean, std) || N(prior_mean, prior_std)) in nats, summed over the last axis.
@@ -47,7 +49,7 @@ def free_nats_on_mean(kl: Tensor, free_nats: float) -> Tensor:
     Source: danijar/dreamer dreamer.py:_train. The paper's first code hinges every step (see
     `free_nats_per_step`); its author calls either fine (danijar/dreamer#44).
     """
-    return torch.clamp(kl.mean(), min=free_nats)
+    return torch.clamp(ranks().mean(kl.mean()), min=free_nats)
 
 
 def kl_balancing(dyn: Tensor, rep: Tensor, balance: float, free_nats: float) -> Tensor:

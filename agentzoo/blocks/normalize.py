@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from ..ranks import ranks
+
 
 def percentile(x: Tensor, share: float) -> Tensor:
     """The value below which a share of all entries lies, linear between neighbours; a scalar.
@@ -45,7 +47,8 @@ class PercentileScale(nn.Module):
 
     @torch.no_grad()
     def update(self, x: Tensor) -> None:
-        """Move the averages towards the percentiles of all entries of x."""
+        """Move the averages towards the percentiles of all entries of x, of every learner's."""
+        x = ranks().gather(x)
         self.lower.lerp_(percentile(x, self.low), 1 - self.decay)
         self.upper.lerp_(percentile(x, self.high), 1 - self.decay)
 

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from ..ranks import RunningMoments, ranks
+
 FLOOR = 1e-2  # smallest deviation, in the observations' units: what never moved stays small
 LIMIT = 10.0  # deviations at which values are clipped
 FORMS = ("none", "prefill", "running")
@@ -40,6 +42,7 @@ class Standardizer(nn.Module):
         self.register_buffer("squares", torch.zeros(size))  # summed squared distances to the mean
         self.register_buffer("scale", torch.ones(size))  # one over the deviation
         self.register_buffer("frozen", torch.zeros((), dtype=torch.bool))
+        self._shared: RunningMoments | None = None  # what all learners know
 
     @torch.no_grad()
     def measure(self, rows: Tensor, *, learning: bool) -> None:
@@ -57,9 +60,27 @@ class Standardizer(nn.Module):
         self.squares += (rows - center).square().sum(0) + away.square() * self.count * added / total
         self.mean += away * added / total
         self.count.copy_(total)
-        self.scale.copy_(1 / (self.squares / total).sqrt().clamp(min=FLOOR))
+        self._rescale()
+
+    @torch.no_grad()
+    def pool(self) -> None:
+        """Take in the rows that every learner has measured since the last call."""
+        now = RunningMoments(self.count.double(), self.mean.double(), self.squares.double())
+        if self._shared is not None:
+            pooled = now.pooled(self._shared)
+            for buffer, number in zip((self.count, self.mean, self.squares), pooled, strict=True):
+                buffer.copy_(number)
+            self.frozen.fill_(ranks().any(bool(self.frozen)))
+            if self.count:
+                self._rescale()
+        self._shared = RunningMoments(
+            self.count.double(), self.mean.double(), self.squares.double()
+        )
+
+    def _rescale(self) -> None:
+        self.scale.copy_(1 / (self.squares / self.count).sqrt().clamp(min=FLOOR))
         if not self._all:
-            others = ~torch.tensor(self._measured, device=rows.device)
+            others = ~torch.tensor(self._measured, device=self.mean.device)
             self.mean[others], self.scale[others] = 0.0, 1.0
 
     def forward(self, vector: Tensor) -> Tensor:

@@ -145,6 +145,10 @@ def learn_on(
         typer.echo(f"stopped; to go on: {how}", err=True)
         code = 130 if isinstance(stopped, KeyboardInterrupt) else int(str(stopped.code))
         raise typer.Exit(code) from None
+    from ..ranks import is_follower
+
+    if is_follower():
+        return  # the first process of torchrun's says it
     typer.echo(f"run:  {learner.run}")
     typer.echo(f"next: agentzoo export {learner.run} my-policy")
     typer.echo(f"on:   agentzoo resume {learner.run}{source} --steps TOTAL, to go further")

@@ -58,6 +58,7 @@ class Counters:
         best_return: the best evaluation's mean return, None before the first.
         best_step: env_step of that evaluation; `best/` in the run's folder has its weights.
         interrupted: the checkpoint was taken because the user stopped the run.
+        ranks: processes that learn together; `started`, `rows` and `waited` are one's own.
     """
 
     env_step: int = 0
@@ -72,6 +73,7 @@ class Counters:
     best_return: float | None = None
     best_step: int = 0
     interrupted: bool = False
+    ranks: int = 1
 
     def write(self, folder: Path) -> None:
         """Write `counters.json`."""

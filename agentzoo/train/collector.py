@@ -57,6 +57,8 @@ class Collector:
         prefill: environment steps of uniformly random actions.
         device: of the algorithm.
         total_steps: environment steps that the run will have, by which exploration may decay.
+        first_env: number of the first environment among those of all learners, by which seeds and
+            noise are addressed.
     """
 
     algorithm: Algorithm
@@ -67,6 +69,7 @@ class Collector:
     prefill: int
     device: torch.device
     total_steps: int = 0
+    first_env: int = 0
     holding: bool = False
     rows: Transitions = field(
         default_factory=dict
@@ -106,6 +109,11 @@ class Collector:
         self._resets = resets
         actions = np.empty(0) if self._actions is None else self._actions
         self.adapter.send(self.active, actions, resets, self._seeds(resets))
+
+    @property
+    def can_advance(self) -> bool:
+        """Whether an environment has something to do; not where all are held back."""
+        return bool(self.active) or self._resets is not None or not self.holding
 
     def advance(self) -> int:
         """Step the environments inside an episode, reset the others; the number of env steps."""
@@ -169,7 +177,9 @@ class Collector:
     def _act(self) -> tuple[Carry, np.ndarray]:
         step = self.counters.env_step
         prefilling = step < self.prefill
-        address = [(self._noise_seed, env, self.counters.rows[env]) for env in self.active]
+        address = [
+            (self._noise_seed, self.first_env + env, self.counters.rows[env]) for env in self.active
+        ]
         specs = self._prefill_noise if prefilling else self._noise
         noise = {k: self._tensor(v) for k, v in draw(specs, address).items()}
         obs = {k: self._tensor(self.rows[k]) for k in (*self.adapter.obs, "is_first")}
@@ -244,7 +254,10 @@ class Collector:
 
     def _seeds(self, envs: list[int]) -> list[int]:
         """The seeds of these environments' next episodes, which count as started."""
-        seeds = [episode_seed(self.seed, env, self.counters.started[env]) for env in envs]
+        seeds = [
+            episode_seed(self.seed, self.first_env + env, self.counters.started[env])
+            for env in envs
+        ]
         for env in envs:
             self.counters.started[env] += 1
         return seeds

@@ -16,6 +16,7 @@ import torch
 from agentzoo.runtime.errors import ConfigError, RunError
 
 from ..algorithm import Algorithm, Batch, Metrics, NoiseSource, WriteBack
+from ..ranks import ranks
 
 WARM_UPS = 3  # updates before recording: libraries choose kernels, optimisers allocate their state
 QUEUE = 2  # updates started and not yet done: more would only hold batches in memory
@@ -46,7 +47,8 @@ class EagerUpdate:
     warm = True
 
     def __init__(self, algorithm: Algorithm, device: torch.device) -> None:
-        self.algorithm, self.noise = algorithm, NoiseSource(0, device)
+        self.algorithm = algorithm
+        self.noise = NoiseSource(0, device, ranks=ranks())
 
     def __call__(self, batch: Batch, seed: int) -> tuple[Metrics, WriteBack]:
         """One gradient step."""
@@ -119,7 +121,7 @@ def updater(algorithm: Algorithm, device: torch.device, capture: str) -> Update:
         ConfigError: if it is on and the device is not CUDA.
     """
     require_capture(device, capture)
-    captured = device.type == "cuda" and capture != "off"
+    captured = device.type == "cuda" and capture != "off" and ranks().count == 1
     return (CapturedUpdate if captured else EagerUpdate)(algorithm, device)
 
 
@@ -129,6 +131,11 @@ def require_capture(device: torch.device, capture: str) -> None:
     Raises:
         ConfigError: saying what to set instead.
     """
+    if capture == "on" and ranks().count > 1:
+        raise ConfigError(
+            "capture='on' records an update without what several processes tell each other in it; "
+            "leave it at 'auto', which makes updates kernel by kernel here"
+        )
     if capture == "on" and device.type != "cuda":
         raise ConfigError(
             f"capture='on' records the update as a CUDA graph, but the device is {device}; use "

@@ -39,6 +39,7 @@ class Logger:
         sinks: where the log goes, too.
         facts: what the sinks are told of the run; None is its folder alone.
         resume_step: go on from this environment step: later lines are cut, later events hidden.
+        enabled: False writes and shows nothing.
         patience_s: seconds that each sink has on closing.
 
     Raises:
@@ -52,11 +53,13 @@ class Logger:
         sinks: Sequence[Sink] = (),
         facts: RunFacts | None = None,
         resume_step: int | None = None,
+        enabled: bool = True,
         patience_s: float = PATIENCE_S,
     ) -> None:
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.path = self.folder / METRICS_FILE
+        self.path = self.folder / METRICS_FILE if enabled else Path(os.devnull)
+        sinks, resume_step = (sinks, resume_step) if enabled else ((), None)
         kept = [] if resume_step is None else _cut(self.path, resume_step)
         self._pending = b""  # lines for which the disk has no room
         # the clock goes on where the last kept line left it

@@ -1,12 +1,13 @@
 """Training: collect, store, update, and whatever is due, until the step budget is spent."""
 
 import math
+import shutil
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 
@@ -18,9 +19,10 @@ from agentzoo.runtime.errors import RunError
 from agentzoo.runtime.policy.noise import derive_seed
 from agentzoo.runtime.policy.spaces import describe_spaces
 
-from ..algorithm import Algorithm, Metrics
+from ..algorithm import Algorithm, Metrics, Pooling
 from ..blocks.optim import Adam
 from ..config import AgentConfig, to_json
+from ..ranks import LostRankError, ranks
 from ..replay.buffer import ReplayBuffer
 from ..replay.prefetch import Batches
 from . import checkpoint
@@ -71,6 +73,9 @@ class Training:
     def __post_init__(self) -> None:
         """Wire the collector and the schedule from the agent's configuration."""
         config, parent = self.learner.config, self.learner.parent
+        self.ranks = ranks()
+        self.counters.ranks = self.ranks.count
+        self._envs = self.ranks.count * len(self.adapter)  # of all learners
         # a policy that can act needs no random actions; with its replay, no waiting either
         prefill = config.prefill if parent is None else 0
         scheduled = config
@@ -89,20 +94,21 @@ class Training:
             self.learner.seed,
             prefill,
             self.learner.device,
+            first_env=self.ranks.rank * len(self.adapter),
         )
         self.batches = Batches(
             self.replay,
             self.learner.algorithm.sampler,
-            config.batch_size,
+            self.ranks.part("batch_size", config.batch_size),
             config.batch_length,
-            self.learner.seed,
+            self.ranks.seed(self.learner.seed),
             self.learner.device,
         )
         self._learn = updater(self.learner.algorithm, self.learner.device, config.capture)
         self._metrics: list[Metrics] = []
         self._finished: list[Episode] = []
         self._update_seconds: list[float] = []
-        self._interval = config.checkpoint_every * len(self.adapter)
+        self._interval = config.checkpoint_every * self._envs
         self._due_checkpoint = self._next(self._interval)
         self._grace = checkpoint_grace(config, self.adapter)
         self._overdue = 0  # steps that each environment may have taken since a checkpoint was due
@@ -114,22 +120,36 @@ class Training:
         """Go on until `total` environment steps of the run, or until stopped.
 
         A stopped run leaves a checkpoint marked interrupted.
+
+        Raises:
+            RunError: if it has diverged, or another learner is lost.
         """
+        try:
+            self._run(total)
+        except LostRankError as error:
+            raise RunError(
+                f"{error}; this run stops at step {self.counters.env_step:,}{self._standing()}. "
+                "Start all processes again with the same command and run= (--run)"
+            ) from error
+
+    def _run(self, total: int) -> None:
         self.collector.total_steps = total
+        self._require_same_weights()
+        self._pool()
         self._tell("on_start")
         self._say_grace()
         with interruptible(self):
             with self.batches:
                 if self.counters.checkpoints == 0:
                     self._checkpoint()
-                while self.counters.env_step < total and not self.stop:
+                while self.counters.env_step < total and not self._stopping():
                     self._advance(total)
                 if self.counters.env_step >= total:
                     self._tell("on_total")
             self.counters.interrupted = self.counters.env_step < total
             if self.counters.interrupted:
                 self._cut()
-            if self._finished or self._metrics:
+            if self.ranks.any(bool(self._finished or self._metrics)):
                 self._log()
             self._checkpoint(last=True)
             self._tell("on_end")
@@ -137,9 +157,7 @@ class Training:
     def _advance(self, total: int) -> None:
         """One decision of every environment, and all that it makes due."""
         counters = self.counters
-        counters.env_step += self.collector.advance()
-        for env, why in self.collector.lost.items():
-            self.bar.warn(f"the world of environment {env} was lost, the next begins: {why}")
+        counters.env_step += self.ranks.total(self._collect())
         self._wait()
         overdue = self.collector.holding and self._overdue >= self._grace
         if counters.env_step >= total or overdue:
@@ -154,12 +172,40 @@ class Training:
             self._log()
         self._maybe_checkpoint(total)
 
+    def _collect(self) -> int:
+        """Bring this learner's environments to their next rows; the environment steps."""
+        if not self.collector.can_advance:
+            return 0  # all are held back, and wait for other learners'
+        steps = self.collector.advance()
+        for env, why in self.collector.lost.items():
+            self.bar.warn(f"the world of environment {env} was lost, the next begins: {why}")
+        return steps
+
+    def _stopping(self) -> bool:
+        """Whether a learner was asked to stop; here all of them learn of it."""
+        asked = self.ranks.most(int(self.signalled or self.stop))
+        if asked:
+            self.stop = True
+        if asked > 1 and self.ranks.count > 1:
+            self.signalled = signal.Signals(asked)
+        return self.stop
+
+    def _pool(self) -> None:
+        """Bring together what learners have measured of the rows that each has collected."""
+        if self.ranks.count > 1:
+            for module in nn_module(self.learner.algorithm).modules():
+                if isinstance(module, Pooling):
+                    module.pool()
+
     def _decide(self) -> None:
-        for episode in self.collector.decide():
+        finished = self.collector.decide()
+        self._pool()
+        for episode in finished:
             self.counters.episodes += 1
             self._finished.append(episode)
             self.returns.append((self.counters.env_step, episode.total_reward))
             self._tell("on_episode", episode)
+        self.counters.episodes += self.ranks.total(len(finished)) - len(finished)
         if self.counters.env_step <= self.schedule.prefill:
             self.counters.prefill_episodes = self.counters.episodes
         self._show()
@@ -169,8 +215,8 @@ class Training:
         counters, config = self.counters, self.learner.config
         due = self.schedule.due(counters.env_step, counters.episodes - counters.prefill_episodes)
         sampler = self.learner.algorithm.sampler
-        while counters.updates < due and not self.stop:
-            if not sampler.ready(self.replay, config.batch_length):
+        while counters.updates < due and not self._stopping():
+            if not self.ranks.all(sampler.ready(self.replay, config.batch_length)):
                 return
             self._update(more=counters.updates + 1 < due)
         self.batches.drop()
@@ -221,20 +267,22 @@ class Training:
         now, counters = time.monotonic(), self.counters
         then, env_step, updates = self._logged
         seconds = max(now - then, 1e-9)
+        waited = self.ranks.total(counters.waited)
+        finished = episodes_of_all(self._finished)
         line = {
             "time/updates": counters.updates,
             "time/episodes": counters.episodes,
             "time/fps": (counters.env_step - env_step) / seconds,
             "time/updates_per_s": (counters.updates - updates) / seconds,
-            "time/checkpoint_wait": counters.waited / max(counters.waited + sum(counters.rows), 1),
-            "replay/rows": len(self.replay),
+            "time/checkpoint_wait": waited / max(waited + self.ranks.total(sum(counters.rows)), 1),
+            "replay/rows": self.ranks.total(len(self.replay)),
         }
-        if self._finished:
-            rewards = [episode.total_reward for episode in self._finished]
+        if finished:
+            rewards = [episode.total_reward for episode in finished]
             line["rollout/ep_rew_mean"] = float(np.mean(rewards))
-            line["rollout/ep_len_mean"] = float(np.mean([e.rows - 1 for e in self._finished]))
-            line |= reached(self._finished)
-        learned = means(self._metrics)
+            line["rollout/ep_len_mean"] = float(np.mean([e.rows - 1 for e in finished]))
+            line |= reached(finished)
+        learned = means_of_all(self._metrics)
         self.log(line | learned)
         self._require_finite(learned)
         if self.replay.unsealed:
@@ -256,7 +304,7 @@ class Training:
         late = self.counters.env_step - self._due_checkpoint
         if self._interval and self.counters.env_step < total and late >= 0:
             if not self.collector.holding:
-                self._overdue = late // len(self.adapter)
+                self._overdue = late // self._envs
             self.collector.holding = True
 
     def _wait(self) -> None:
@@ -277,16 +325,16 @@ class Training:
 
     def _maybe_checkpoint(self, total: int) -> None:
         """Take a checkpoint when all environments are held; at the end comes one in any case."""
-        held = self.collector.holding and not self.collector.active
-        if held and self.counters.env_step < total:
+        due = self.collector.holding and self.counters.env_step < total
+        if due and self.ranks.all(not self.collector.active):
             self._checkpoint()
             self.collector.holding, self._overdue = False, 0
 
     def _cut(self) -> None:
         """End open episodes where they stand; what is stored is whole episodes."""
         self.collector.holding = True  # no new episode begins here
-        if self.collector.active:
-            self.counters.env_step += self.collector.advance()
+        if self.ranks.any(bool(self.collector.active)):
+            self.counters.env_step += self.ranks.total(self._collect())
             self.collector.cut()
             self._decide()
 
@@ -303,30 +351,63 @@ class Training:
         lost += [f"{name} holds NaN or infinity" for name in not_finite(self.learner.algorithm)]
         if not lost:
             return
-        newest = checkpoint.newest(self.folder / "checkpoints")
-        stands = ""
-        if newest is not None:
-            step = Counters.read(newest / "training").env_step
-            stands = f", and the checkpoint {newest} of step {step:,} stands"
         named = ", ".join(lost[:3]) + (f" and {len(lost) - 3} more" if len(lost) > 3 else "")
         raise RunError(
             f"the run has diverged by step {self.counters.env_step:,}: {named}; it "
-            f"stops here{stands}. Look for observations or rewards of extreme size, or begin "
-            "another run with smaller learning rates"
+            f"stops here{self._standing()}. Look for observations or rewards of extreme size, or "
+            "begin another run with smaller learning rates"
         )
 
+    def _standing(self) -> str:
+        """The checkpoint that a run which ends here leaves, as the end of a clause."""
+        newest = checkpoint.newest(self.folder / "checkpoints")
+        if newest is None:
+            return ""
+        step = Counters.read(newest / "training").env_step
+        return f", and the checkpoint {newest} of step {step:,} stands"
+
     def _checkpoint(self, *, last: bool = False) -> None:
-        self._require_finite(means(self._metrics))
+        self._require_finite(means_of_all(self._metrics))
+        self._require_same_weights()
         self.counters.checkpoints += 1
         self._due_checkpoint = self._next(self._interval)
         self.collector.forget()
         root = self.folder / "checkpoints"
         try:
-            path = checkpoint.save(root, self.counters.checkpoints, self._write_checkpoint)
+            path = self._save(root)
         except OSError as error:
             self._lose_checkpoint(error, checkpoint.newest(root), last)
         else:
             self._tell("on_checkpoint", path)
+
+    def _save(self, root: Path) -> Path:
+        """Write a checkpoint: rank 0 the whole, into which it moves the parts of the others.
+
+        Raises:
+            OSError: if a part or the whole cannot be written; then all learners raise it.
+        """
+        number = self.counters.checkpoints
+        if self.ranks.count == 1:
+            return checkpoint.save(root, number, self._write_checkpoint)
+        together(self._write_part)
+        together(lambda: checkpoint.save(root, number, self._write_checkpoint), first=True)
+        return root / f"{number:06d}"
+
+    def _write_part(self) -> None:
+        """This learner's replay and counters, where rank 0 finds them."""
+        if self.ranks.first:
+            return
+        part = self.ranks.own(self.folder) / "part"
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        self.replay.save(part / "replay")
+        self.counters.write(part)
+
+    def _require_same_weights(self) -> None:
+        algorithm = self.learner.algorithm
+        self.ranks.require_same(nn_module(algorithm).state_dict(), "the weights")
+        for name, optimizer in algorithm.optimizers().items():
+            self.ranks.require_same(optimizer.state_dict(), f"the numbers of the optimiser {name}")
 
     def keep_best(self, mean_reward: float) -> bool:
         """Keep these weights as `best/` if no evaluation before had so high a mean return."""
@@ -372,13 +453,16 @@ class Training:
             checkpoint.write_tensors(training / f"{name}.safetensors", optimizer.state_dict())
         self.replay.save(training / "replay")
         self.counters.write(training)
+        for rank in range(1, self.ranks.count):
+            other = replace(self.ranks, rank=rank)
+            (other.own(self.folder) / "part").rename(other.own(training))
 
     def restore(self, folder: Path) -> None:
         """Take optimisers and replay from a checkpoint; the agent took its weights already."""
         training = folder / "training"
         for name, optimizer in self.learner.algorithm.optimizers().items():
             optimizer.load_state_dict(checkpoint.read_tensors(training / f"{name}.safetensors"))
-        self.replay.restore(training / "replay")
+        self.replay.restore(self.ranks.own(training) / "replay")
 
     def inherit(self, folder: Path, parent: Parent) -> None:
         """Begin with what a parent's checkpoint holds; the agent took its weights already."""
@@ -433,6 +517,46 @@ def reached(episodes: Sequence[Episode]) -> dict[str, float]:
     return line
 
 
+def episodes_of_all(mine: Sequence[Episode]) -> list[Episode]:
+    """The episodes of every learner."""
+    if ranks().count == 1:
+        return list(mine)
+    said = ranks().exchange([asdict(episode) for episode in mine])
+    return [Episode(**episode) for theirs in said for episode in theirs]
+
+
+def means_of_all(metrics: Sequence[Metrics]) -> dict[str, float]:
+    """Means over updates and learners, who have made the same number of updates."""
+    mine = means(metrics)
+    if ranks().count == 1:
+        return mine
+    said = ranks().exchange(mine)
+    return {name: math.fsum(one[name] for one in said) / len(said) for name in mine}
+
+
+def together(write: Callable[[], object], *, first: bool = False) -> None:
+    """Let every learner write, or the first one alone, and wait until all have.
+
+    Raises:
+        OSError: on every learner, if it fails on one.
+    """
+    failed = ""
+    if ranks().first or not first:
+        try:
+            write()
+        except OSError as error:
+            failed = str(error)
+    for rank, error in enumerate(ranks().exchange(failed)):
+        if error:
+            raise OSError(f"{error} (rank {rank})")
+
+
+def nn_module(algorithm: Algorithm) -> torch.nn.Module:
+    """The algorithm as the nn.Module it is."""
+    assert isinstance(algorithm, torch.nn.Module), type(algorithm)
+    return algorithm
+
+
 def means(metrics: Sequence[Metrics]) -> dict[str, float]:
     """Means over updates, fetched from the device at once."""
     if not metrics:
@@ -464,6 +588,8 @@ def interruptible(training: Training) -> Iterator[None]:
 
     def handle(number: int, frame: FrameType | None) -> None:
         if training.signalled is not None:
+            if ranks().count > 1:
+                return  # torchrun passes on what a terminal sends, and kills those that stay
             raise interruption(signal.Signals(number))
         training.signalled, training.stop = signal.Signals(number), True
         again = "press Ctrl-C again" if number == signal.SIGINT else "a second SIGTERM ends it"
@@ -517,8 +643,10 @@ def train(
     spec, replay = learner.policy.spec, open_replay(learner, folder)
     resume = None if newest is None else counters.env_step
     facts = run_facts(learner, folder)
-    bar = ProgressBar(total, start=counters.env_step, enabled=progress)
-    with Logger(folder, sinks=sinks, facts=facts, resume_step=resume) as logger, bar:
+    first = ranks().first
+    bar = ProgressBar(total, start=counters.env_step, enabled=progress and first)
+    log = Logger(folder, sinks=sinks, facts=facts, resume_step=resume, enabled=first)
+    with log as logger, bar:
         training = Training(learner, folder, adapter, replay, counters, logger, bar, callbacks)
         if newest is not None:
             training.restore(newest)
@@ -527,7 +655,7 @@ def train(
             training.inherit(learner.loaded, learner.parent)
             before = learner.parent.env_steps
             bar.note(f"continues from weights that learned for {before:,} steps")
-        decisions = (total - counters.env_step) // adapter.repeat
+        decisions = (total - counters.env_step) // adapter.repeat // ranks().count
         bar.note(f"reads {describe_spaces(spec.obs, spec.action)}")
         bar.note(f"replay: {require_space(training, decisions)}")
         training.run(total)
@@ -541,13 +669,14 @@ def train(
 
 def open_replay(learner: Learner, folder: Path) -> ReplayBuffer:
     """The replay of a learner's run, with nothing in it yet."""
+    config = learner.config
     return ReplayBuffer(
-        folder / "replay",
+        ranks().own(folder) / "replay",
         learner.policy.spec.obs,
         learner.policy.spec.action,
         learner.algorithm.columns,
-        envs=learner.config.envs,
-        capacity=learner.config.replay_rows,
+        envs=ranks().part("envs", config.envs),
+        capacity=config.replay_rows // ranks().count,
     )
 
 
@@ -573,7 +702,7 @@ def require_space(training: Training, decisions: int) -> str:
     there = checkpoint.size_of_copies(training.folder / "checkpoints")
     return training.replay.require_space(
         decisions,
-        2 * config.checkpoint_every * config.envs // training.adapter.repeat,
+        2 * config.checkpoint_every * len(training.adapter) // training.adapter.repeat,
         checkpoints=checkpoints,
         beside=checkpoints * size + best - there,
     )
