@@ -163,14 +163,28 @@ def export(
     world: Annotated[
         bool, typer.Option("--world", help="Add the world model, to dream and to be watched.")
     ] = False,
+    triton: Annotated[
+        Path | None, typer.Option(help="Write it into this Triton model repository, too.")
+    ] = None,
+    latents: Annotated[
+        Literal["sample", "mode"],
+        typer.Option(help="Of --triton: noise as inputs, or none and every choice the mode."),
+    ] = "sample",
 ) -> None:
     """Turn a saved agent into a bundle that runs without PyTorch."""
     from .. import load
+    from ..export_triton import export_triton, require_one_graph
     from ..publish import draw_curve
 
     agent = load(folder, which=which)
+    if triton is not None:
+        require_one_graph(agent.spec)  # before anything is written
+    elif latents != "sample":
+        raise ConfigError(f"--latents {latents} is of a Triton model; add --triton DIR")
     agent.export(out, world=world)
     typer.echo(f"bundle: {out}")
+    if triton is not None:
+        typer.echo(f"triton: {export_triton(out, triton, latents=latents)}")
     if agent.run_dir is not None:
         try:
             typer.echo(f"curve:  {draw_curve(agent, out)}")
