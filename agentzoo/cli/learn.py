@@ -137,16 +137,17 @@ def learn_on(
     log: str = "tensorboard",
 ) -> None:
     """Learn, and say what can come next, also where it was stopped."""
+    from ..ranks import is_follower
+
     source = f" --offline {shlex.quote(offline)}" if offline else ""
     try:
         learner.learn(budget, env, run=run, parts=parts, offline=offline, log=log)
     except (KeyboardInterrupt, SystemExit) as stopped:
         how = f"agentzoo resume {learner.run}{source}" if learner.run else "the same command"
-        typer.echo(f"stopped; to go on: {how}", err=True)
+        if not is_follower():
+            typer.echo(f"stopped; to go on: {how}", err=True)
         code = 130 if isinstance(stopped, KeyboardInterrupt) else int(str(stopped.code))
         raise typer.Exit(code) from None
-    from ..ranks import is_follower
-
     if is_follower():
         return  # the first process of torchrun's says it
     typer.echo(f"run:  {learner.run}")

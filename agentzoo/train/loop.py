@@ -593,7 +593,8 @@ def interruptible(training: Training) -> Iterator[None]:
             raise interruption(signal.Signals(number))
         training.signalled, training.stop = signal.Signals(number), True
         again = "press Ctrl-C again" if number == signal.SIGINT else "a second SIGTERM ends it"
-        training.bar.note(f"stopping after this update; {again} to stop at once")
+        at_once = f"; {again} to stop at once" if ranks().count == 1 else ""
+        training.bar.note(f"stopping after this update{at_once}")
 
     numbers = [signal.SIGINT]
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
