@@ -37,7 +37,7 @@ DTYPES = {  # as safetensors spells them
 NAME = re.compile(r"\d{6}")
 FORMAT = 1
 CHECKSUMS = "checksums.json"  # file -> its size and CRC-32
-REPLAY = "training/replay"
+REPLAY = re.compile(r"training/(rank-\d+/)?replay/env")  # a process's rows
 
 
 @dataclass
@@ -230,7 +230,7 @@ def _write_checksums(checkpoint: Path) -> None:
     found: dict[str, list[int]] = {}
     for path in sorted(one for one in checkpoint.rglob("*") if one.is_file()):
         name = path.relative_to(checkpoint).as_posix()
-        if not name.startswith(f"{REPLAY}/env"):
+        if not REPLAY.match(name):
             found[name] = [path.stat().st_size, checksum_of(path)]
     write_durably(checkpoint / CHECKSUMS, json.dumps(found, indent=1).encode())
 

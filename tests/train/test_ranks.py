@@ -1,5 +1,6 @@
 """Several learners: equal to one, update by update and run by run; one lost ends the run."""
 
+import json
 import os
 import socket
 import subprocess
@@ -112,6 +113,10 @@ def test_torchrun_learns_one_run_with_one_checkpoint(learned: Path) -> None:
         content(path)["training/replay/env00/open.rows"]
         != content(path)["training/rank-1/replay/env00/open.rows"]
     )
+    # rows have checksums of their own, whose process they ever are
+    listed = json.loads((path / "checksums.json").read_text("utf-8"))
+    assert "training/rank-1/counters.json" in listed
+    assert not [name for name in listed if "/replay/env" in name]
     # running statistics of every row that either process collected
     saved = load_file(path / "model.safetensors")
     assert saved["encoder.standardizer.count"] == sum(first.rows + second.rows)
