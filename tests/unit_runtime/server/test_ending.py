@@ -153,7 +153,7 @@ def test_an_end_lets_go_of_who_never_reads(folder, caplog):
     caplog.set_level(logging.INFO, "agentzoo.access")
     request = b"GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
     with serving(folder) as live:
-        live.server._listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        live.server.listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         with unread(live.server.port, request * 25, b"") as client:
             limit = time.monotonic() + 60
             while sum('"/metrics"' in one.getMessage() for one in caplog.records) < 25:
