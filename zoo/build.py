@@ -132,7 +132,8 @@ def line(name: str, recipe: Recipe, folder: Path) -> str:
     """One row of the page."""
     results = read_package(folder).results
     env = EnvName.read(recipe.env)
-    images = env.suite == "dmc" and "obs=state" not in env.pairs
+    # only dm_control's and Gymnasium's tasks are learned from state, some by a key of theirs
+    images = env.suite != "gym" and "obs=state" not in env.pairs
     fields = "".join(f", `{key}={value}`" for key, value in recipe.set.items())
     low, high = results.interval
     cells = [f"![{name}](zoo/{name}.png)", f"`zoo:{name}`", recipe.agent, f"`{env.head}`"]
