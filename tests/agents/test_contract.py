@@ -73,7 +73,7 @@ class Jumpy(agent("Base", JumpyAlgorithm)):
 
 def test_state_that_no_checkpoint_finds_is_noticed(tmp_path: Path) -> None:
     learned = testing.learn(Case(Forgetful, PENDULUM), tmp_path / "run")
-    with pytest.raises(ContractError, match=r"\['model\.safetensors'.* has to be in buffers"):
+    with pytest.raises(ContractError, match=r"'model\.safetensors'.* has to be in buffers"):
         testing.check_resume(learned, tmp_path / "killed")
 
 

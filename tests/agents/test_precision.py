@@ -7,14 +7,14 @@ import torch
 
 from agentzoo.agent import module
 from agentzoo.algorithm import NoiseSource
-from tests.train.test_cuda_graph import CASES, build, random_batch
+from tests.train.test_cuda_graph import CASES, build_case, two_episodes
 
 
 @pytest.mark.parametrize("name", list(CASES))
 def test_bf16_gradients_are_those_of_fp32_but_for_rounding(name: str) -> None:
-    half, full = build(name), build(name)
+    half, full = build_case(name), build_case(name)
     half.config = replace(half.config, precision="bf16")
-    batch, before = random_batch(full, 0), dict(module(build(name)).named_parameters())
+    batch, before = two_episodes(full, 0), dict(module(build_case(name)).named_parameters())
     for k in range(2):  # the first step of a warm-up moves nothing
         a, _ = half.update(batch, NoiseSource(k))
         b, _ = full.update(batch, NoiseSource(k))
