@@ -2,10 +2,9 @@
 
 import hashlib
 import json
-import os
 import random
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,18 @@ from agentzoo.train.callbacks import Callback
 from agentzoo.train.events import Run
 from agentzoo.train.logger import read_metrics
 from agentzoo.train.run_folder import locked, read_total
+from tests.damage import (
+    Damage,
+    dangling,
+    flip,
+    folder,
+    garbage,
+    nested,
+    pipe,
+    remove,
+    swapping,
+    truncate,
+)
 
 STEPS = 60
 FIELDS: dict[str, Any] = {
@@ -98,56 +109,15 @@ def resumed(run: Path) -> str:
 
 # -- damage --------------------------------------------------------------------------------------
 
-Damage = Callable[[Path, random.Random], None]
-
-
-def flip(path: Path, rng: random.Random) -> None:
-    content = bytearray(path.read_bytes())
-    if content:
-        content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
-    path.write_bytes(bytes(content))
-
-
-def truncate(path: Path, rng: random.Random) -> None:
-    content = path.read_bytes()
-    path.write_bytes(content[: rng.randrange(len(content) or 1)])
-
 
 def append(path: Path, rng: random.Random) -> None:
     path.write_bytes(path.read_bytes() + rng.randbytes(rng.choice([1, 16, 1_000])))
-
-
-def garbage(path: Path, rng: random.Random) -> None:
-    path.write_bytes(rng.randbytes(path.stat().st_size))
-
-
-def remove(path: Path, rng: random.Random) -> None:
-    path.unlink()
-
-
-def folder(path: Path, rng: random.Random) -> None:
-    path.unlink()
-    path.mkdir()
 
 
 def link(path: Path, rng: random.Random) -> None:
     other = path.with_name("elsewhere")
     path.rename(other)
     path.symlink_to(other)
-
-
-def dangling(path: Path, rng: random.Random) -> None:
-    path.unlink()
-    path.symlink_to(path.with_name("nowhere"))
-
-
-def pipe(path: Path, rng: random.Random) -> None:
-    path.unlink()
-    os.mkfifo(path)
-
-
-def nested(path: Path, rng: random.Random) -> None:
-    path.write_text("[" * 100_000)
 
 
 def surrogate(path: Path, rng: random.Random) -> None:
@@ -162,23 +132,7 @@ VALUES: list[object] = [
 ]  # fmt: skip
 
 
-def places(value: object) -> Iterator[tuple[Any, Any]]:
-    """Every value in parsed JSON, as its container and its key."""
-    if isinstance(value, dict | list):
-        for key in value if isinstance(value, dict) else range(len(value)):
-            yield value, key
-            yield from places(value[key])
-
-
-def swap(path: Path, rng: random.Random) -> None:
-    """Another value in the place of one; or one that is missing, or twice."""
-    value = json.loads(path.read_text())
-    container, key = rng.choice(list(places(value)))
-    if rng.random() < 0.2:
-        del container[key]
-    else:
-        container[key] = rng.choice(VALUES)
-    path.write_text(json.dumps(value))
+swap = swapping(VALUES)
 
 
 def files(run: Path) -> list[str]:

@@ -1,21 +1,19 @@
 """A folder hub that was damaged says so in a sentence, and its other repos go on."""
 
-import json
-import os
 import random
 import shutil
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from agentzoo.hub import pull, push, search
 from agentzoo.hub.folder_hub import FolderHub
 from agentzoo.runtime.errors import AgentZooError
+from tests.damage import Damage, dangling, flip, garbage, nested, pipe, remove, swapping, truncate
+from tests.damage import folder as replaced_by_folder
 
-Damage = Callable[[Path, random.Random], None]
 NAME, OTHER = "walker", "other"
 
 
@@ -28,48 +26,10 @@ def hub(folder: Path, another: Callable[[int], Path], tmp_path: Path) -> Path:
     return root
 
 
-def flip(path: Path, rng: random.Random) -> None:
-    content = bytearray(path.read_bytes())
-    content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
-    path.write_bytes(bytes(content))
-
-
-def truncate(path: Path, rng: random.Random) -> None:
-    content = path.read_bytes()
-    path.write_bytes(content[: rng.randrange(len(content))])
-
-
-def garbage(path: Path, rng: random.Random) -> None:
-    path.write_bytes(rng.randbytes(100))
-
-
-def remove(path: Path, rng: random.Random) -> None:
-    path.unlink()
-
-
-def folder_there(path: Path, rng: random.Random) -> None:
-    path.unlink()
-    path.mkdir()
-
-
 def link(path: Path, rng: random.Random) -> None:
     other = path.parent.parent / f"elsewhere-{path.name}"
     path.rename(other)
     path.symlink_to(other)
-
-
-def dangling(path: Path, rng: random.Random) -> None:
-    path.unlink()
-    path.symlink_to("nowhere")
-
-
-def pipe(path: Path, rng: random.Random) -> None:
-    path.unlink()
-    os.mkfifo(path)
-
-
-def nested(path: Path, rng: random.Random) -> None:
-    path.write_text("[" * 100_000)
 
 
 def surrogate(path: Path, rng: random.Random) -> None:
@@ -82,26 +42,9 @@ VALUES: list[object] = [
 ]  # fmt: skip
 
 
-def places(value: object) -> Iterator[tuple[Any, Any]]:
-    """Every value in parsed JSON, as its container and its key."""
-    if isinstance(value, dict):
-        for key in value:
-            yield value, key
-            yield from places(value[key])
-
-
-def swap(path: Path, rng: random.Random) -> None:
-    value = json.loads(path.read_text())
-    container, key = rng.choice(list(places(value)))
-    if rng.random() < 0.2:
-        del container[key]
-    else:
-        container[key] = rng.choice(VALUES)
-    path.write_text(json.dumps(value))
-
-
+swap = swapping(VALUES)
 KINDS: list[Damage] = [
-    flip, truncate, garbage, remove, folder_there, link, dangling, pipe, nested, surrogate,
+    flip, truncate, garbage, remove, replaced_by_folder, link, dangling, pipe, nested, surrogate,
     *[swap] * 6,
 ]  # fmt: skip
 
@@ -148,7 +91,7 @@ def test_damage_is_refused_or_harmless_and_repaired(hub: Path, tmp_path: Path, s
             assert pulled(copy, OTHER) == other, told
 
 
-@pytest.mark.parametrize("damage", [pipe, folder_there, link, dangling])
+@pytest.mark.parametrize("damage", [pipe, replaced_by_folder, link, dangling])
 def test_repair_sets_aside_what_is_no_file_of_the_index(hub: Path, damage: Damage) -> None:
     damage(hub / "index" / f"{NAME}.json", random.Random(0))
     assert any(NAME in line and "names" in line for line in FolderHub(hub).repair())
