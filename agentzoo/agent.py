@@ -29,7 +29,15 @@ from agentzoo.runtime.spec import ActionSpec, Array, ObsSpec, PolicySpec
 from agentzoo.runtime.world.world import World
 
 from .agents.registry import agents
-from .algorithm import Algorithm, Partwise, PlanningAlgorithm, Probing, missing_parts
+from .algorithm import (
+    Algorithm,
+    Partwise,
+    PlanningAlgorithm,
+    Probing,
+    Several,
+    missing_parts,
+    module,
+)
 from .arguments import home, require_float32, step_budget, suggest_arguments, whole_number
 from .blocks.optim import RateDecay, decay_rates
 from .blocks.seeded_init import SeededInit
@@ -367,7 +375,7 @@ class Agent:
             RunError: if the agent or the environment is for one process, or ranks differ.
         """
         name, settings = type(self).__name__, self.config
-        if not getattr(self.algorithm, "several_learners", False):
+        if not (isinstance(self.algorithm, Several) and self.algorithm.several_learners):
             raise RunError(
                 f"{name} learns in one process: {self.algorithm_class.__name__} does not say "
                 "several_learners = True, that is, that it brings together what is no mean over "
@@ -1055,12 +1063,6 @@ def require_same_ranks(folder: Path, newest: Path) -> None:
             f"the run {folder} is learned by {count} process(es), each with a replay of its own, "
             f"not by {ranks().count}; go on with it by {start}, or begin another run"
         )
-
-
-def module(algorithm: Algorithm) -> nn.Module:
-    """The algorithm as the nn.Module it is."""
-    assert isinstance(algorithm, nn.Module), type(algorithm)
-    return algorithm
 
 
 def require_class(kind: type[Agent]) -> None:

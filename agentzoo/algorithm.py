@@ -23,7 +23,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from agentzoo.runtime.spec import ActionSpec, ColumnSpec, NoiseSpec, PlanSpec, TensorSpec
 
@@ -172,6 +172,17 @@ class Pooling(Protocol):
         The first call of a sitting finds all ranks with the same numbers.
         """
         ...
+
+
+@runtime_checkable
+class Several(Protocol):
+    """Algorithms that say whether several learners may share them.
+
+    Attributes:
+        several_learners: whether whatever is no mean over rows is brought together by `ranks()`.
+    """
+
+    several_learners: bool
 
 
 @runtime_checkable
@@ -377,3 +388,9 @@ def _parts(protocol: type) -> list[str]:
         return []
     methods = [n for n, one in vars(protocol).items() if callable(one) or isinstance(one, property)]
     return [n for n in (*methods, *protocol.__annotations__) if not n.startswith("_")]
+
+
+def module(algorithm: Algorithm) -> nn.Module:
+    """The algorithm as the nn.Module it is."""
+    assert isinstance(algorithm, nn.Module), type(algorithm)
+    return algorithm

@@ -34,6 +34,7 @@ from agentzoo.runtime.policy.spaces import encode
 from agentzoo.runtime.spec import Arrays
 
 from .agent import Agent
+from .algorithm import module
 from .config import parse_setting, setting
 from .export import export
 from .train import checkpoint
@@ -228,7 +229,7 @@ def check_saving(learned: Learned, folder: str | Path) -> None:
     """
     agent = learned.agent
     loaded = learned.case.agent.load(agent.save(folder), device="cpu")
-    ours, theirs = (_module(one).state_dict() for one in (agent, loaded))
+    ours, theirs = (module(one.algorithm).state_dict() for one in (agent, loaded))
     differing = [n for n in ours.keys() | theirs if not _equal(ours.get(n), theirs.get(n))]
     _require(not differing, f"saved and loaded tensors differ: {sorted(differing)}")
     _require(loaded.config == agent.config, "the loaded configuration is another one")
@@ -321,11 +322,6 @@ def _require(kept: bool, found: str) -> None:
         raise ContractError(found)
 
 
-def _module(agent: Agent) -> torch.nn.Module:
-    assert isinstance(agent.algorithm, torch.nn.Module)
-    return agent.algorithm
-
-
 def _equal(a: torch.Tensor | None, b: torch.Tensor | None) -> bool:
     return a is not None and b is not None and torch.equal(a, b)
 
@@ -354,8 +350,8 @@ def _killed(case: Case, run: Path) -> list[str]:
 
 
 def _imported(where: str) -> Any:
-    module, _, qualified = where.partition(":")
-    found: Any = import_module(module)
+    place, _, qualified = where.partition(":")
+    found: Any = import_module(place)
     for part in qualified.split("."):
         found = getattr(found, part, None)
     return found

@@ -19,7 +19,7 @@ from agentzoo.runtime.errors import RunError
 from agentzoo.runtime.policy.noise import derive_seed
 from agentzoo.runtime.policy.spaces import describe_spaces
 
-from ..algorithm import Algorithm, Metrics, Pooling
+from ..algorithm import Algorithm, Metrics, Pooling, module
 from ..blocks.optim import Adam
 from ..config import AgentConfig, to_json
 from ..ranks import LostRankError, ranks
@@ -193,9 +193,9 @@ class Training:
     def _pool(self) -> None:
         """Bring together what learners have measured of the rows that each has collected."""
         if self.ranks.count > 1:
-            for module in nn_module(self.learner.algorithm).modules():
-                if isinstance(module, Pooling):
-                    module.pool()
+            for part in module(self.learner.algorithm).modules():
+                if isinstance(part, Pooling):
+                    part.pool()
 
     def _decide(self) -> None:
         finished = self.collector.decide()
@@ -405,7 +405,7 @@ class Training:
 
     def _require_same_weights(self) -> None:
         algorithm = self.learner.algorithm
-        self.ranks.require_same(nn_module(algorithm).state_dict(), "the weights")
+        self.ranks.require_same(module(algorithm).state_dict(), "the weights")
         for name, optimizer in algorithm.optimizers().items():
             self.ranks.require_same(optimizer.state_dict(), f"the numbers of the optimiser {name}")
 
@@ -551,12 +551,6 @@ def together(write: Callable[[], object], *, first: bool = False) -> None:
             raise OSError(f"{error} (rank {rank})")
 
 
-def nn_module(algorithm: Algorithm) -> torch.nn.Module:
-    """The algorithm as the nn.Module it is."""
-    assert isinstance(algorithm, torch.nn.Module), type(algorithm)
-    return algorithm
-
-
 def means(metrics: Sequence[Metrics]) -> dict[str, float]:
     """Means over updates, fetched from the device at once."""
     if not metrics:
@@ -568,8 +562,7 @@ def means(metrics: Sequence[Metrics]) -> dict[str, float]:
 
 def not_finite(algorithm: Algorithm) -> list[str]:
     """The names of weights that hold NaN or infinity, fetched from the device at once."""
-    assert isinstance(algorithm, torch.nn.Module), type(algorithm)
-    weights = {n: t for n, t in algorithm.state_dict().items() if t.is_floating_point()}
+    weights = {n: t for n, t in module(algorithm).state_dict().items() if t.is_floating_point()}
     if not weights:
         return []
     finite = torch.stack([tensor.isfinite().all() for tensor in weights.values()]).tolist()

@@ -5,8 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from agentzoo.agent import module
-from agentzoo.algorithm import NoiseSource
+from agentzoo.algorithm import NoiseSource, module
 from tests.train.test_cuda_graph import CASES, build_case, two_episodes
 
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from agentzoo import Dreamer, DreamerV3
-from agentzoo.agent import Agent, module
+from agentzoo.agent import Agent
+from agentzoo.algorithm import module
 from agentzoo.blocks.seeded_init import SeededInit
 from agentzoo.runtime.policy.noise import derive_seed
 

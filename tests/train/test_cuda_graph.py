@@ -21,8 +21,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from agentzoo import TDMPC2, Dreamer, DreamerV2, DreamerV3, PlaNet
-from agentzoo.agent import Agent, module
-from agentzoo.algorithm import Algorithm, Batch, NoiseSource
+from agentzoo.agent import Agent
+from agentzoo.algorithm import Algorithm, Batch, NoiseSource, module
 from agentzoo.runtime.errors import ConfigError, RunError
 from agentzoo.runtime.spec import ActionSpec, ObsSpec
 from agentzoo.train.cuda_graph import WARM_UPS, CapturedUpdate, EagerUpdate, cuda_graph, updater

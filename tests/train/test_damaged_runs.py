@@ -14,7 +14,7 @@ import pytest
 
 import agentzoo
 from agentzoo import DreamerV3
-from agentzoo.agent import module
+from agentzoo.algorithm import module
 from agentzoo.runtime.errors import AgentZooError, ReplayError, RunError
 from agentzoo.runtime.server.page.runs import Runs
 from agentzoo.starts import replayed_starts

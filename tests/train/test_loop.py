@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from agentzoo import Dreamer, DreamerV2, DreamerV3, PlaNet, testing
-from agentzoo.agent import Agent, module
+from agentzoo.agent import Agent
+from agentzoo.algorithm import module
 from agentzoo.config import AgentConfig, parse_setting
 from agentzoo.runtime.envs import Adapter
 from agentzoo.runtime.errors import BundleError, ConfigError, EpisodeError, ProviderError, RunError

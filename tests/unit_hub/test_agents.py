@@ -20,8 +20,8 @@ import torch
 
 import agentzoo
 from agentzoo import Dreamer, PlaNet
-from agentzoo.agent import module
 from agentzoo.agents.registry import agents
+from agentzoo.algorithm import module
 from agentzoo.cli import main as cli
 from agentzoo.hub import load_policy, pull, push
 from agentzoo.hub.card import write_card
