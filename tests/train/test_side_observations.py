@@ -100,7 +100,9 @@ class Douse(Callback):
 
     def on_step(self, training: Training) -> None:
         if training.counters.env_step == self.step:
-            self.file.write_text(str(self.count))
+            written = self.file.with_name("written")
+            written.write_text(str(self.count))
+            written.rename(self.file)  # environments in processes see it whole
 
 
 @pytest.mark.parametrize(("count", "parallel"), [(1, False), (7, True), (25, False)])

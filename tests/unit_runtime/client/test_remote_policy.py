@@ -209,11 +209,14 @@ def interrupted(live):
         signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
 
     thread = threading.Thread(target=interrupt)
+    # a shell that starts the tests in the background lets them ignore SIGINT
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     policy.step = held
     thread.start()
     try:
         yield
     finally:
+        signal.signal(signal.SIGINT, before)
         thread.join(30)
         policy.step = step
         go.set()

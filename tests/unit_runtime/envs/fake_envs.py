@@ -124,13 +124,23 @@ class Watched(Countdown):
     def step(self, action: int) -> tuple:
         observation, reward, terminated, truncated, _ = super().step(action)
         info = {"side": self.look()}
-        if self.file is not None and os.path.exists(self.file):
-            with open(self.file) as file:
-                if int(file.read()) == self.count:
-                    os.remove(self.file)
-                    info = {"world_lost": "the lights went out"}
-                    return observation - 1, 0.0, False, True, info
+        if self.is_lost():
+            info = {"world_lost": "the lights went out"}
+            return observation - 1, 0.0, False, True, info
         return observation, reward, terminated, truncated, info
+
+    def is_lost(self) -> bool:
+        """Whether this world takes the file; another environment's process may be faster."""
+        if self.file is None:
+            return False
+        try:
+            with open(self.file) as file:
+                if int(file.read()) != self.count:
+                    return False
+            os.remove(self.file)
+        except FileNotFoundError:
+            return False
+        return True
 
     def look(self) -> dict[str, np.ndarray]:
         return {"twice": np.array([2 * self.count], np.float32)}
