@@ -52,6 +52,9 @@ class Show:
         job: what the worker does.
         audience: who is shown its frames.
         is_paused, speed: as last asked for.
+        is_ready: whether the worker plays.
+        has_begun: whether the show's task runs.
+        is_ending: whether the show's end was asked for or has come.
         held: commands that the worker has not had room for: of each kind the latest.
     """
 
@@ -62,6 +65,7 @@ class Show:
     speed: float = 1.0
     dreams: bool = False
     is_ready: bool = False
+    has_begun: bool = False
     is_ending: bool = False
     why: str = ""
     held: dict[str, object] = field(default_factory=dict[str, object])
@@ -72,6 +76,11 @@ class Show:
     def key(self) -> tuple[object, ...]:
         """The wishes that two watchers have to share to share an episode."""
         return (self.model, self.job.folder, self.job.seed, self.job.deterministic)
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether another watcher may come in."""
+        return not self.why and not self.is_ending
 
     def facts(self) -> dict[str, object]:
         """The message to a watcher when the show begins for them."""
@@ -147,26 +156,35 @@ class Shows:
     async def join(self, model: str, job: Job, one: Audience) -> Show:
         """Be shown an episode, one that runs already if there is such a one; or play in a dream.
 
+        Where as many run as may, a show without an audience is ended, and its end waited for.
+
         Raises:
-            ServingError: "overloaded", if as many run as may.
+            ServingError: "overloaded", if as many run as may, each with an audience.
         """
         wanted = Show(model, job)
-        for show in self._running:
-            if job.view == "watch" == show.job.view and show.key == wanted.key and not show.why:
-                show.audience.append(one)
-                if show.is_ready:
-                    await one.tell(show.facts())
-                await show.tell(show.control())
-                return show
-        if len(self._running) >= self.limit:
-            raise ServingError(
-                f"{self.limit} episodes and dreams run already, which is this server's limit "
-                "(--max-dreams); watch one of theirs or come back later",
-                "overloaded",
-            )
-        wanted.audience.append(one)
-        self._running[wanted] = asyncio.create_task(self._run(wanted))
-        return wanted
+        while True:
+            for show in self._running:
+                if job.view == "watch" == show.job.view and show.key == wanted.key and show.goes_on:
+                    show.audience.append(one)
+                    if show.is_ready:
+                        await one.tell(show.facts())
+                    await show.tell(show.control())
+                    return show
+            if len(self._running) < self.limit:
+                wanted.audience.append(one)
+                self._running[wanted] = asyncio.create_task(self._run(wanted))
+                return wanted
+            left = [show for show in self._running if not show.audience]
+            if not left:
+                raise ServingError(
+                    f"{self.limit} episodes and dreams run already, which is this server's limit "
+                    "(--max-dreams); watch one of theirs or come back later",
+                    "overloaded",
+                )
+            for show in left:
+                self._end(show)
+            tasks = [self._running[show] for show in left]
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
 
     async def leave(self, show: Show, one: Audience) -> None:
         """Look on no longer; a show that nobody watches ends soon."""
@@ -200,10 +218,18 @@ class Shows:
 
     def _end(self, show: Show) -> None:
         task = self._running.get(show)
-        if task is not None and not show.is_ending:  # the process is waited for
+        if task is None or show.is_ending:  # the process is waited for
+            return
+        show.is_ending = True
+        if show.has_begun:
             task.cancel()
+        # otherwise the task sees it: cancelled before it begins, it would not clean up
 
     async def _run(self, show: Show) -> None:
+        show.has_begun = True
+        if show.is_ending:
+            self._running.pop(show, None)
+            return
         why = "it ended"
         try:
             async with asyncio.timeout(self.time_s):

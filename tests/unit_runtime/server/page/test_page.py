@@ -386,6 +386,35 @@ def test_there_are_no_more_than_max_dreams(bundle: Path) -> None:
     assert "--max-dreams" in refused["error"]
 
 
+@pytest.mark.parametrize("view", ["watch", "play"])
+def test_a_show_that_was_left_gives_its_place_to_the_next(bundle: Path, view: str) -> None:
+    async def script(visitor: Visitor) -> list[object]:
+        seen: list[object] = []
+        for seed in (1, 2, 3):
+            await visitor.say(do=view, model="a", seed=seed, deterministic=None)
+            told = await visitor.hear("watching", "playing", "refused")
+            seen.append(told.get("seed", told))
+            if seed == 2:
+                await visitor.say(do="leave")
+        return seen
+
+    with serving(bundle, max_dreams=1) as live:
+        assert visit(live, script) == [1, 2, 3]
+
+
+def test_a_show_that_is_left_before_it_began_leaves_no_place_taken(bundle: Path) -> None:
+    async def script(visitor: Visitor) -> object:
+        for seed in range(5):  # in one go, so that they are read together
+            await visitor.say(do="play", model="a", seed=seed, deterministic=None)
+            await visitor.say(do="leave")
+        await visitor.say(do="play", model="a", seed=7, deterministic=None)
+        told = await visitor.hear("playing", "refused")
+        return told.get("seed", told)
+
+    with serving(bundle, max_dreams=1) as live:
+        assert visit(live, script) == 7
+
+
 def test_an_episode_ends_when_its_time_is_up_and_its_process_with_it(bundle: Path) -> None:
     async def script(visitor: Visitor) -> tuple[int, dict[str, Any]]:
         await visitor.say(do="watch", model="a", seed=1, deterministic=None)
