@@ -18,6 +18,7 @@ from agentzoo.hub.folder_hub import FolderHub, commit_name
 from agentzoo.runtime import load_policy as open_folder
 from agentzoo.runtime.bundle.manifest import FileEntry
 from agentzoo.runtime.errors import BundleError
+from agentzoo.runtime.evaluation.results import read_results
 from tests.unit_runtime.bundles import WEIGHTS, graph, linear_spec, rename_env, replace
 
 NAME = "dreamer-gym-CartPole-v1"
@@ -195,6 +196,9 @@ def test_the_hubs_own_names_are_no_repos(folder: Path, root: Path, name: str) ->
         push(folder, f"file:{root}/{name}")
     with pytest.raises(AddressError, match="a file of the hub's own"):
         pull(f"file:{root}/{name}")
+    results, files = read_results(folder), {"results.json": folder / "results.json"}
+    with pytest.raises(AddressError, match=f'"{name}" is a file of the hub\'s own; give the repo'):
+        FolderHub(root).push(name, files, results)  # whoever read no address before
     assert sorted(path.relative_to(root) for path in root.rglob("*")) == before
     assert len(search(hub=f"file:{root}")) == 1
 

@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import re
 import socket
 import struct
 import threading
@@ -473,6 +474,26 @@ def test_no_image_is_decoded_that_the_policy_does_not_read(bundles, monkeypatch,
         for payload in ({"images": {"front": image}}, {"image": image}, {"x": image}):
             assert vla.ask("observation", payload)["type"] == "error"
     assert not opened
+
+
+def test_an_image_is_decoded_at_the_size_that_the_policy_reads_and_no_other(bundles):
+    folder, _ = bundles("box")
+    image = np.random.default_rng(0).integers(0, 256, (6, 5, 3), np.uint8)
+    vector = np.ones((2, 2))
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "png")
+    sent = {"__image__": True, "format": "png", "shape": [6, 5, 3], "data": file.getvalue()}
+    wanted = load_policy(folder, provider="cpu").act({"image": image, "Zoom/v": vector})
+    says = r"an image has the shape \(7, 5, 3\), expected \(6, 5, 3\); send it so"
+    with serving(folder) as live, Openpi(live.ws) as openpi, Vla(live.ws) as vla:
+        other = {**bomb(7), "shape": [7, 5, 3]}
+        assert re.search(says, openpi.ask(image=other, **{"Zoom/v": vector}))
+        found = openpi.ask(image=sent, **{"Zoom/v": vector})
+        assert np.array_equal(found["actions"][0], wanted)
+        vla.tell("episode_start", {})
+        payload = {"images": {"front": sent}, "Zoom/v": vector}
+        found = vla.ask("observation", payload)["payload"]["actions"]
+        assert np.array_equal(found, wanted)
 
 
 def test_many_values_are_refused_and_the_connection_stays(live, folder):
