@@ -153,6 +153,7 @@ def test_of_a_wide_vector_the_dimensions_that_change_most_are_drawn(
     truth = np.zeros((2, 9, 500))
     chosen = [3, 17, *range(480, 494)]
     truth[..., chosen] = np.random.default_rng(0).standard_normal((2, 9, 16))
+    assert report.most_changing(truth) == chosen  # before drawing, which may take for ever
     report.open_loop_plot(truth, truth, tmp_path / "dream.png")
     (figure,) = drawn
     assert len(figure.axes) == 16 * 2  # bounded, whatever the width: the time grows with its square
