@@ -127,7 +127,7 @@ class ReplayBuffer:
             beside: bytes that the run's other files will take, less those that they took already.
 
         Returns:
-            What will be held, in rows and bytes.
+            What will be held, in rows and bytes, and what could not be checked.
 
         Raises:
             ReplayError: saying how many bytes are needed and free.
@@ -146,15 +146,18 @@ class ReplayBuffer:
                 f"{self.dtype.itemsize:,} bytes{more_said}, but {free / 1e9:.1f} GB are free; "
                 "set replay_rows lower, or put the run on a larger disk"
             )
-        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        if rows * row > memory:
+        memory = _memory()
+        if memory is not None and rows * row > memory:
             raise ReplayError(
                 f"replay keeps {', '.join(self.mutable)} in memory: {rows * row / 1e9:.1f} GB for "
                 f"{rows:,} rows of {row:,} bytes, but this machine has {memory / 1e9:.1f} GB; "
                 "set replay_rows lower, or a smaller model"
             )
         size = self.dtype.itemsize
-        return f"up to {rows:,} rows of {size:,} bytes, {_size(rows * size)}"
+        held_said = f"up to {rows:,} rows of {size:,} bytes, {_size(rows * size)}"
+        if memory is None and row:
+            held_said += f", and {_size(rows * row)} in memory, which this system says nothing of"
+        return held_said
 
     def add(self, env: int, row: Mapping[str, np.ndarray]) -> None:
         """Append one row to a stream; its columns are exactly the schema's."""
@@ -478,6 +481,13 @@ class ReplayBuffer:
             columns, file = [c.mutable[name] for c in stream.chunks], f"{name}.column"
             read_column(folder / file, columns, state.checksum(env, file))
         return stream
+
+
+def _memory() -> int | None:
+    """Bytes of this machine's memory; None where the system does not say, as on Windows."""
+    if not hasattr(os, "sysconf"):
+        return None
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def _size(count: int) -> str:

@@ -177,6 +177,17 @@ def test_shell_lines_name_verbs_and_options_that_are_there(page: Path) -> None:
         assert asked <= known | {"--help"}, line
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_shells_take_nothing_of_a_line_for_themselves(page: Path) -> None:
+    """An unquoted ? or [ finds no file in zsh, which then runs nothing; & and ; end the command."""
+    text = page.read_text(encoding="utf-8")
+    installs = [re.sub(r"\s+#.*", "", one) for one in re.findall(r"^pip install .*", text, re.M)]
+    for line in [*shell_lines(page), *installs]:
+        optional = r"(?<= )\[[^]]*\]"  # "[FOLDER]" says that it may be left out
+        plain = re.sub(rf"\"[^\"]*\"|'[^']*'|{optional}", "", line)
+        assert not re.search(r"[][?*&;()<>~^#!]", plain), line
+
+
 def test_shell_lines_are_found() -> None:
     found = [line for page in PAGES for line in shell_lines(page)]
     assert "agentzoo hub repair /srv/agents" in found

@@ -14,9 +14,11 @@ from tests.unit_runtime.envs.test_subprocess_env import is_gone
 
 # what Windows' Python lacks, missing here as well, in every process
 SITE = """
-import sys
+import os, sys
 for name in ("fcntl", "termios"):
     sys.modules[name] = None
+for name in ("sysconf", "nice", "killpg", "getpgid"):
+    delattr(os, name)
 """
 LEARN = """
 from agentzoo.runtime.envs import worker_process
@@ -54,7 +56,7 @@ def test_a_worker_that_never_connects_is_an_error(monkeypatch: pytest.MonkeyPatc
         ProcessVectorEnv(Cameras, 1)
 
 
-def test_learning_needs_no_module_that_only_unix_has(tmp_path: Path) -> None:
+def test_learning_needs_nothing_that_only_unix_has(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     (tmp_path / "sitecustomize.py").write_text(SITE)
     root = Path(__file__).parents[3]
