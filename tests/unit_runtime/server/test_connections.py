@@ -228,6 +228,10 @@ def test_a_key_from_a_file_opens_the_door(folder, caplog):
             policy = RemotePolicy(live.ws, api_key=key)
             assert policy.act(OBS).shape == (2,)
             policy.close()
+        with Rest(live.http) as rest:
+            for spaces, status in ((" ", 200), ("  ", 200), (" wrong ", 401)):
+                headers = {"Authorization": f"Bearer{spaces}right"}
+                assert rest.call("GET", "/v2/models/a", headers=headers)[0] == status
     for key in (" \n", "a b", "sch\u00fcssel", "a\x1bb"):
         with pytest.raises(ConfigError, match="the key") as caught:
             ServerSettings(api_key=key)
