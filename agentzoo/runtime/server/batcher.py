@@ -1,9 +1,9 @@
-"""Many sessions, one call of the step: rows that wait together are computed together.
+"""Many sessions, one call of the step: requests that wait together are computed together.
 
 A thread of its own runs the step. It waits for company only while it can expect some: at most
-`max_wait_s`, and no longer than until as many rows are there as the batch before had. A row is
-computed from the state it came with and gives a new one; whether that state is kept is decided by
-whoever asked, so a step that fails or comes too late changes nothing.
+`max_wait_s`, and no longer than until as many requests are there as the batch before had. A request
+is computed from the state it came with and gives a new one; whether that state is kept is decided
+by whoever asked, so a step that fails or comes too late changes nothing.
 """
 
 import logging
@@ -27,12 +27,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class BatchLimits:
-    """How rows are gathered.
+    """Limits of the gathering of requests.
 
     Attributes:
-        max_batch: rows in one call of the step.
-        max_wait_s: how long a row may wait for others once the step is free.
-        max_queue: rows that may wait; further ones are refused.
+        max_batch: requests in one call of the step.
+        max_wait_s: how long a request may wait for others once the step is free.
+        max_queue: requests that may wait; further ones are refused.
     """
 
     max_batch: int = 64
@@ -41,15 +41,15 @@ class BatchLimits:
 
 
 @dataclass(slots=True, eq=False)
-class Row:
+class StepRequest:
     """One session's step, waiting to be computed.
 
     Attributes:
         obs: key -> (1, *shape), as `spaces.encode` gives them.
         is_first: whether the observation is its episode's first.
-        state: one row.
+        state: of one batch element.
         deterministic: whether the action is the distribution's mode.
-        deadline: on the clock of `time.monotonic`; a row that is later is not computed.
+        deadline: on the clock of `time.monotonic`; a request that is later is not computed.
         reply: for the receiver's own use.
         queued: when it was submitted, on the same clock.
     """
@@ -64,11 +64,11 @@ class Row:
 
 
 class Answer(NamedTuple):
-    """The answer to a row.
+    """The answer to a request.
 
     Attributes:
         action: (*action.shape), the environment's own.
-        state: one row, to be kept by whoever accepts the answer.
+        state: of one batch element, to be kept by whoever accepts the answer.
     """
 
     action: Array
@@ -80,24 +80,24 @@ class Batch:
     """Requests that were computed together, and what came of each.
 
     Attributes:
-        rows: in the order they came.
+        requests: in the order they came.
         outcomes: an answer or a refusal for each.
         started: when the step was called, on the clock of `time.monotonic`.
         seconds: how long it took.
     """
 
-    rows: Sequence[Row]
+    requests: Sequence[StepRequest]
     outcomes: Sequence[Answer | ServingError]
     started: float
     seconds: float
 
 
 class Batcher:
-    """Computes rows of one policy in a thread of its own.
+    """Computes requests of one policy in a thread of its own.
 
     Attributes:
         policy: whose step is called.
-        limits: how rows are gathered.
+        limits: how requests are gathered.
     """
 
     def __init__(
@@ -108,16 +108,16 @@ class Batcher:
         Args:
             policy: whose step is called; its own session is not touched.
             deliver: takes each batch, in the batcher's thread.
-            limits: how rows are gathered.
+            limits: how requests are gathered.
         """
         self.policy, self.limits = policy, limits or BatchLimits()
         self._deliver = deliver
-        self._waiting: deque[Row] = deque()
+        self._waiting: deque[StepRequest] = deque()
         self._lock = threading.Lock()
         self._bell = threading.Lock()  # held; letting go of it wakes the thread, and nothing else
         self._bell.acquire()
-        self._wanted = 0  # rows that are worth waking the thread for; 0 while it is awake
-        self._usual = 1  # rows the batch before had
+        self._wanted = 0  # requests that are worth waking the thread for; 0 while it is awake
+        self._usual = 1  # requests the batch before had
         self._is_closed = False
         self._started: float | None = None  # when the step under way was called
         self._thread = threading.Thread(target=self._work, name="batcher", daemon=True)
@@ -129,7 +129,7 @@ class Batcher:
 
     @property
     def delay_s(self) -> float:
-        """How long the step under way has taken by now; infinite once the thread has died."""
+        """Seconds that the step under way has taken by now; infinite once the thread has died."""
         started = self._started
         if not self._is_closed and not self._thread.is_alive():
             return math.inf
@@ -140,14 +140,14 @@ class Batcher:
         """Whether its thread still runs."""
         return self._thread.is_alive()
 
-    def submit(self, row: Row) -> None:
-        """Let a row wait for its turn; it is delivered later, exactly once.
+    def submit(self, request: StepRequest) -> None:
+        """Let a request wait for its turn; it is delivered later, exactly once.
 
         Raises:
             ServingError: if the queue is full ("overloaded") or closed ("draining"), or its thread
                 has died ("failed").
         """
-        row.queued = time.monotonic()
+        request.queued = time.monotonic()
         with self._lock:
             if self._is_closed:
                 raise ServingError("this policy is no longer served; start again", "draining")
@@ -157,7 +157,7 @@ class Batcher:
                 raise ServingError(
                     f"{len(self._waiting)} requests wait already; ask again later", "overloaded"
                 )
-            self._waiting.append(row)
+            self._waiting.append(request)
             is_wanted = 0 < self._wanted <= len(self._waiting)
             if is_wanted:
                 self._wanted = 0
@@ -165,7 +165,7 @@ class Batcher:
             self._bell.release()
 
     def close(self) -> None:
-        """Take no more rows; those that wait are still computed, then the thread ends."""
+        """Take no more requests; those that wait are still computed, then the thread ends."""
         with self._lock:
             self._is_closed = True
             is_asleep, self._wanted = self._wanted > 0, 0
@@ -177,21 +177,21 @@ class Batcher:
         self._thread.join(timeout_s)
 
     def _work(self) -> None:
-        rows: list[Row] = []
+        requests: list[StepRequest] = []
         try:
-            while rows := self._gather():
-                self._deliver(self._compute(rows))
-                rows = []
+            while requests := self._gather():
+                self._deliver(self._compute(requests))
+                requests = []
         except Exception:  # a step's own are caught where it is called
             log.exception("the thread that computes steps has died; restart the server")
             with self._lock:
-                rows += self._waiting
+                requests += self._waiting
                 self._waiting.clear()
             with suppress(Exception):  # it may be what killed the thread
-                self._deliver(Batch(rows, [_died()] * len(rows), time.monotonic(), 0.0))
+                self._deliver(Batch(requests, [_died()] * len(requests), time.monotonic(), 0.0))
 
-    def _gather(self) -> list[Row]:
-        """The next rows; empty once closed and everything is computed."""
+    def _gather(self) -> list[StepRequest]:
+        """The next requests; empty once closed and everything is computed."""
         self._wait_for(1)
         self._wait_for(min(self._usual, self.limits.max_batch), self.limits.max_wait_s)
         with self._lock:
@@ -200,7 +200,7 @@ class Batcher:
             return [self._waiting.popleft() for _ in range(count)]
 
     def _wait_for(self, wanted: int, timeout_s: float = -1) -> None:
-        """Sleep until so many rows wait, at most for a time."""
+        """Sleep until so many requests wait, at most for a time."""
         with self._lock:
             if self._is_closed or len(self._waiting) >= wanted:
                 return
@@ -211,32 +211,32 @@ class Batcher:
             if is_rung:  # between the two lines before
                 self._bell.acquire()
 
-    def _compute(self, rows: list[Row]) -> Batch:
+    def _compute(self, requests: list[StepRequest]) -> Batch:
         self._started = started = time.monotonic()
-        live = [row for row in rows if row.deadline > started]
+        live = [request for request in requests if request.deadline > started]
         found = iter(self._outcomes(live) if live else ())
-        outcomes = [next(found) if row.deadline > started else _late() for row in rows]
+        outcomes = [next(found) if request.deadline > started else _late() for request in requests]
         self._started = None
-        return Batch(rows, outcomes, started, time.monotonic() - started)
+        return Batch(requests, outcomes, started, time.monotonic() - started)
 
-    def _outcomes(self, rows: Sequence[Row]) -> list[Answer | ServingError]:
+    def _outcomes(self, requests: Sequence[StepRequest]) -> list[Answer | ServingError]:
         try:
-            return self._step(rows)
-        except Exception:  # whatever a step raises, the thread and the other rows go on
-            log.exception("a step of %d rows failed", len(rows))
-            if len(rows) > 1:  # one row must not fail the others
-                return [self._outcomes([row])[0] for row in rows]
+            return self._step(requests)
+        except Exception:  # whatever a step raises, the thread and the other requests go on
+            log.exception("a step of %d requests failed", len(requests))
+            if len(requests) > 1:  # one request must not fail the others
+                return [self._outcomes([request])[0] for request in requests]
             return [ServingError("the policy's step failed; the server's log says why", "failed")]
 
-    def _step(self, rows: Sequence[Row]) -> list[Answer | ServingError]:
+    def _step(self, requests: Sequence[StepRequest]) -> list[Answer | ServingError]:
         actions, state = self.policy.advance(
-            stack([row.obs for row in rows]),
-            flags([row.is_first for row in rows]),
-            PolicyState.joined([row.state for row in rows]),
-            flags([row.deterministic for row in rows]),
+            stack([request.obs for request in requests]),
+            flags([request.is_first for request in requests]),
+            PolicyState.joined([request.state for request in requests]),
+            flags([request.deterministic for request in requests]),
         )
         arrays = [array for array in (actions, *state.carry.values()) if array.dtype.kind == "f"]
-        if len(rows) == 1 and all(np.isfinite(array).all() for array in arrays):
+        if len(requests) == 1 and all(np.isfinite(array).all() for array in arrays):
             return [Answer(actions[0], state)]  # nobody shares its memory
         finite = np.logical_and.reduce([_finite(array) for array in arrays], initial=True)
         return [
@@ -251,12 +251,12 @@ def _finite(array: Array) -> Array:
 
 
 def _apart(actions: Array, state: PolicyState) -> Iterator[tuple[Array, PolicyState]]:
-    """Each row in memory of its own: a view would keep the whole batch alive."""
+    """Each batch element in memory of its own: a view would keep the whole batch alive."""
     names = list(state.carry)
-    # (B, *shape) -> (B, 1, *shape), so that a row keeps its axis
+    # (B, *shape) -> (B, 1, *shape), so that a batch element keeps its axis
     arrays = [array[:, None] for array in (*state.carry.values(), state.address)]
-    for action, *row in zip(actions, *arrays, strict=True):
-        *carry, address = [part.copy() for part in row]
+    for action, *own in zip(actions, *arrays, strict=True):
+        *carry, address = [part.copy() for part in own]
         yield np.array(action), PolicyState(dict(zip(names, carry, strict=True)), address)
 
 

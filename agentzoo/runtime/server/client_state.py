@@ -36,7 +36,7 @@ def check_policy(given: object, digest: str) -> None:
 
 
 def read_state(spec: PolicySpec, carry: Mapping[str, object], address: object) -> PolicyState:
-    """The state of B rows from what a client sent.
+    """The state of B batch elements from what a client sent.
 
     Args:
         spec: the policy's, which says what a carry is.

@@ -1,4 +1,4 @@
-"""Size limits of a client's message, by the policy's observations and by the rows it may hold.
+"""Size limits of a client's message, by the policy's observations and by its largest batch.
 
 Bytes are limited before a message is read, values before anything is made of them: a byte may stand
 for a list, which takes sixty, and whatever reads JSON holds up the event loop for as long as it
@@ -16,37 +16,37 @@ SLACK = 64 << 10  # bytes of a message for all else
 ITEMS = 1024  # values for all else
 
 
-def message_limit(spec: PolicySpec, protocol: str, rows: int = 0) -> int:
-    """Bytes of a message or body, by its rows of observations, and slack.
+def message_limit(spec: PolicySpec, protocol: str, batch: int = 0) -> int:
+    """Bytes of a message or body, by its batch of observations, and slack.
 
     An image may be sent as float32, to be told what it should be.
 
     Args:
         spec: the policy's.
         protocol: "openpi", "vla-eval", or "v2" in JSON.
-        rows: how many there may be, each with the carry that the client keeps; 0 is a session's
-            step, one row without.
+        batch: its largest size, each element with the carry that the client keeps; 0 is a
+            session's step, one element without.
     """
     kinds = JSON_BYTES if protocol == "v2" else BYTES
-    row = sum(math.prod(one.source) * kinds[one.kind == "image"] for one in spec.obs.values())
+    obs = sum(math.prod(one.source) * kinds[one.kind == "image"] for one in spec.obs.values())
     carry = sum(math.prod(one.shape) * kinds[False] for one in spec.carry.values())
-    return min((rows * (row + carry) if rows else row) + SLACK, GiB)
+    return min((batch * (obs + carry) if batch else obs) + SLACK, GiB)
 
 
-def item_limit(spec: PolicySpec, rows: int) -> int:
+def item_limit(spec: PolicySpec, batch: int) -> int:
     """Values that msgpack may hold beside its arrays: all numbers of vectors, as lists."""
-    return 2 * rows * _numbers(spec, images=False) + ITEMS
+    return 2 * batch * _numbers(spec, images=False) + ITEMS
 
 
-def json_limits(spec: PolicySpec, rows: int) -> tuple[int, int]:
+def json_limits(spec: PolicySpec, batch: int) -> tuple[int, int]:
     """Lists and objects, and values in them, that JSON may hold: one list for each axis's row."""
     shapes = [one.source for one in spec.obs.values()]
     shapes += [one.shape for one in spec.carry.values()]
     lists = sum(math.prod(shape[:i]) for shape in shapes for i in range(len(shape)))
-    return rows * lists + ITEMS, rows * _numbers(spec, images=True) + ITEMS
+    return batch * lists + ITEMS, batch * _numbers(spec, images=True) + ITEMS
 
 
 def _numbers(spec: PolicySpec, *, images: bool) -> int:
-    """Of a row of observations and its carry."""
+    """Numbers of one batch element: its observations and its carry."""
     obs = [one.source for one in spec.obs.values() if images or one.kind != "image"]
     return sum(map(math.prod, obs)) + sum(math.prod(one.shape) for one in spec.carry.values())

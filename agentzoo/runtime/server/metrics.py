@@ -9,7 +9,7 @@ from .history import History
 from .models import Version
 
 SECONDS = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1.0, 5.0)
-ROWS = (1, 2, 4, 8, 16, 32, 64, 128)
+SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
 class Metrics:
@@ -32,7 +32,7 @@ class Metrics:
         )
         self._queue = self._histogram("queue_seconds", "Wait before the step.", SECONDS)
         self._step = self._histogram("step_seconds", "One call of the step.", SECONDS)
-        self._rows = self._histogram("batch_rows", "Requests in one call of the step.", ROWS)
+        self._rows = self._histogram("batch_rows", "Requests in one call of the step.", SIZES)
         self.sessions = Gauge(
             "agentzoo_sessions", "Open sessions.", ("model", "version"), registry=self.registry
         )
@@ -89,13 +89,13 @@ class Metrics:
             self._calls[name] = tuple(one.labels(name) for one in parts)
         step, rows, queue = self._calls[name]
         step.observe(batch.seconds)
-        rows.observe(len(batch.rows))
-        for row in batch.rows:
-            queue.observe(max(0.0, batch.started - row.queued))
+        rows.observe(len(batch.requests))
+        for request in batch.requests:
+            queue.observe(max(0.0, batch.started - request.queued))
         if self.histories is not None:
             history = self.histories.setdefault(name, History())
-            for row in batch.rows:
-                history.add(batch.started - row.queued + batch.seconds)
+            for request in batch.requests:
+                history.add(batch.started - request.queued + batch.seconds)
 
     def text(self) -> bytes:
         """Everything, in Prometheus' format."""

@@ -41,7 +41,7 @@ class Version:
         folder: its bundle's.
         provider: what it runs on.
         revision: that was asked for; "" for a folder.
-        batcher: computes its rows.
+        batcher: computes its requests.
         sessions: open ones.
         steps: under way that belong to no session.
         is_current: whether new sessions get it.
@@ -147,7 +147,7 @@ class Model:
         try:
             loop.call_soon_threadsafe(self._observe, version, batch)
         except RuntimeError:  # the loop has ended, and with it whoever waited
-            log.warning("%d answers came after the end", len(batch.rows))
+            log.warning("%d answers came after the end", len(batch.requests))
 
 
 def _open(settings: ModelSettings, locate: Locate, number: int) -> Version:
@@ -157,8 +157,8 @@ def _open(settings: ModelSettings, locate: Locate, number: int) -> Version:
         folder, provider=settings.provider, threads=settings.threads, plan=plan
     )
     check_names(settings.name, policy.spec)
-    for rows in _warm_sizes(policy.spec, settings.max_batch):
-        _warm_up(policy, rows)
+    for batch in _warm_sizes(policy.spec, settings.max_batch):
+        _warm_up(policy, batch)
     log.info("%s version %d is ready: %s", settings.name, number, found)
     return Version(
         model=settings.name,
@@ -185,11 +185,11 @@ def _warm_sizes(spec: PolicySpec, largest: int) -> Iterable[int]:
     return sorted({*(1 << k for k in range(largest.bit_length())), largest})
 
 
-def _warm_up(policy: Policy, rows: int) -> None:
+def _warm_up(policy: Policy, batch: int) -> None:
     spec = policy.spec
-    obs = {key: np.zeros((rows, *one.shape), one.dtype) for key, one in spec.obs.items()}
+    obs = {key: np.zeros((batch, *one.shape), one.dtype) for key, one in spec.obs.items()}
     actions, _ = policy.advance(
-        obs, np.ones(rows, bool), policy.start(rows), np.full(rows, policy.deterministic)
+        obs, np.ones(batch, bool), policy.start(batch), np.full(batch, policy.deterministic)
     )
     if actions.dtype.kind == "f" and not np.isfinite(actions).all():
         raise AgentZooError("the policy gives NaN for an observation of zeros; export it again")

@@ -359,14 +359,15 @@ async def _step(
     obs, flags = _split(found.policy.spec, request.inputs)
     if any(name.startswith(STATES) or name == ADDRESS for name in request.inputs):
         raise malformed("a sequence's state is the server's; leave state_in_* and its address out")
-    row, is_first, mode = _single(obs), bool(_one(flags, "is_first")), _one(flags, "deterministic")
+    obs = _single(obs)
+    is_first, mode = bool(_one(flags, "is_first")), _one(flags, "deterministic")
     _check_outputs(request, ("action",))
     if start:
         service.begin(key, key[0], _seed(request.parameters))
     session = service.sessions.find(key)
     try:
         action = await service.act(
-            session, row, is_first=is_first, deterministic=mode, timeout_s=timeout_s
+            session, obs, is_first=is_first, deterministic=mode, timeout_s=timeout_s
         )
     except Exception:
         if start:
@@ -399,7 +400,7 @@ def _split(spec: PolicySpec, inputs: Arrays) -> tuple[Arrays, Arrays]:
 
 def _single(obs: Arrays) -> Arrays:
     if any(array.shape[:1] != (1,) for array in obs.values()):
-        raise malformed("a sequence's request has exactly one row: shapes begin with 1")
+        raise malformed("a sequence's request has exactly one batch element: shapes begin with 1")
     return {name: array[0] for name, array in obs.items()}
 
 
@@ -421,11 +422,11 @@ def _state(version: Version, inputs: Arrays) -> PolicyState | None:
     return read_state(spec, carry, inputs.get(ADDRESS))
 
 
-def _digest(rows: Array | None) -> str:
-    """The sha256 that all rows name; "" if they name none, or several."""
-    if rows is None or rows.dtype != np.uint8 or rows.ndim != 2 or rows.shape[1] != DIGEST:
+def _digest(named: Array | None) -> str:
+    """The sha256 that all batch elements name; "" if they name none, or several."""
+    if named is None or named.dtype != np.uint8 or named.ndim != 2 or named.shape[1] != DIGEST:
         return ""
-    return rows[0].tobytes().hex() if len(rows) and (rows == rows[0]).all() else ""
+    return named[0].tobytes().hex() if len(named) and (named == named[0]).all() else ""
 
 
 def _carry_names(spec: PolicySpec, side: str) -> dict[str, str]:

@@ -210,9 +210,9 @@ def _flags(name: str, value: object) -> Array | None:
     try:
         array = np.asarray(value)
     except ValueError as error:
-        raise malformed(f"{name} is not one truth value for each row") from error
+        raise malformed(f"{name} is not one truth value for each batch element") from error
     if array.dtype != np.bool_ or array.ndim > 1:
-        raise malformed(f"{name} is not one truth value for each row")
+        raise malformed(f"{name} is not one truth value for each batch element")
     return array
 
 

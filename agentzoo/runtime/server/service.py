@@ -1,4 +1,4 @@
-"""The service behind every protocol: sessions that step, rows that predict."""
+"""The service behind every protocol: sessions that step, batches that predict."""
 
 import asyncio
 import logging
@@ -13,7 +13,7 @@ from ..errors import ServingError
 from ..policy.policy import SEEDS, Policy, PolicyState
 from ..policy.spaces import encode
 from ..spec import Array, Arrays
-from .batcher import Answer, Batch, Row
+from .batcher import Answer, Batch, StepRequest
 from .connections import Connections
 from .message_limits import message_limit
 from .metrics import Metrics
@@ -182,7 +182,7 @@ class Service:
         """
         self._check(session, is_first)
         policy = session.version.policy
-        row = Row(
+        request = StepRequest(
             obs=encode(policy.spec.obs, obs, batched=False),
             is_first=session.is_first or is_first,
             state=session.state if seed is None else _start(policy, seed, step),
@@ -191,7 +191,7 @@ class Service:
         )
         session.is_busy = True
         try:
-            action, state = await _computed(session.version, row)
+            action, state = await _computed(session.version, request)
         except ServingError as error:
             session.has_diverged |= error.reason == "diverged"
             raise
@@ -211,7 +211,7 @@ class Service:
         seed: int | None = None,
         timeout_s: float | None = None,
     ) -> tuple[Array, PolicyState]:
-        """One step of B rows whose state the client keeps, so that any replica can answer.
+        """One step of a batch whose state the client keeps, so that any replica can answer.
 
         Args:
             version: what answers.
@@ -223,7 +223,7 @@ class Service:
             timeout_s: of this request, if shorter than the server's.
 
         Raises:
-            ServingError: if there are too many rows, or the parts differ in their number.
+            ServingError: if there are too many batch elements, or the parts differ in their number.
             ObservationError: if an observation is not what the policy reads.
         """
         if self.is_ending:
@@ -233,7 +233,8 @@ class Service:
         count = len(next(iter(encoded.values())))
         if count > self.settings.max_rows:
             raise ServingError(
-                f"{count} rows at once, {self.settings.max_rows} allowed; send fewer", "too_large"
+                f"{count} batch elements at once, {self.settings.max_rows} allowed; send fewer",
+                "too_large",
             )
         first = np.full(count, state is None) if is_first is None else is_first
         if state is None:
@@ -247,9 +248,9 @@ class Service:
                 "malformed",
             )
         deadline = self._deadline(timeout_s)
-        rows = [
-            Row(
-                obs=_row(encoded, i),
+        requests = [
+            StepRequest(
+                obs=_element(encoded, i),
                 is_first=bool(first[i]),
                 state=state.row(i),
                 deterministic=bool(modes[i]),
@@ -258,18 +259,18 @@ class Service:
             for i in range(count)
         ]
         with version.kept():
-            answers = await asyncio.gather(*(_computed(version, row) for row in rows))
+            answers = await asyncio.gather(*(_computed(version, request) for request in requests))
         return np.stack([one.action for one in answers]), PolicyState.joined(
             [a.state for a in answers]
         )
 
     def message_limit(self, version: Version, protocol: str) -> int:
-        """Bytes that a message or body may have: one row (vla-eval), or `max_rows` with carry."""
-        rows = 0 if protocol == "vla-eval" else self.settings.max_rows
-        return message_limit(version.policy.spec, protocol, rows)
+        """Bytes of a message: one batch element's (vla-eval), or those of `max_rows` with carry."""
+        batch = 0 if protocol == "vla-eval" else self.settings.max_rows
+        return message_limit(version.policy.spec, protocol, batch)
 
     def check_step(self, version: Version, protocol: str, size: int) -> None:
-        """Refuse a session's step, which is one row, in a message that could hold several.
+        """Refuse a session's step, one batch element, in a message that could hold several.
 
         Raises:
             ServingError: "too_large".
@@ -349,8 +350,8 @@ class Service:
         return time.monotonic() + (allowed if timeout_s is None else min(timeout_s, allowed))
 
     def _settle(self, version: Version, batch: Batch) -> None:
-        for row, outcome in zip(batch.rows, batch.outcomes, strict=True):
-            reply = cast("Reply", row.reply)
+        for request, outcome in zip(batch.requests, batch.outcomes, strict=True):
+            reply = cast("Reply", request.reply)
             if reply.done():
                 continue  # whoever asked has given up; the answer changes nothing
             if isinstance(outcome, ServingError):
@@ -384,19 +385,19 @@ def check_seed(seed: int) -> int:
     return seed
 
 
-async def _computed(version: Version, row: Row) -> Answer:
-    """A row's answer.
+async def _computed(version: Version, request: StepRequest) -> Answer:
+    """A request's answer.
 
     Raises:
         ServingError: if it is refused, fails, or its deadline passes.
     """
     loop = asyncio.get_running_loop()
     reply: Reply = loop.create_future()
-    row.reply = reply
+    request.reply = reply
     # not asyncio.timeout, which would make a context to enter and leave for each step
-    timer = loop.call_later(row.deadline - time.monotonic(), _give_up, reply)
+    timer = loop.call_later(request.deadline - time.monotonic(), _give_up, reply)
     try:
-        version.batcher.submit(row)
+        version.batcher.submit(request)
         return await reply
     finally:
         timer.cancel()
@@ -412,5 +413,5 @@ def _give_up(reply: Reply) -> None:
         )
 
 
-def _row(arrays: Arrays, i: int) -> Arrays:
+def _element(arrays: Arrays, i: int) -> Arrays:
     return {name: array[i : i + 1] for name, array in arrays.items()}

@@ -17,7 +17,7 @@ class Session:
 
     Attributes:
         version: what answers it until it ends.
-        state: carry and noise address, one row.
+        state: carry and noise address, of one batch element.
         is_first: whether its next observation begins an episode.
         is_busy: whether a step is being computed.
         is_open: False once ended or expired.

@@ -26,9 +26,9 @@ class ModelSettings:
         revision: of a Hub id; a commit pins it.
         provider: what ONNX Runtime runs on.
         threads: of ONNX Runtime, for one step.
-        max_batch: rows in one call of the step.
-        max_wait_ms: how long a row may wait for others.
-        max_queue: rows that may wait; further ones are refused.
+        max_batch: requests in one call of the step.
+        max_wait_ms: how long a request may wait for others.
+        max_queue: requests that may wait; further ones are refused.
         plan: a planner's settings ("candidates=200,elites=20"), "off" for its policy network alone,
             or "" for those of the bundle.
     """
@@ -70,7 +70,7 @@ class ServerSettings:
         deadline_s: how long a request may take.
         write_timeout_s: how long a client may take to read its answer.
         drain_s: how long sessions may go on after the signal to end.
-        max_rows: rows of one stateless request.
+        max_rows: batch elements of one stateless request.
         max_connections: open at once; 0 is 1,024 more than sessions.
         header_timeout_s: how long a connection may take to send a request's head.
         idle_timeout_s: how long one may be open after a request without another.

@@ -11,7 +11,7 @@ import pytest
 from agentzoo.runtime.errors import ServingError
 from agentzoo.runtime.policy.policy import Policy, PolicyState
 from agentzoo.runtime.policy.spaces import action_spec, encode, observation_specs
-from agentzoo.runtime.server.batcher import Answer, Batch, Batcher, BatchLimits, Row
+from agentzoo.runtime.server.batcher import Answer, Batch, Batcher, BatchLimits, StepRequest
 from agentzoo.runtime.spec import NoiseSpec, PolicySpec, TensorSpec
 from tests.unit_runtime.toys import BOX, VECTOR
 
@@ -56,10 +56,10 @@ class Waiting:
         self.batches: queue.Queue[Batch] = queue.Queue()
         self.batcher = Batcher(self.policy, self.batches.put, BatchLimits(**limits))
 
-    def row(self, value, seed=0, deadline=np.inf, state=None):
+    def request(self, value, seed=0, deadline=np.inf, state=None):
         obs = encode(SPEC.obs, [value, 0, 0], batched=False)
         state = state or self.policy.session(seed).start(1)
-        return Row(obs, True, state, False, deadline)
+        return StepRequest(obs, True, state, False, deadline)
 
     def outcomes(self, count):
         found: list[Answer | ServingError] = []
@@ -67,13 +67,13 @@ class Waiting:
             found += self.batches.get(timeout=30).outcomes
         return found
 
-    def held(self, *rows):
-        """Submit one row and hold the step; then the others, and let go."""
+    def held(self, *requests):
+        """Submit one request and hold the step; then the others, and let go."""
         self.step.go.clear()
-        self.batcher.submit(self.row(0))
+        self.batcher.submit(self.request(0))
         assert self.step.entered.wait(30)
-        for row in rows:
-            self.batcher.submit(row)
+        for request in requests:
+            self.batcher.submit(request)
         self.step.go.set()
 
 
@@ -95,7 +95,7 @@ def waiting():
 
 def test_what_waits_is_computed_together(waiting):
     one = waiting()
-    one.held(*(one.row(i, seed=i) for i in range(5)))
+    one.held(*(one.request(i, seed=i) for i in range(5)))
     answers = one.outcomes(6)[1:]
     assert one.step.sizes == [1, 5]
     for i, answer in enumerate(answers):
@@ -105,17 +105,19 @@ def test_what_waits_is_computed_together(waiting):
 
 def test_rows_get_what_they_would_get_alone(waiting):
     one = waiting()
-    rows = [one.row(i, seed=i) for i in range(5)]
-    one.held(*rows)
-    for row, answer in zip(rows, one.outcomes(6)[1:], strict=True):
-        alone, state = one.policy.advance(row.obs, np.ones(1, bool), row.state, np.zeros(1, bool))
+    requests = [one.request(i, seed=i) for i in range(5)]
+    one.held(*requests)
+    for request, answer in zip(requests, one.outcomes(6)[1:], strict=True):
+        alone, state = one.policy.advance(
+            request.obs, np.ones(1, bool), request.state, np.zeros(1, bool)
+        )
         assert np.array_equal(answer.action, alone[0])
         assert all(np.array_equal(answer.state.carry[n], state.carry[n]) for n in state.carry)
 
 
 def test_an_answer_keeps_no_batch_alive(waiting):
     one = waiting()
-    one.held(*(one.row(i) for i in range(5)))
+    one.held(*(one.request(i) for i in range(5)))
     for answer in one.outcomes(6):
         arrays = [answer.action, answer.state.address, *answer.state.carry.values()]
         assert all(array.base is None or array.base.nbytes == array.nbytes for array in arrays)
@@ -123,49 +125,49 @@ def test_an_answer_keeps_no_batch_alive(waiting):
 
 def test_no_batch_is_larger_than_allowed(waiting):
     one = waiting(max_batch=2)
-    one.held(*(one.row(i) for i in range(5)))
+    one.held(*(one.request(i) for i in range(5)))
     one.outcomes(6)
     assert one.step.sizes == [1, 2, 2, 1]
 
 
 def test_a_row_waits_for_those_that_came_last_time_and_no_longer_than_told(waiting):
     one = waiting(max_wait_s=30.0)
-    one.held(one.row(1), one.row(2))
+    one.held(one.request(1), one.request(2))
     one.outcomes(3)
-    one.batcher.submit(one.row(1))
+    one.batcher.submit(one.request(1))
     assert one.batches.empty()  # two came before: the second is worth 30 seconds
-    one.batcher.submit(one.row(2))
+    one.batcher.submit(one.request(2))
     assert len(one.outcomes(2)) == 2
     assert one.step.sizes == [1, 2, 2]
 
 
 def test_a_lone_row_is_not_kept_waiting_for_ever(waiting):
     one = waiting(max_wait_s=0.001)
-    one.held(one.row(1), one.row(2))
+    one.held(one.request(1), one.request(2))
     one.outcomes(3)
-    one.batcher.submit(one.row(1))
+    one.batcher.submit(one.request(1))
     one.outcomes(1)
     assert one.step.sizes == [1, 2, 1]
 
 
 def test_a_full_queue_refuses(waiting):
     one = waiting(max_queue=2)
-    one.held(one.row(1), one.row(2))
+    one.held(one.request(1), one.request(2))
     one.outcomes(3)
     one.step.go.clear()
     one.step.entered.clear()
-    one.batcher.submit(one.row(0))
+    one.batcher.submit(one.request(0))
     assert one.step.entered.wait(30)
-    one.batcher.submit(one.row(1))
-    one.batcher.submit(one.row(2))
+    one.batcher.submit(one.request(1))
+    one.batcher.submit(one.request(2))
     with pytest.raises(ServingError, match="2 requests wait already") as caught:
-        one.batcher.submit(one.row(3))
+        one.batcher.submit(one.request(3))
     assert caught.value.reason == "overloaded"
 
 
 def test_one_row_that_fails_does_not_fail_the_others(waiting, caplog):
     one = waiting()
-    one.held(one.row(1), one.row(13), one.row(2))
+    one.held(one.request(1), one.request(13), one.request(2))
     found = one.outcomes(4)[1:]
     assert [type(outcome) for outcome in found] == [Answer, ServingError, Answer]
     assert found[1].reason == "failed"
@@ -175,15 +177,15 @@ def test_one_row_that_fails_does_not_fail_the_others(waiting, caplog):
 
 def test_one_row_that_diverges_does_not_harm_the_others(waiting):
     one = waiting()
-    one.held(one.row(1), one.row(7), one.row(2))
+    one.held(one.request(1), one.request(7), one.request(2))
     found = one.outcomes(4)[1:]
     assert [getattr(outcome, "reason", "") for outcome in found] == ["", "diverged", ""]
 
 
 def test_a_late_row_is_not_computed(waiting):
     one = waiting()
-    late = one.row(1, deadline=time.monotonic() - 1)
-    one.held(late, one.row(2))
+    late = one.request(1, deadline=time.monotonic() - 1)
+    one.held(late, one.request(2))
     found = one.outcomes(3)[1:]
     assert found[0].reason == "deadline"
     assert isinstance(found[1], Answer)
@@ -193,12 +195,12 @@ def test_a_late_row_is_not_computed(waiting):
 def test_a_closed_batcher_finishes_what_waits_and_takes_no_more(waiting):
     one = waiting()
     one.step.go.clear()
-    one.batcher.submit(one.row(0))
+    one.batcher.submit(one.request(0))
     assert one.step.entered.wait(30)
-    one.batcher.submit(one.row(1))
+    one.batcher.submit(one.request(1))
     one.batcher.close()
     with pytest.raises(ServingError, match="no longer served"):
-        one.batcher.submit(one.row(2))
+        one.batcher.submit(one.request(2))
     one.step.go.set()
     assert len(one.outcomes(2)) == 2
 
@@ -209,7 +211,7 @@ def test_rows_of_several_threads_are_each_delivered_once(waiting):
 
     def submit(thread):
         for i in range(300):
-            one.batcher.submit(one.row(1, seed=300 * thread + i))
+            one.batcher.submit(one.request(1, seed=300 * thread + i))
 
     threads = [threading.Thread(target=submit, args=(thread,)) for thread in range(3)]
     for thread in threads:
@@ -234,7 +236,7 @@ def test_it_says_how_long_its_step_takes(waiting):
     one = waiting()
     assert one.batcher.delay_s == 0
     one.step.go.clear()
-    one.batcher.submit(one.row(1))
+    one.batcher.submit(one.request(1))
     assert one.step.entered.wait(30)
     first = one.batcher.delay_s
     assert 0 < first < one.batcher.delay_s
@@ -245,14 +247,14 @@ def test_it_says_how_long_its_step_takes(waiting):
 
 def test_a_thread_that_dies_says_so_to_all_who_wait_and_to_whoever_asks(waiting, caplog):
     one = waiting(max_wait_s=math.inf)  # no lock can be waited for so long
-    one.held(one.row(1), one.row(2))
+    one.held(one.request(1), one.request(2))
     one.outcomes(3)
-    one.batcher.submit(one.row(1))
+    one.batcher.submit(one.request(1))
     (found,) = one.outcomes(1)
     assert isinstance(found, ServingError)
     assert (found.reason, "has died" in str(found)) == ("failed", True)
     one.batcher.join(30)
     assert one.batcher.delay_s == math.inf
     with pytest.raises(ServingError, match="has died"):
-        one.batcher.submit(one.row(1))
+        one.batcher.submit(one.request(1))
     assert "OverflowError" in caplog.text
