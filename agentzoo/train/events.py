@@ -93,7 +93,11 @@ class Run(Protocol):
 
 
 class Callback:
-    """The events of a run; override those you want. Set `training.stop = True` to end it."""
+    """The events of a run; override those you want. Set `training.stop = True` to end it.
+
+    Callbacks are told in the order given, behind the ready ones. An exception ends the run at once,
+    without a checkpoint; those that stand are whole.
+    """
 
     def on_start(self, training: Run) -> None:
         """A sitting begins; nothing has been collected in it yet."""
@@ -108,7 +112,10 @@ class Callback:
         """A gradient step was taken; metrics are scalars still on the device."""
 
     def on_log(self, training: Run, line: Mapping[str, float]) -> None:
-        """A line of the log was written: `env_step` and metrics, means since the last one."""
+        """A line of the log was written: `env_step` and metrics, means since the last one.
+
+        Evaluations write lines of their own.
+        """
 
     def on_evaluation(self, training: Run, mean_reward: float) -> None:
         """Evaluation episodes were run with the paper's evaluation protocol."""
