@@ -454,7 +454,7 @@ class Agent:
     def _open_run(
         self, folder: Path, parts: tuple[str, ...], dataset: Dataset | None = None
     ) -> tuple[Counters, Path | None]:
-        """Where the run in a folder stands, and the checkpoint to go on from."""
+        """Counters of the run in a folder, and the checkpoint to go on from."""
         self.run_dir = folder
         newest = checkpoint.newest(folder / "checkpoints")
         if newest is not None:
@@ -526,7 +526,7 @@ class Agent:
 
     @property
     def _parts(self) -> tuple[str, ...]:
-        """Those that alone learn in its run; () is all of them."""
+        """Parts that alone learn in its run; () is all of them."""
         return () if self.parent is None else self.parent.parts
 
     def _require_same_parts(self, folder: Path, parts: tuple[str, ...]) -> None:
@@ -881,7 +881,7 @@ class Agent:
         return self
 
     def _training(self) -> dict[str, Any]:
-        """How this agent was trained, for whoever wants to do it again."""
+        """Record of this agent's training, for whoever wants to do it again."""
         chosen = self._choose_preset(envs.EnvName.read(self.env).suite, self.spec.obs)
         return {
             "preset": chosen,
@@ -955,7 +955,7 @@ class Agent:
 
     @property
     def origin(self) -> str:
-        """Which policy of its run this is; "" for one that was not loaded from a run."""
+        """Text of which policy of its run this is; "" for one that was not loaded from a run."""
         if not self.took or self.run_dir is None:
             return ""
         said = f"the {self.took} policy of {self.run_dir}, of step {self.env_steps:,}"
@@ -1002,7 +1002,7 @@ def load(folder: str | Path, *, which: str = "newest", device: str = "auto") -> 
 
 
 def stored(folder: Path, which: str) -> tuple[Path, Path | None]:
-    """Where the policy to load lies, and the run that it is of, if it is of one.
+    """Folder of the policy to load, and the run that it is of, if it is of one.
 
     Raises:
         ConfigError: if `which` is neither newest nor best.

@@ -251,7 +251,7 @@ class PlanningAlgorithm(Algorithm, Protocol):
 
     @property
     def plan_spec(self) -> PlanSpec:
-        """Which planner, and its settings; a plain attribute will do."""
+        """The planner and its settings; a plain attribute will do."""
         ...
 
     def observe(self, carry: Carry, obs: Obs, noise: Noise) -> Carry:

@@ -85,7 +85,7 @@ class AgentConfig:
         one_of("capture", self.capture, ("auto", "on", "off"))
 
     def schedule(self, repeat: int) -> Schedule:
-        """When updates are due: by ratio where there is one, else in bursts.
+        """Schedule of updates: by ratio where there is one, else in bursts.
 
         A recipe that updates otherwise overrides this.
 

@@ -79,7 +79,7 @@ class Ranks:
         return x if self.count == 1 else x.chunk(self.count, axis)[self.rank]
 
     def largest(self, scores: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Where the k largest of all ranks' scores (n,) are, as far as they are this rank's.
+        """Indices of the k largest of all ranks' scores (n,), as far as they are this rank's.
 
         Returns:
             Positions in `scores` (m,), m being the smaller of k and n; the place of each among the

@@ -1,4 +1,4 @@
-"""How many Atari frames a second are collected, against the emulator by itself.
+"""Atari frames collected a second, against the emulator by itself.
 
     python benchmarks/atari_frames.py [--game pong] [--protocol dreamerv2] [--decisions 1000]
         [--rounds 3]

@@ -1,4 +1,4 @@
-"""How fast environments step in processes of their own, against one after another in this one.
+"""Speed of environments in processes of their own, against one after another in this one.
 
     python benchmarks/collection.py [--envs 1 4 16] [--rounds 5] [--seconds 2] [--env NAME ...]
 

@@ -1,4 +1,4 @@
-"""How long one Dreamer update from pixels takes: ours, and sheeprl's `dreamer_v1` at equal sizes.
+"""Time of one Dreamer update from pixels: ours, and sheeprl's `dreamer_v1` at equal sizes.
 
     python benchmarks/dreamer_pixels_update.py --peer-python PEER/bin/python [--rounds 4]
 

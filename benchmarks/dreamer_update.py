@@ -1,4 +1,4 @@
-"""How long one Dreamer update from state takes: ours, and sheeprl's `dreamer_v1` at the same sizes.
+"""Time of one Dreamer update from state: ours, and sheeprl's `dreamer_v1` at the same sizes.
 
     python benchmarks/dreamer_update.py --peer-python PEER/bin/python [--rounds 10] [--updates 2]
 

@@ -1,4 +1,4 @@
-"""How long one DreamerV2 update on Atari takes: ours, and sheeprl's `dreamer_v2`, the same sizes.
+"""Time of one DreamerV2 update on Atari: ours, and sheeprl's `dreamer_v2`, the same sizes.
 
     python benchmarks/dreamer_v2_update.py --peer-python PEER/bin/python [--batches 16 50]
         [--rounds 4] [--updates 1]

@@ -1,4 +1,4 @@
-"""How long one DreamerV3 update takes: ours, and sheeprl's `dreamer_v3_5`, the same sizes.
+"""Time of one DreamerV3 update: ours, and sheeprl's `dreamer_v3_5`, the same sizes.
 
     python benchmarks/dreamer_v3_update.py --peer-python PEER/bin/python [--compiled]
         [--worlds state images images-12m] [--rounds 6] [--updates 2] [--threads 2]

@@ -83,7 +83,7 @@ def write(score: Evaluation, path: Path) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """What the command line asks for."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("algorithm", choices=sorted(ALGORITHMS))
     parser.add_argument("env")

@@ -199,7 +199,7 @@ def measure(
 
 
 def ratio(times: list[list[float]], others: list[list[float]]) -> float:
-    """How many times as long as the others, round by round."""
+    """Ratio of the times to the others', round by round."""
     return median(median(a) / median(b) for a, b in zip(times, others, strict=True))
 
 

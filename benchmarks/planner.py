@@ -1,4 +1,4 @@
-"""How many decisions a second PlaNet's planner makes: the exported policy, and torch eager.
+"""Decisions a second of PlaNet's planner: the exported policy, and torch eager.
 
     python benchmarks/planner.py [--rounds 5] [--threads 2] [--only "the paper"]
 

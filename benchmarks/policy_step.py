@@ -1,4 +1,4 @@
-"""How long one decision takes at batch 1: torch eager, the bare ONNX session, and `policy.act`.
+"""Time of one decision at batch 1: torch eager, the bare ONNX session, and `policy.act`.
 
     python benchmarks/policy_step.py [--rounds 30] [--calls 100] [--only state]
 

@@ -1,4 +1,4 @@
-"""How fast pictures are drawn: `render=fast` and `render=default` against dm_control's own call.
+"""Speed of rendering: `render=fast` and `render=default` against dm_control's own call.
 
     python benchmarks/rendering.py [--task walker-walk] [--size 64] [--rounds 15] [--frames 40]
 

@@ -168,7 +168,7 @@ def throughput(urls: dict[str, str], requests: int) -> None:
 
 
 def health(server: ServerProcess, requests: int) -> None:
-    """How long health takes to answer while 64 sessions ask as fast as they can."""
+    """Time of a health check while 64 sessions ask as fast as they can."""
     from http.client import HTTPConnection
 
     client, times = HTTPConnection("127.0.0.1", server.port), list[float]()

@@ -1,4 +1,4 @@
-"""How long TD-MPC2's update and decision take: ours, and the authors' code at the same sizes.
+"""Time of TD-MPC2's update and decision: ours, and the authors' code at the same sizes.
 
     python benchmarks/tdmpc2.py --theirs CHECKOUT [--compiled] [--sizes 1m 5m] [--no-growth]
         [--rounds 7] [--threads 1] [--clock cpu]

@@ -1,4 +1,4 @@
-"""What modes in the place of sampled latents cost a Triton model: 20 episodes of each, and of both.
+"""Cost of modes in place of sampled latents in a Triton model: 20 episodes of each, and of both.
 
     python benchmarks/triton_latents.py [--bundle zoo:dreamer-dmc-cartpole-swingup] [--episodes 20]
 

@@ -1,4 +1,4 @@
-"""How often random play succeeds in the fields of ViZDoom, and after how many decisions.
+"""Success rate of random play in the fields of ViZDoom, and decisions until then.
 
 Twenty fields that nobody learns on, 300 decisions of four tics. Each success rate comes with its
 95 % interval (Wilson 1927). Run: python benchmarks/vizdoom_random.py --episodes 100

@@ -1,4 +1,4 @@
-"""What 20 watchers of an episode cost the policy's other clients.
+"""Cost of 20 watchers of an episode for the policy's other clients.
 
 One client asks for action after action, with and without 20 page visitors who watch an episode, in
 turns; each turn's median and 99th percentile are compared with its neighbour's. One line of JSON.

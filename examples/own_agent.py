@@ -76,7 +76,7 @@ class OneStepAlgorithm(nn.Module):
         }
 
     def initial(self, batch: int) -> Carry:
-        """What is known before the first observation: nothing."""
+        """Carry before the first observation: zeros."""
         return {k: torch.zeros(batch, *spec.shape) for k, spec in self.carry_spec.items()}
 
     def observe(self, carry: Carry, obs: Obs, noise: Noise) -> Carry:

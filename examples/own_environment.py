@@ -36,7 +36,7 @@ class Follow(gym.Env[np.ndarray, np.ndarray]):
         return self.observe(), reward, False, self.steps == 100, {}
 
     def observe(self) -> np.ndarray:
-        """Where the point and its target are."""
+        """Observation: positions of the point and its target."""
         return np.array([self.point, self.target], np.float32)
 
 

@@ -91,7 +91,7 @@ def learn(case: str, seed: int, run: Path, killer: Connection) -> None:
 
 @dataclass(frozen=True)
 class Kill:
-    """When a process is killed."""
+    """Moment of a kill."""
 
     after_s: float  # after it told where it goes on from, or after its start
     early: bool  # the latter
@@ -188,7 +188,7 @@ def is_alive(process: int) -> bool:
 
 
 def left(processes: list[int]) -> list[int]:
-    """Those that still run after a while."""
+    """Processes that still run after a while."""
     deadline = time.monotonic() + GONE_S
     while (alive := [one for one in processes if is_alive(one)]) and time.monotonic() < deadline:
         time.sleep(0.02)

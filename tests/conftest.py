@@ -1,4 +1,4 @@
-"""What holds for all tests before any of them imports a library, and the fixtures that they share.
+"""Settings of all tests before any of them imports a library, and the fixtures that they share.
 
 `huggingface_hub` reads its settings when it is imported, torch its number of threads when it first
 computes, whichever test comes first. Fixtures import what they need, since some tests run where

@@ -64,7 +64,7 @@ def recipes() -> dict[str, Recipe]:
 
 
 def home(name: str, recipe: Recipe) -> Path:
-    """Where an agent's bundle belongs."""
+    """Folder of an agent's bundle."""
     return (SHIPPED if recipe.ships else ROOT) / name
 
 

@@ -261,7 +261,7 @@ def _calibrate(
 
 
 def measured(model: MapModel, frames: Frames) -> dict[str, float]:
-    """How well a network's maps of frames agree with their labels.
+    """Agreement of a network's maps of frames with their labels.
 
     Returns:
         `iou` over all pixels, and `mass`, the maps' mean over the labels'.

@@ -12,7 +12,7 @@ SCALE = 0.01  # of the reward
 
 @lru_cache
 def gaussian_prior(height: int, width: int, weight: float = 0.5) -> Array:
-    """How central a pixel is: (h, w) in (0, 1], read-only.
+    """Centrality of each pixel: (h, w) in (0, 1], read-only.
 
     G(x, y) = exp(-x^2 / 2 (weight w)^2 - y^2 / 2 (weight h)^2) at w points from -w/2 to w/2 and h
     from -h/2 to h/2, both ends included; weight 0 is 1 everywhere.

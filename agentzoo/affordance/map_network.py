@@ -95,7 +95,7 @@ class MapModel(MapSource):
         self.network, self.goals, self.size = network, tuple(goals), size
 
     def number(self, goal: str) -> int:
-        """Which of its goals one is.
+        """Index of a goal among its goals.
 
         Raises:
             ConfigError: if it is none, or nothing.

@@ -42,7 +42,7 @@ class PendingPairs:
     pairs: list[tuple[float, int]] = field(default_factory=list)  # score of the zoomed view, row
 
     def __len__(self) -> int:
-        """How many are open."""
+        """Number of open ones."""
         return len(self.pairs)
 
     def add(self, score: float, row: int) -> None:

@@ -61,7 +61,7 @@ def merged(logits: Array, height: int, width: int) -> Array:
 
 
 def coverage(height: int, width: int) -> Array:
-    """How many crops are painted over each pixel: (h, w)."""
+    """Number of crops painted over each pixel: (h, w)."""
     count = np.zeros((height, width), int)
     for left, top, right, bottom in zoom_crops(height, width)[:, PAINTED].reshape(-1, 4):
         count[top:bottom, left:right] += 1

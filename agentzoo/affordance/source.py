@@ -22,7 +22,7 @@ class ScorerError(AgentZooError, RuntimeError):
 
 @runtime_checkable
 class MapSource(Protocol):
-    """Something that makes affordance maps."""
+    """A maker of affordance maps."""
 
     def __call__(self, image: Array, goal: str) -> Array:
         """(h, w, 3) uint8 and a sentence -> (h, w) in [0, 1], 1 where the goal can be reached."""
@@ -31,7 +31,7 @@ class MapSource(Protocol):
 
 @runtime_checkable
 class Scorer(Protocol):
-    """Something that scores videos against sentences.
+    """A scorer of videos against sentences.
 
     Attributes:
         frames: of a video.

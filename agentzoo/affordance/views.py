@@ -29,7 +29,7 @@ STDS = 2.0  # by how many deviations of all scores a zoomed view has to score hi
 
 @dataclass(frozen=True, kw_only=True)
 class Rules:
-    """When to jump, where to, and how long to wait; see `LSImagineConfig` for the defaults."""
+    """Rules of a jump: its condition, target and pause; `LSImagineConfig` has the defaults."""
 
     jump_rule: str = "absolute"
     zoom_margin: float = 6.0
@@ -95,7 +95,7 @@ class Seen(NamedTuple):
 
 
 def attempt(map_: Array, rules: Rules, jumps: RunningStatistics) -> tuple[Region, Window] | None:
-    """Where to zoom to, in the map's pixels; None if not here."""
+    """Target of a zoom, in the map's pixels; None if there is none here."""
     if rules.jump_rule == "released":
         looked, times, tried = map_, 1, is_unusual(map_, jumps)
     else:
@@ -131,7 +131,7 @@ class EpisodeViews:
     rewards: list[float] = field(default_factory=list)  # of every row so far
 
     def __post_init__(self) -> None:
-        """Nothing is pending."""
+        """Begin with nothing pending."""
         self.pending = PendingPairs(self.rules.max_interval)
 
     def look(
@@ -178,7 +178,7 @@ class EpisodeViews:
     def _zoomed(
         self, map_: Array, frame: Array | None, jumps: RunningStatistics, least: float
     ) -> Zoomed | None:
-        """Where a jump would lead, if it promises at least a score."""
+        """Target of a jump, if it promises at least a score."""
         if not self.has_zoom:
             return None
         where = attempt(map_, self.rules, jumps)

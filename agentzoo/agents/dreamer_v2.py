@@ -199,7 +199,7 @@ class DreamerV2Algorithm(nn.Module):
     def explore(
         self, carry: Carry, noise: Noise, env_step: int, total_steps: int
     ) -> tuple[Carry, Tensor]:
-        """Nothing is added: the policy's entropy explores."""
+        """Keep the action: the policy's entropy explores."""
         return carry, to_env(carry["prev_action"], self.action)
 
     def margin(self, carry: Carry, obs: Obs, noise: Noise, deterministic: Tensor) -> Tensor:

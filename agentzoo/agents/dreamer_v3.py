@@ -260,7 +260,7 @@ class DreamerV3Algorithm(nn.Module):
     def explore(
         self, carry: Carry, noise: Noise, env_step: int, total_steps: int
     ) -> tuple[Carry, Tensor]:
-        """Nothing is added: the policy's entropy explores."""
+        """Keep the action: the policy's entropy explores."""
         return carry, to_env(carry["prev_action"], self.action)
 
     def margin(self, carry: Carry, obs: Obs, noise: Noise, deterministic: Tensor) -> Tensor:
@@ -454,7 +454,7 @@ class DreamerV3Algorithm(nn.Module):
         }
 
     def judge_spread(self, carry: Carry) -> dict[str, Tensor]:
-        """How much a change of the logits changes a judgement: the mean of the bins' size, (N,).
+        """Sensitivity of a judgement to its logits: the mean of the bins' size, (N,).
 
         A prediction near 0 may be the difference of rare and enormous bins.
         """

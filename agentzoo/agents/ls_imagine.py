@@ -399,7 +399,7 @@ class LSImagineAlgorithm(nn.Module):
     def explore(
         self, carry: Carry, noise: Noise, env_step: int, total_steps: int
     ) -> tuple[Carry, Tensor]:
-        """Nothing is added: the policy's entropy explores."""
+        """Keep the action: the policy's entropy explores."""
         return carry, to_env(carry["prev_action"], self.action)
 
     def margin(self, carry: Carry, obs: Obs, noise: Noise, deterministic: Tensor) -> Tensor:
@@ -507,7 +507,7 @@ class LSImagineAlgorithm(nn.Module):
 
     @property
     def rules(self) -> views.Rules:
-        """When to jump, where to, and how long to wait."""
+        """Rules of a jump: its condition, target and pause."""
         c = self.config
         return views.Rules(
             jump_rule=c.jump_rule,
@@ -918,7 +918,7 @@ class LSImagineAlgorithm(nn.Module):
         }
 
     def judge_spread(self, carry: Carry) -> dict[str, Tensor]:
-        """How much a change of the logits changes a judgement: the mean of the bins' size, (N,).
+        """Sensitivity of a judgement to its logits: the mean of the bins' size, (N,).
 
         A prediction near 0 may be the difference of rare and enormous bins.
         """
@@ -970,7 +970,7 @@ class LSImagineAlgorithm(nn.Module):
 
 
 def jump_cap(jumped: Tensor) -> int:
-    """How many jumps of all learners' moves (N, H) are looked at: an eighth of the moves."""
+    """Number of jumps of all learners' moves (N, H) that are looked at: an eighth of the moves."""
     return max(ranks().count * jumped.numel() // 8, 1)
 
 

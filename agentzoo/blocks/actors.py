@@ -190,7 +190,7 @@ class TanhNormalActor(nn.Module):
 
 
 def tanh_normal_mode(mean: Tensor, std: Tensor) -> Tensor:
-    """Where tanh(u) is likeliest under u ~ Normal(mean, std), before tanh: (...).
+    """Mode of tanh(u) under u ~ Normal(mean, std), before tanh: (...).
 
     A maximum of the density of tanh(u) solves u = mean + 2 std^2 tanh(u); the highest one has the
     mean's sign (plus for 0). Newton's steps from mean +- 2 std^2, which is beyond it, fall onto it
@@ -281,7 +281,7 @@ class TruncatedNormalActor(nn.Module):
         return truncated_normal.entropy(*stats.chunk(2, -1)).sum(-1)
 
     def margin(self, stats: Tensor, noise: Tensor, deterministic: Tensor) -> Tensor:
-        """Nothing is chosen among alternatives: inf (B,)."""
+        """Margin of a choice among alternatives, of which there is none here: inf (B,)."""
         return torch.full_like(stats[:, 0], math.inf)
 
 
@@ -435,7 +435,7 @@ class BoundedNormalActor(nn.Module):
         return (torch.log(stats.chunk(2, -1)[1]) + (0.5 + HALF_LOG_2PI)).sum(-1)
 
     def margin(self, stats: Tensor, noise: Tensor, deterministic: Tensor) -> Tensor:
-        """Nothing is chosen among alternatives: inf (B,)."""
+        """Margin of a choice among alternatives, of which there is none here: inf (B,)."""
         return torch.full_like(stats[:, 0], math.inf)
 
     @torch.no_grad()

@@ -31,7 +31,7 @@ def clip_by_global_norm(grads: Sequence[Tensor], limit: float) -> tuple[list[Ten
 
 @dataclass(frozen=True)
 class RateDecay:
-    """How a learning rate falls over updates: to a share of itself, then it stays there.
+    """Decay of a learning rate over updates: to a share of itself, then it stays there.
 
     Attributes:
         form: linear, or cosine, half a wave.

@@ -21,7 +21,7 @@ def symexp_bins(count: int = BINS, reach: float = REACH) -> Tensor:
 
 
 def twohot_weights(target: Tensor, bins: Tensor) -> tuple[Tensor, Tensor]:
-    """Where a number lies between its two neighbouring bins.
+    """Position of a number between its two neighbouring bins.
 
     Args:
         target: (...); beyond the outer bins it counts as on them.

@@ -104,7 +104,7 @@ def version(module: str) -> str:
 
 
 def opengl() -> str:
-    """Why rendering off screen does not work here, or "" when it does."""
+    """Reason why rendering off screen does not work here, or "" when it does."""
     from agentzoo.runtime.envs.dmc import INSTALL_OPENGL
 
     if util.find_spec("mujoco") is None:

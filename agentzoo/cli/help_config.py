@@ -17,7 +17,7 @@ MEANING = 24  # columns of a meaning at least, however wide the others are
 
 
 def page(kind: "type[Agent]", preset: str | None = None) -> str:
-    """Everything that `--set`, `--preset` and the environment decide of an agent.
+    """Page of all that `--set`, `--preset` and the environment decide of an agent.
 
     Args:
         kind: the agent.

@@ -177,7 +177,7 @@ def steps_of(run: Path) -> int:
 
 
 def stopped_at(run: Path, budget: int) -> str:
-    """Where a run was stopped, and how to go on."""
+    """Message of a stopped run: its step, and the way to go on."""
     return (
         f"stopped at step {steps_of(run):,} of {budget:,}, so there is nothing to score yet; "
         "the same command goes on from there"
@@ -262,7 +262,7 @@ def judge(learned: Score, random: Score, smoke: bool) -> bool:
 
 
 def directions(paths: Paths) -> str:
-    """Where things are, and what to type next."""
+    """Text of the files made, and of the commands to type next."""
     places = [
         ("the policy", paths.bundle),
         ("learning curve", paths.curve),

@@ -165,7 +165,7 @@ def body(package: Package, address: Address) -> str:
 
 
 def _use_torch(package: Package, address: Address, episodes: str) -> str:
-    """How the agent itself is loaded; nothing of a policy that another library trained."""
+    """Lines that load the agent itself; nothing of a policy that another library trained."""
     if package.settings.library is not None:
         return ""
     env = package.results.env

@@ -302,7 +302,7 @@ def _require_cached(folder: Path, address: Address, cache_dir: str | Path | None
 def _listing(
     api: HfApi, address: Address, commit: str, wanted: Collection[str]
 ) -> dict[str, RepoFile]:
-    """Those of the wanted files that the commit has; none is larger than it may be."""
+    """Wanted files that the commit has; none is larger than it may be."""
     found = api.get_paths_info(address.repo, list(wanted), revision=commit)
     listing = {one.path: one for one in found if isinstance(one, RepoFile) and one.path in wanted}
     for name, one in listing.items():

@@ -20,7 +20,7 @@ FORMS = 'expected "me/name", "file:DIR/name" or "zoo:name", perhaps with @revisi
 
 @dataclass(frozen=True)
 class Address:
-    """Where a published bundle is.
+    """Address of a published bundle.
 
     Attributes:
         kind: the Hugging Face Hub, a folder that is a hub, or what came with the package.

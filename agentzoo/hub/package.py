@@ -283,7 +283,7 @@ def _check_metadata(path: Path, value: object) -> None:
 
 
 def _span(path: Path, name: str, value: object) -> tuple[int, int]:
-    """Where a tensor begins and ends."""
+    """First and last byte of a tensor."""
     tensor = read_fields(_Tensor, value, f"{path.name}.{name[:80]}")
     width, plain = WIDTHS.get(tensor.dtype), min(tensor.shape, default=0) >= 0
     if len(tensor.data_offsets) == 2 and width is not None and plain:

@@ -15,7 +15,7 @@ CONFIG, FORMAT = "config.json", 1
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingRecord:
-    """How an agent was trained.
+    """Record of an agent's training.
 
     Attributes:
         preset: name of the settings it started from.

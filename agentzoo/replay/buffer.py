@@ -278,7 +278,7 @@ class ReplayBuffer:
 
     @property
     def handed_out(self) -> list[int]:
-        """How far the online queue has handed out each stream; `rewind` goes back there."""
+        """Rows of each stream that the online queue has handed out; `rewind` goes back there."""
         return [stream.fresh for stream in self.streams]
 
     def rewind(self, handed_out: Sequence[int]) -> None:

@@ -92,7 +92,7 @@ class Stream:
 
     @property
     def rows(self) -> int:
-        """How many rows are held."""
+        """Number of rows held."""
         return self.count - self.first
 
 

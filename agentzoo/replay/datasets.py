@@ -68,12 +68,12 @@ class Dataset:
 
     @property
     def episodes(self) -> int:
-        """How many episodes."""
+        """Number of episodes."""
         return int(self.content.total_episodes)
 
     @property
     def transitions(self) -> int:
-        """How many decisions, over all episodes."""
+        """Number of decisions, over all episodes."""
         return int(self.content.total_steps)
 
     @property
@@ -92,7 +92,7 @@ class Dataset:
 
     @cached_property
     def specs(self) -> tuple[dict[str, ObsSpec], ActionSpec]:
-        """How agents read its observations, and its action.
+        """Specs by which agents read its observations, and its action.
 
         Raises:
             DatasetError: if agents cannot read or fill its spaces.
@@ -273,7 +273,7 @@ def _minari() -> Any:
 
 
 def _folder(name: str | Path) -> Path:
-    """Where a data set of this name lies, or would."""
+    """Folder of a data set of this name; it may not exist."""
     if isinstance(name, Path) or str(name).startswith((".", "/", "~")):
         return Path(name).expanduser().absolute()  # the package loses its way from a relative one
     if not ID.fullmatch(str(name)):

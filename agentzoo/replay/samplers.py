@@ -27,7 +27,7 @@ class StreamView(Protocol):
 
     @property
     def rows(self) -> int:
-        """How many are held."""
+        """Number of rows held."""
         ...
 
 
@@ -54,7 +54,7 @@ class Sampled(Protocol):
 
 
 class Sampler(Protocol):
-    """Which rows a batch is made of; an agent's rule (design: one row a paper)."""
+    """Rule by which an agent draws the sequences of a batch."""
 
     def ready(self, replay: Sampled, length: int) -> bool:
         """Whether a window of `length` rows can be drawn."""

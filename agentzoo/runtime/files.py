@@ -114,7 +114,7 @@ def places(path: Path) -> list[Path]:
 
 
 def _blob(path: Path) -> Path:
-    """Where a link that the Hugging Face cache has made itself leads."""
+    """Target of a link that the Hugging Face cache has made itself."""
     leads = os.readlink(path).replace(os.sep, "/")
     folder, above = path.absolute().parent, path.absolute().parents[1]
     if above.name == "snapshots":  # models--me--walker/snapshots/COMMIT/policy.onnx

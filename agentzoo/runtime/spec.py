@@ -220,7 +220,7 @@ class ActionSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class PolicySpec:
-    """Everything needed to run a policy: what it reads, keeps between steps, draws and gives.
+    """Specification of a policy: what it reads, keeps between steps, draws and gives.
 
     Attributes:
         agent: class name of the agent ("Dreamer").

@@ -91,7 +91,7 @@ def _read(kind: object, value: object, where: str) -> object:
 
 
 def _chosen(kinds: tuple[object, ...], value: object, where: str) -> object:
-    """Which of several dataclasses an object is: its `driver` says so, in all but the first."""
+    """Dataclass of an object, among several: its `driver` names it, in all but the first."""
     kinds = tuple(kind for kind in kinds if kind is not type(None))
     if len(kinds) == 1:
         return kinds[0]

@@ -124,5 +124,5 @@ def run_here(plans: Iterator[RunPlan], folder: Path, parallel: int) -> Iterator[
 
 
 def search_path() -> str:
-    """Where this process finds its packages: a child runs elsewhere, and finds the same."""
+    """Search path of this process's packages: a child runs elsewhere, and finds the same."""
     return os.pathsep.join(one for one in [os.getcwd(), *sys.path] if one)

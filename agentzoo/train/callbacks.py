@@ -40,7 +40,7 @@ def ready_callbacks(config: AgentConfig, *, evaluates: bool) -> list[Callback]:
 
 @dataclass(frozen=True)
 class EvaluationPlan:
-    """When a run is evaluated, and over how many episodes.
+    """Plan of a run's evaluations: when, and over how many episodes.
 
     Attributes:
         steps: environment steps at which an evaluation is due, in order.

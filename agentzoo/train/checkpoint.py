@@ -42,7 +42,7 @@ REPLAY = re.compile(r"training/(rank-\d+/)?replay/env")  # a process's rows
 
 @dataclass
 class Counters:
-    """Where a run stands; everything random is addressed by these.
+    """Counters of a run; everything random is addressed by these.
 
     Attributes:
         env_step: environment steps so far, repeat included, over all environments.

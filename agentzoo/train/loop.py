@@ -300,7 +300,7 @@ class Training:
         self._tell("on_log", {"env_step": self.counters.env_step, **metrics})
 
     def _hold(self, total: int) -> None:
-        """When a checkpoint is due, hold environments at their episode's end."""
+        """Hold environments at their episode's end when a checkpoint is due."""
         late = self.counters.env_step - self._due_checkpoint
         if self._interval and self.counters.env_step < total and late >= 0:
             if not self.collector.holding:

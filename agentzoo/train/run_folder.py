@@ -57,7 +57,7 @@ def write_total(folder: Path, total: int) -> None:
 
 
 def read_total(folder: Path) -> int | None:
-    """How many environment steps the run is to have; None of a run from before this was kept.
+    """Number of environment steps that the run is to have; None of a run from before this was kept.
 
     Raises:
         RunError: if the file holds something else.

@@ -5,7 +5,7 @@ from typing import Protocol
 
 
 class Schedule(Protocol):
-    """How many updates a run should have made by now.
+    """Schedule of updates: how many a run should have made by now.
 
     Attributes:
         prefill: environment steps of random actions, before which none is due.

@@ -35,7 +35,7 @@ Step = Callable[[], object]
 
 
 def observations(spec: PolicySpec, rows: int) -> Arrays:
-    """Something the policy can read."""
+    """Random observations that the policy can read."""
     rng = np.random.default_rng(0)
     return {
         key: rng.integers(0, 256, (rows, *one.source), np.uint8)

@@ -161,7 +161,7 @@ def final(folder: Path) -> str:
 
 
 def sees(finals: Mapping[str, Any]) -> str:
-    """What the agents of an authors' table observe."""
+    """Observations of the agents of an authors' table."""
     return finals.get("sees", "pixels")
 
 

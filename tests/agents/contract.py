@@ -1,4 +1,4 @@
-"""Which agents the contract test runs, where and with which settings; how runs are compared."""
+"""Agents of the contract test, their environments and settings; comparison of runs."""
 
 import sys
 from pathlib import Path

@@ -382,7 +382,7 @@ def test_the_scorers_reward_is_learned_and_logged_alone() -> None:
 
 
 class Plain(gym.Env[Any, np.int64]):
-    """Nothing but what is asked for."""
+    """Only what is asked for."""
 
     def __init__(self, **shapes: tuple[int, ...]) -> None:
         self.shapes = shapes

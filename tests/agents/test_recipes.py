@@ -1,4 +1,4 @@
-"""What holds for every recipe, whatever its losses are: noise, resets, batches, half precision.
+"""Facts of every recipe, whatever its losses are: noise, resets, batches, half precision.
 
 The numbers of a paper are in the recipe's own file; runs, checkpoints and export in test_contract.
 """

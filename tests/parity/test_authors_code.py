@@ -107,7 +107,7 @@ CASES = {
 
 
 class Difference(NamedTuple):
-    """How far one array of ours is from theirs, relative to theirs, and how far it may be."""
+    """Distance of one array of ours from theirs, relative to theirs, and its limit."""
 
     term: str
     apart: float
@@ -116,7 +116,7 @@ class Difference(NamedTuple):
 
 @pytest.fixture(params=KERNELS)
 def kernels(request: pytest.FixtureRequest) -> str:
-    """Which kernels the agent computes with."""
+    """Kernels that the agent computes with."""
     return request.param
 
 

@@ -70,7 +70,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class RestoredError(Exception):
-    """Everything that a sitting goes on from."""
+    """State that a sitting goes on from."""
 
 
 class Stop(Callback):
@@ -136,7 +136,7 @@ swap = swapping(VALUES)
 
 
 def files(run: Path) -> list[str]:
-    """What a resumed run reads: the newest checkpoint, and what stands beside it."""
+    """Files that a resumed run reads: the newest checkpoint, and what stands beside it."""
     newest = checkpoint.newest(run / "checkpoints")
     assert newest is not None
     found = [one for one in newest.rglob("*") if one.is_file()]
@@ -150,7 +150,7 @@ def copied(run: Path, place: Path) -> Path:
 
 
 def attempt(run: Path, place: Path, name: str, damage: Damage, seed: int) -> str | None:
-    """What a damaged copy of a run goes on from; None if it is refused."""
+    """State that a damaged copy of a run goes on from; None if it is refused."""
     copy = copied(run, place)
     damage(copy / name, random.Random(seed))
     try:

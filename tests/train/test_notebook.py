@@ -1,4 +1,4 @@
-"""What a notebook shows without a call: a bar that moves, a score with its interval and its film.
+"""Display of a notebook without a call: a bar that moves, a score with its interval and its film.
 
 The notebook runs in a real kernel, of the interpreter that `.ci/trackers VENV` makes.
 """

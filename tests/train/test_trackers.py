@@ -34,7 +34,7 @@ def interpreter() -> str:
 
 
 def kept(interpreter: str, tracker: str, folder: Path) -> dict[str, Any]:
-    """What a tracker kept of a run that was killed after step 30 and went on from step 20."""
+    """Log that a tracker kept of a run that was killed after step 30 and went on from step 20."""
     (folder / "run").mkdir()
     places = {
         "PYTHONPATH": str(ROOT),

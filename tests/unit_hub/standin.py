@@ -35,7 +35,7 @@ EMPTY = "0" * 40
 
 @dataclass
 class Fault:
-    """Something that goes wrong in the next `times` requests that match.
+    """A fault of the next `times` requests that match.
 
     Attributes:
         method: GET, HEAD, POST, PUT, or "" for any.
@@ -74,7 +74,7 @@ class StandIn:
         self.faults.append(Fault(method, path, **how))
 
     def asked(self, method: str, path: str) -> int:
-        """How many requests matched."""
+        """Number of requests that matched."""
         return sum(m == method and bool(re.search(path, p)) for m, p in self.requests)
 
     def commits(self, repo: str) -> list[str]:
@@ -197,7 +197,7 @@ class Handler(BaseHTTPRequestHandler):
     active: Fault | None
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Nothing on the terminal."""
+        """Write nothing to the terminal."""
 
     def do_GET(self) -> None:
         self.serve()

@@ -54,7 +54,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 def pulled(root: Path, name: str) -> dict[str, bytes] | None:
-    """What comes down; None if it is refused."""
+    """The download; None if it is refused."""
     try:
         return content(pull(f"file:{root}/{name}"))
     except AgentZooError:

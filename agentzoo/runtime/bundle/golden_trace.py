@@ -45,7 +45,7 @@ DAMAGED = (  # what zipfile and zlib raise for an archive that lies about itself
 
 
 class TraceComparison(NamedTuple):
-    """How an exported graph compares with the recording.
+    """Comparison of an exported graph with the recording.
 
     Attributes:
         error: (T,) largest difference in each row, relative where numbers exceed 1.

@@ -143,7 +143,7 @@ class Adapter:
         return self._success[index].reached
 
     def unlocked(self, index: int) -> Mapping[str, bool]:
-        """Which achievements the newest episode of an environment has reached; empty: no word."""
+        """Achievements of the newest episode of an environment; empty: no word."""
         return self._unlocked[index]
 
     def reset(self, indices: Sequence[int], seeds: Sequence[int]) -> Transitions:

@@ -41,7 +41,7 @@ class StepResult(NamedTuple):
 
     @property
     def lost(self) -> str:
-        """Why the world was lost, or ""."""
+        """Reason why the world was lost, or ""."""
         return str(self.info.get(LOST, ""))
 
 
@@ -135,7 +135,7 @@ def _count(given: object) -> str:
 
 
 class Source(Protocol):
-    """Several environments by index; a request is sent, then what came of it is fetched.
+    """Several environments by index; a request is sent, then its result is fetched.
 
     Attributes:
         sync_reset: whether an episode's first observation is handed out between two steps, so that
@@ -145,7 +145,7 @@ class Source(Protocol):
     sync_reset: bool
 
     def __len__(self) -> int:
-        """How many environments there are."""
+        """Number of environments."""
         ...
 
     @property

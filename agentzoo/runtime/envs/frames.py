@@ -9,7 +9,7 @@ from ..spec import Array
 
 @lru_cache
 def _overlaps(source: int, target: int) -> Array:
-    """How much of each source pixel each target pixel covers, (target, source), in whole numbers.
+    """Share of each source pixel in each target pixel, (target, source), in whole numbers.
 
     Rows add up to `source`, columns to `target`.
     """

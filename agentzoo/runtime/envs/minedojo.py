@@ -500,7 +500,7 @@ class MineDojo(gym.Env[dict[str, Any], np.int64]):
 
 
 def hud() -> Array:
-    """Where a frame shows the hand, the hotbar and the bars above it, (160, 256) bool.
+    """Mask of the hand, the hotbar and the bars above it in a frame, (160, 256) bool.
 
     The hotbar is 182 pixels wide and centred, as the game draws it at its smallest scale; the hand
     is taken for a triangle at the lower right. Drawn from the extent that LS-Imagine's own mask

@@ -43,7 +43,7 @@ TURN_BINS = 12  # of the own ids' camera: the bin that turns by nothing; a bin i
 
 
 class SetupError(Exception):
-    """Something is missing that no further try brings."""
+    """A part is missing that no further try brings."""
 
 
 def serve(world: Any, connection: socket.socket, memory: mmap.mmap) -> None:

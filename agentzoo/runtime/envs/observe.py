@@ -152,7 +152,7 @@ Layout = Literal["hw", "hwc", "chw", "nhwc", "nchw"]
 
 
 def _layout(key: str, space: spaces.Box) -> Layout:
-    """Which axis is what: channels are the axis that is too short to be a picture's side."""
+    """Order of the axes: channels are the one that is too short to be a picture's side."""
     shape = space.shape
     if len(shape) == 2:
         return "hw"

@@ -189,7 +189,7 @@ class ProcessVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         seeds: Mapping[int, int | None],
         options: dict[str, Any] | None = None,
     ) -> None:
-        """Step some environments and reset others; `receive` fetches what comes of it."""
+        """Step some environments and reset others; `receive` fetches the results."""
         assert not self._asked, f"environments {self._asked} have not been fetched yet"
         self._asked = [*actions, *seeds]
         for index, action in actions.items():

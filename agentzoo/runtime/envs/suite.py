@@ -116,7 +116,7 @@ class Key:
 
 
 class Make(Protocol):
-    """How a suite makes an environment from a canonical task and its complete settings."""
+    """Maker of a suite's environments, from a canonical task and its complete settings."""
 
     def __call__(self, task: str, settings: Settings, render_mode: str | None) -> Env:
         """Make it; every key of the suite that applies is in `settings`."""
@@ -139,7 +139,7 @@ class Outcome:
 
 
 class Scores(Protocol):
-    """How a suite scores finished episodes beyond their mean return."""
+    """Scores of a suite's finished episodes beyond their mean return."""
 
     def __call__(self, task: str, episodes: Sequence[Outcome]) -> Mapping[str, float]:
         """Scores by name, such as `human_normalized`; empty where the task has none."""

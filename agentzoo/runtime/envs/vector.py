@@ -60,7 +60,7 @@ class Vector:
 
     @property
     def metadata(self) -> Mapping[str, Any]:
-        """Nothing: side observations are not taken out of a vector environment's infos."""
+        """Empty: side observations are not taken out of a vector environment's infos."""
         return NOTHING
 
     @property
@@ -97,7 +97,7 @@ class Vector:
         return None if frames is None else frames[index]
 
     def close(self) -> None:
-        """Nothing: it is the user's."""
+        """Leave the environment open: it is the user's."""
 
     def _reset(self, seeds: Mapping[int, int]) -> dict[int, StepResult]:
         mask = np.isin(np.arange(len(self)), list(seeds))

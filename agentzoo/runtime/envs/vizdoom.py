@@ -404,7 +404,7 @@ class Field(Doom):
         return state
 
     def _seen(self, state: Any) -> Array:
-        """Where the frame shows the target, (160, 256) bool."""
+        """Mask of the target in the frame, (160, 256) bool."""
         labels = state.labels_buffer
         if self._task != "reach-water":
             name = ACTORS[self._task]
@@ -413,7 +413,7 @@ class Field(Doom):
         return self._shows_water() & ~objects
 
     def _shows_water(self) -> Array:
-        """Which pixels show the pond, if nothing stands before it, (160, 256) bool.
+        """Mask of the pond, if nothing stands before it, (160, 256) bool.
 
         The ground is flat, so each pixel below the horizon shows one point of it. The engine looks
         up and down by moving the horizon.

@@ -29,7 +29,7 @@ LOCK = "lock"
 
 
 def home() -> Path:
-    """Where this user's engines have their folders.
+    """Folder of this user's engines.
 
     Raises:
         ConfigError: on Windows, or if somebody else's folder stands there.

@@ -53,7 +53,7 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """Where everything of one field stands; the start is the origin."""
+    """Positions of all objects of one field; the start is the origin."""
 
     side: int
     pond: Point

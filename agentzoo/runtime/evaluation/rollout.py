@@ -89,7 +89,7 @@ class Closing(Protocol):
 
 
 class SessionMaker(Protocol):
-    """Anything that can be evaluated: a Policy, an Agent, a policy behind a network."""
+    """A policy that can be evaluated: a Policy, an Agent, a policy behind a network."""
 
     spec: PolicySpec
 

@@ -102,7 +102,7 @@ def performance_profile(scores: Scores, thresholds: ArrayLike) -> Profile:
 
 
 def probability_of_improvement(ours: Scores, theirs: Scores) -> Estimate:
-    """How likely a run of ours scores above one of theirs in the same task; a tie counts half.
+    """Probability that a run of ours scores above one of theirs in a task; a tie counts half.
 
     The mean over tasks, each with a 95 % interval from runs drawn again on either side. Scores need
     no normalisation, since only those of one task are compared.

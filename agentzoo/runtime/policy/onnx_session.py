@@ -141,7 +141,7 @@ def _tensors(specs: Mapping[str, "Shaped"]) -> dict[str, TensorSpec]:
 
 
 class Shaped(Protocol):
-    """Anything with the shape and dtype of a tensor."""
+    """An object with the shape and dtype of a tensor."""
 
     @property
     def shape(self) -> tuple[int, ...]:

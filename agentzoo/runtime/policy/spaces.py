@@ -34,7 +34,7 @@ Kind = Literal["image", "vector"]
 
 
 def observation_specs(space: gym.Space[object]) -> dict[str, ObsSpec]:
-    """How each part of an observation space is read.
+    """Specs by which each part of an observation space is read.
 
     A uint8 Box (h, w, c) with 1, 3 or 4 channels or (h, w) and bounds 0 and 255 is an image; a
     Box of one axis, and one of several that does not look like a picture, a flat float32 vector;
@@ -166,7 +166,7 @@ def _as_numbers(key: str) -> str:
 
 
 def resize_advice(obs: Mapping[str, ObsSpec], key: str, side: int) -> str:
-    """How to give an image observation another size, with a wrapper that takes these spaces."""
+    """Advice on resizing an image observation, with a wrapper that takes these spaces."""
     resized = f"gymnasium.wrappers.ResizeObservation(env, ({side}, {side}))"
     if list(obs) != [BARE]:  # ResizeObservation takes no Dict
         resized = f'{OBSERVE}, whose function resizes obs["{key}"] and whose space says so'
@@ -183,7 +183,7 @@ def describe_spaces(obs: Mapping[str, ObsSpec], action: ActionSpec) -> str:
 
 
 def describe_obs(spec: ObsSpec) -> str:
-    """How one observation is read."""
+    """Spec by which one observation is read."""
     if spec.kind == "image":
         return f"an image {spec.shape}"
     if spec.kind == "vector":

@@ -163,7 +163,7 @@ def _preflight() -> web.Response:
 
 
 def _caller(request: web.Request) -> bytes:
-    """Whose sequences are meant: those of all who show the same key."""
+    """Owner of the sequences that are meant: all who show the same key."""
     return hashlib.sha256(
         request.headers.get("Authorization", "").encode(errors="replace")
     ).digest()

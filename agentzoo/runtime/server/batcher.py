@@ -77,7 +77,7 @@ class Answer(NamedTuple):
 
 @dataclass(frozen=True)
 class Batch:
-    """Requests that were computed together, and what came of each.
+    """Requests that were computed together, and the outcome of each.
 
     Attributes:
         requests: in the order they came.

@@ -41,7 +41,7 @@ class ClientConnection(asyncio.Protocol):
     """
 
     def __init__(self, inner: web.RequestHandler, all_: "Connections") -> None:
-        """Nothing is connected yet."""
+        """Begin unconnected."""
         self.inner, self._all = inner, all_
         self.is_extra = self.is_busy = self._has_asked = self._has_part = False
         self.opened = self.since = time.monotonic()
@@ -87,7 +87,7 @@ class ClientConnection(asyncio.Protocol):
         self.is_busy, self.since = False, time.monotonic()
 
     def overdue(self, settings: ServerSettings, now: float) -> Reason | None:
-        """Why it should be closed, if it should."""
+        """Reason to close it, if there is one."""
         transport = self._transport
         if transport is None or not transport.get_write_buffer_size():
             self._backlog_since = None
@@ -147,11 +147,11 @@ class Connections:
         return ClientConnection(self._make(), self)
 
     def __len__(self) -> int:
-        """How many are open."""
+        """Number of open ones."""
         return len(self._open)
 
     def of(self, request: web.Request) -> ClientConnection | None:
-        """That of a request; None once it has gone."""
+        """Connection of a request; None once it has gone."""
         return self._open.get(request.protocol)
 
     def enter(self, one: ClientConnection) -> None:
@@ -186,7 +186,7 @@ class Connections:
 
 
 def _with_files(wanted: int) -> int:
-    """How many connections there may be, by the files that a process may open."""
+    """Limit of connections, by the files that a process may open."""
     if sys.platform == "win32":
         return wanted
     needed = wanted + RESERVE + FILES

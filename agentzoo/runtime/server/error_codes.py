@@ -9,7 +9,7 @@ log = logging.getLogger(__name__)
 
 
 class Refusal(NamedTuple):
-    """How one reason is put on the wire.
+    """Form of one reason on the wire.
 
     Attributes:
         status: of an HTTP response.

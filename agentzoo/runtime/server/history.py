@@ -18,14 +18,14 @@ RING = KEPT_S + 1  # the second under way is not read
 
 
 class History:
-    """How many requests of one model were answered, and how long they took.
+    """Number of answered requests of one model, and the time they took.
 
     Attributes:
         total: since the beginning.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        """Nothing yet."""
+        """Begin empty."""
         self.total = 0
         self._clock, self._newest = clock, int(clock())
         self._counts = np.zeros((RING, len(BOUNDS) + 1), np.int64)

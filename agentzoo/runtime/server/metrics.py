@@ -98,7 +98,7 @@ class Metrics:
                 history.add(batch.started - request.queued + batch.seconds)
 
     def text(self) -> bytes:
-        """Everything, in Prometheus' format."""
+        """All metrics, in Prometheus' format."""
         return generate_latest(self.registry)
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:

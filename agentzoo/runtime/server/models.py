@@ -103,7 +103,7 @@ class Model:
     """
 
     def __init__(self, settings: ModelSettings, locate: Locate, observe: Observe) -> None:
-        """Nothing is opened yet; `open` does.
+        """Keep the settings; `open` opens the policy.
 
         Args:
             settings: name, source and limits.

@@ -172,7 +172,7 @@ class _Connection:
 
 
 def _whose(version: Version) -> dict[str, object]:
-    """Which policy a reply is of."""
+    """Label and digest of the policy that a reply is of."""
     return {"policy_version": version.label, "sha256": version.policy.digest}
 
 

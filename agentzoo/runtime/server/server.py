@@ -50,7 +50,7 @@ class Server:
         locate: Locate = local_folder,
         config: Path | None = None,
     ) -> None:
-        """Nothing listens yet.
+        """Begin with no socket open.
 
         Args:
             models: what to serve; the first is what paths without a name mean.

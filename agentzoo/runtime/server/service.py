@@ -67,7 +67,7 @@ class Service:
     def __init__(
         self, settings: ServerSettings, models: Sequence[ModelSettings], locate: Locate
     ) -> None:
-        """Nothing is loaded yet; `load` does."""
+        """Keep the settings; `load` loads the policies."""
         self.settings, self.metrics = settings, Metrics()
         self._locate = locate
         self.models = {one.name: Model(one, locate, self._settle) for one in models}

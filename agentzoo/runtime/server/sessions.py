@@ -48,7 +48,7 @@ class Sessions:
         self._open: dict[Hashable, Session] = {}
 
     def __len__(self) -> int:
-        """How many are open."""
+        """Number of open sessions."""
         return len(self._open)
 
     def begin(self, key: Hashable, version: Version, seed: int | None) -> Session:

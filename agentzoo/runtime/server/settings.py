@@ -57,7 +57,7 @@ class ModelSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ServerSettings:
-    """Where a server listens and what it puts up with.
+    """Settings of a server: its address and its limits.
 
     Attributes:
         host: address to bind; one that others can reach needs a key.
@@ -106,7 +106,7 @@ class ServerSettings:
 
     @property
     def connection_limit(self) -> int:
-        """How many connections may be open at once."""
+        """Limit of connections open at once."""
         return self.max_connections or self.max_sessions + 1024
 
     def __post_init__(self) -> None:

@@ -97,7 +97,7 @@ class DreamEnv(gym.Env[Any, Any]):
 
     @property
     def state(self) -> PolicyState:
-        """Where the dream stands.
+        """Latent state of the dream.
 
         Raises:
             EpisodeError: before the first `reset`.

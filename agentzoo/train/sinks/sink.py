@@ -74,7 +74,7 @@ class Film:
 
 
 class Sink:
-    """Where a run's log goes beside metrics.jsonl; override what it can show.
+    """A place for a run's log beside metrics.jsonl; override what it can show.
 
     `open` is called in the run's own thread, before the run begins, and may raise. Everything after
     it is called in one thread of the sink's, in order: it may wait, and the run does not wait with

@@ -132,7 +132,7 @@ def test_a_kind_of_vector_lays_numbers_flat() -> None:
 
 
 class Cameras(Showing):
-    """What a registered environment shows."""
+    """A registered environment's observations."""
 
     def __init__(self, render_mode: str | None = None) -> None:
         super().__init__(spaces.Dict(eye=pixels(48, 32, 3), arm=spaces.Dict(q=spaces.Discrete(2))))

@@ -35,7 +35,7 @@ def corridor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch, corridor: None) -> None:
-    """What the suite says it needs, as a module that is there."""
+    """The package that the suite says it needs, as a module that is there."""
     from importlib.machinery import ModuleSpec
 
     module = ModuleType("corridor_engine")

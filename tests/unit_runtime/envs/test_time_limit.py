@@ -1,4 +1,4 @@
-"""How long episodes can get, as environments say it in their different ways."""
+"""Length limits of episodes, as environments say them in their different ways."""
 
 from collections.abc import Callable
 from functools import partial

@@ -149,7 +149,7 @@ def test_goodbyes_are_said_at_once():
 
 
 def test_an_end_lets_go_of_who_never_reads(folder, caplog):
-    """What a client has not read would keep its connection open for as long as it likes."""
+    """Unread bytes would keep a client's connection open for as long as it likes."""
     caplog.set_level(logging.INFO, "agentzoo.access")
     request = b"GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
     with serving(folder) as live:

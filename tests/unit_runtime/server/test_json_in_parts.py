@@ -39,7 +39,7 @@ def test_lists_in_lists_have_an_end():
 
 
 def test_no_part_is_large(monkeypatch):
-    """Nothing else runs while one is read."""
+    """A part is read in one go, while all else waits."""
     read = []
     real = json.loads
     monkeypatch.setattr(json, "loads", lambda text: read.append(text) or real(text))

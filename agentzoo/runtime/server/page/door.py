@@ -96,7 +96,7 @@ class Page:
     """
 
     def __init__(self, service: Service) -> None:
-        """Nothing is shown yet."""
+        """Begin with nothing shown."""
         settings = service.settings
         self.service = service
         self.shows = Shows(
@@ -167,7 +167,7 @@ class Page:
         }
 
     def hello(self) -> dict[str, object]:
-        """The things there are to see."""
+        """First message to the page: the models, and whether there are runs."""
         found = [_described(model) for model in self.service.models.values() if model.current]
         return {"kind": "hello", "models": found, "runs": self.runs is not None}
 
@@ -337,7 +337,7 @@ class Visitor:
 
 
 def _controls(message: Mapping[str, object]) -> dict[str, object]:
-    """The wishes a watcher may have of an episode; others are left out."""
+    """Settings that a watcher may choose for an episode; others are left out."""
     kinds = {"pause": bool, "step": bool, "again": bool}
     asked: dict[str, object] = {
         name: message[name] for name, kind in kinds.items() if type(message.get(name)) is kind

@@ -120,7 +120,7 @@ class Runs:
     """The runs below one folder, newest first."""
 
     def __init__(self, folder: Path) -> None:
-        """Nothing is read yet."""
+        """Begin with nothing read."""
         self.folder = folder.resolve()
         self._runs: dict[str, RunCurves] = {}
 

@@ -74,7 +74,7 @@ class Show:
 
     @property
     def key(self) -> tuple[object, ...]:
-        """The wishes that two watchers have to share to share an episode."""
+        """Settings that have to be equal for two watchers to share an episode."""
         return (self.model, self.job.folder, self.job.seed, self.job.deterministic)
 
     @property
@@ -136,21 +136,21 @@ class Shows:
     """
 
     def __init__(self, limit: int, time_s: float, waited: Counter) -> None:
-        """Nothing runs yet."""
+        """Begin with nothing running."""
         self.limit, self.time_s, self.waited = limit, time_s, waited
         self._running: dict[Show, asyncio.Task[None]] = {}
 
     def __len__(self) -> int:
-        """How many run."""
+        """Number of running shows."""
         return len(self._running)
 
     def __iter__(self) -> Iterator[Show]:
-        """Those that run."""
+        """The running shows."""
         return iter(tuple(self._running))
 
     @property
     def watchers(self) -> int:
-        """How many people look on."""
+        """Number of people who look on."""
         return sum(len(show.audience) for show in self._running)
 
     async def join(self, model: str, job: Job, one: Audience) -> Show:

@@ -100,7 +100,7 @@ def test_an_episode_plays_and_its_dream_moves(page: Browser) -> None:
 
 
 def held(page: Browser, key: str) -> float:
-    """Where the cart was last seen while a key was held for 20 dreamed steps, in columns."""
+    """Column in which the cart was last seen while a key was held for 20 dreamed steps."""
     page.click("#play-form button")
     page.wait("return play && play.reward.person.length > 0")  # stopping had left none
     page.key(key, down=True)

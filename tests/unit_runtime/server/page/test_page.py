@@ -59,7 +59,7 @@ async def get(url: str, **headers: str) -> tuple[int, str, dict[str, str]]:
 
 
 class Visitor:
-    """What the page does, from a test."""
+    """The page's side of the protocol, from a test."""
 
     def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         self.socket = socket

@@ -86,7 +86,7 @@ class Browser:
         self._call("POST", "/url", {"url": url})
 
     def run(self, script: str, *args: object) -> Any:
-        """What a script's `return` gives."""
+        """Run a script, and give the value of its `return`."""
         return self._call("POST", "/execute/sync", {"script": script, "args": list(args)})
 
     def click(self, css: str) -> None:
@@ -98,7 +98,7 @@ class Browser:
         self._call("POST", f"/element/{self._find(css)}/value", {"text": text})
 
     def text(self, css: str) -> str:
-        """What an element shows."""
+        """Text of an element."""
         return str(self._call("GET", f"/element/{self._find(css)}/text"))
 
     def key(self, name: str, *, down: bool) -> None:
@@ -114,7 +114,7 @@ class Browser:
         return path
 
     def complaints(self) -> list[str]:
-        """What the browser wrote to its console since it was asked last."""
+        """Lines that the browser wrote to its console since it was asked last."""
         return [str(one["message"]) for one in self._call("POST", "/se/log", {"type": "browser"})]
 
     def wait(self, script: str, *args: object) -> Any:
@@ -148,7 +148,7 @@ class Browser:
 
 
 def until(condition: Callable[[], Any]) -> Any:
-    """What a condition gives once it is true."""
+    """Wait until a condition is true, and return its value."""
     limit = time.monotonic() + PATIENCE_S
     while not (found := condition()):
         assert time.monotonic() < limit, f"waited {PATIENCE_S:.0f} s in vain"
