@@ -202,7 +202,7 @@ class Choosing(Protocol):
     """Algorithms that make discrete choices in a step: a class, the best of n samples."""
 
     def margin(self, carry: Carry, obs: Obs, noise: Noise, deterministic: Tensor) -> Tensor:
-        """By how much the step's closest choice was made, relative to its scores: (B,).
+        """Margin of the step's closest choice, relative to its scores: (B,).
 
         Two implementations of one step agree to a tolerance relative to max(1, |number|), so they
         may choose otherwise where (best - second) / max(1, |best|, |second|) is below it; that is
@@ -317,7 +317,7 @@ class WorldModel(Protocol):
         ...
 
     def judge(self, carry: Carry) -> dict[str, Tensor]:
-        """Of `reward` on arriving, `continue` and `value` those that the agent predicts: (N,)."""
+        """Predictions: `reward` on arriving, `continue` and `value`, those the agent has: (N,)."""
         ...
 
 

@@ -196,21 +196,21 @@ class RunningMoments(NamedTuple):
     squares: Tensor  # (...)
 
     def plus(self, other: "RunningMoments") -> "RunningMoments":
-        """Of the rows of both."""
+        """Moments of the rows of both."""
         total, away = self.rows + other.rows, other.mean - self.mean
         share = other.rows / total.clamp(min=1)
         squares = self.squares + other.squares + away.square() * self.rows * share
         return RunningMoments(total, self.mean + away * share, squares)
 
     def minus(self, before: "RunningMoments") -> "RunningMoments":
-        """Of the rows that came after those of `before`."""
+        """Moments of the rows that came after those of `before`."""
         added = self.rows - before.rows
         mean = (self.mean * self.rows - before.mean * before.rows) / added.clamp(min=1)
         away = (mean - before.mean).square() * before.rows * added / self.rows.clamp(min=1)
         return RunningMoments(added, mean, (self.squares - before.squares - away).clamp(min=0))
 
     def pooled(self, before: "RunningMoments") -> "RunningMoments":
-        """Of all rows since `before` of every rank, and those of `before`, which all ranks know."""
+        """Moments of every rank's rows since `before`, and of `before`, which all ranks know."""
         added = self.minus(before)
         flat = torch.cat([part.reshape(-1) for part in added]).unsqueeze(0)
         result = before
@@ -318,7 +318,7 @@ def _answered() -> Iterator[None]:
 
 
 def _short(error: Exception) -> str:
-    """Its first sentence, without the place in torch's sources."""
+    """First sentence of an error, without the place in torch's sources."""
     line = str(error).strip().splitlines()[0]
     return re.sub(r"^\[[^]]*\] *", "", line).split(". ")[0].rstrip(".")
 

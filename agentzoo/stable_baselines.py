@@ -185,7 +185,7 @@ class BitsHead(GumbelHead):
     """A2C's and PPO's for MultiBinary: a logit of each bit is that of a one beside a zero's 0."""
 
     def scores(self, out: Tensor, noise: Noise, deterministic: Tensor) -> Sequence[Tensor]:
-        """Of a zero and a one for each bit."""
+        """Scores of a zero and a one for each bit."""
         pairs = torch.stack([torch.zeros_like(out), out], -1).flatten(1)
         return super().scores(pairs, noise, deterministic)
 

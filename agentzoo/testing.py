@@ -149,7 +149,7 @@ def learn(case: Case, run: str | Path) -> Learned:
 
 
 def check_schedule(learned: Learned) -> None:
-    """As many updates were made as the schedule says, metrics are finite, and are logged.
+    """Check that updates follow the schedule, and that metrics are finite and logged.
 
     Raises:
         ContractError: if not.

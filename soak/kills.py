@@ -170,7 +170,7 @@ def cpu_seconds(process: BaseProcess) -> float:
 
 
 def digest(run: Path) -> str:
-    """Of every byte of the newest checkpoint."""
+    """Digest of every byte of the newest checkpoint."""
     folder, total = newest(run / "checkpoints"), hashlib.sha256()
     assert folder is not None, run
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):

@@ -58,11 +58,11 @@ class Zoomed(NamedTuple):
     window: Window
 
     def image(self, size: int) -> Array:
-        """As the policy would see it: (size, size, 3) uint8."""
+        """View as the policy would see it: (size, size, 3) uint8."""
         return shrunk(_bytes(self.frame), size)
 
     def small_map(self, size: int) -> Array:
-        """Its map as the policy would see it: (size, size, 1) uint8."""
+        """Map as the policy would see it: (size, size, 1) uint8."""
         return shrunk(_bytes(255 * self.map[..., None]), size)
 
 

@@ -210,7 +210,7 @@ class DreamerAlgorithm(nn.Module):
         return {**carry, "prev_action": action}, to_env(action, self.action)
 
     def margin(self, carry: Carry, obs: Obs, noise: Noise, deterministic: Tensor) -> Tensor:
-        """By how much the chosen action beat the runner-up, (B,); inf where none was chosen.
+        """Margin of the chosen action over the runner-up, (B,); inf where none was chosen.
 
         Relative to the scores (`top2_margin`): where this is below their tolerance, two
         implementations of the same step may differ.

@@ -203,7 +203,7 @@ class DreamerV2Algorithm(nn.Module):
         return carry, to_env(carry["prev_action"], self.action)
 
     def margin(self, carry: Carry, obs: Obs, noise: Noise, deterministic: Tensor) -> Tensor:
-        """By how much the closest choice was made, of a latent or of the action: (B,).
+        """Margin of the closest choice, of a latent or of the action: (B,).
 
         Relative to the scores (`top2_margin`): where this is below their tolerance, two
         implementations of the same step may differ.

@@ -403,7 +403,7 @@ class LSImagineAlgorithm(nn.Module):
         return carry, to_env(carry["prev_action"], self.action)
 
     def margin(self, carry: Carry, obs: Obs, noise: Noise, deterministic: Tensor) -> Tensor:
-        """By how much the closest choice was made, of a latent or of the action: (B,).
+        """Margin of the closest choice, of a latent or of the action: (B,).
 
         Relative to the scores (`top2_margin`): where this is below their tolerance, two
         implementations of the same step may differ.
@@ -1326,7 +1326,7 @@ class LSImagine(Agent):
         return goal if world.suite == "vizdoom" else {"repeat": 1, **goal}
 
     def _build(self, env: EnvLike) -> None:
-        """As every agent; one that is new reads its map network."""
+        """Build as every agent does; one that is new reads its map network."""
         is_new = not hasattr(self, "algorithm")
         super()._build(env)
         config, algorithm = self.config, self.algorithm

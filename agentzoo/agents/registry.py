@@ -39,7 +39,7 @@ class AgentEntry:
 
     @property
     def command(self) -> str:
-        """Its name on the command line: the class's, in lower case."""
+        """Name on the command line: the class's, in lower case."""
         return self.name.lower()
 
     @property

@@ -67,7 +67,7 @@ class Actor(Protocol):
         ...
 
     def margin(self, stats: Tensor, noise: Tensor, deterministic: Tensor) -> Tensor:
-        """By how much the chosen alternative beat the second (`top2_margin`): (B,); inf if none."""
+        """Margin of the chosen alternative over the second (`top2_margin`): (B,); inf if none."""
         ...
 
 
@@ -171,7 +171,7 @@ class TanhNormalActor(nn.Module):
         return -tanh_normal_log_prob(mean + std * noise, noise, std)
 
     def margin(self, stats: Tensor, noise: Tensor, deterministic: Tensor) -> Tensor:
-        """By how much the mode was chosen; inf for a sample: (B,).
+        """Margin of the mode; inf for a sample: (B,).
 
         Among samples it is the log-density of the best over the second. The exact mode chooses
         between two maxima where 2 std^2 > 1, by the side of the mean: its smallest distance to 0.

@@ -28,7 +28,7 @@ class OnePixelConvTranspose2d(nn.ConvTranspose2d):
     """A transposed convolution of a single pixel: (N, i, 1, 1) -> (N, o, k, k)."""
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
-        """By the kernel `one_pixel_conv`."""
+        """Call the kernel `one_pixel_conv`."""
         assert self.bias is not None
         return one_pixel_conv(input, self.weight, self.bias, self.stride)
 

@@ -114,7 +114,7 @@ def symexp(x: Tensor) -> Tensor:
 
 
 def top2_margin(scores: Tensor) -> Tensor:
-    """By how much the largest score of the last axis won: (..., K) -> (...); inf where K is 1.
+    """Margin of the largest score of the last axis: (..., K) -> (...); inf where K is 1.
 
     The two best scores' difference over max(1, the larger magnitude of the two): the unit that
     replays of recorded steps are compared in.

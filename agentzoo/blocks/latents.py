@@ -142,7 +142,7 @@ class CategoricalLatent:
         return onehot_argmax(stats.unflatten(-1, self.noise_shape)).flatten(-2)
 
     def margin(self, stats: Tensor, noise: Tensor) -> Tensor:
-        """By how much the closest choice of a class was made (`top2_margin`): (B, S*K) -> (B,)."""
+        """Margin of the closest choice of a class (`top2_margin`): (B, S*K) -> (B,)."""
         return top2_margin(self.log_probs(stats) + gumbel(noise)).amin(-1)
 
     def kl(self, post: Tensor, prior: Tensor) -> Tensor:

@@ -212,7 +212,7 @@ class AdaptiveClip:
         return list(torch._foreach_mul(list(grads), list(scale.unbind())))
 
     def _norms(self, tensors: Sequence[Tensor]) -> Tensor:
-        """Of the whole that each tensor is a part of: (P,)."""
+        """Norms of the wholes that the tensors are parts of: (P,)."""
         squares = torch.stack(torch._foreach_norm(list(tensors))).square()
         whole = squares.new_zeros(self._owners).index_add(0, self._owner, squares)
         return whole.sqrt()[self._owner]

@@ -49,7 +49,7 @@ class GameScore:
 
     @property
     def protocol(self) -> dict[str, object]:
-        """As in `Evaluation.protocol`."""
+        """Protocol, as in `Evaluation.protocol`."""
         return {**settings_of(self.env), "deterministic": self.deterministic}
 
     @property

@@ -229,7 +229,7 @@ def draw(paths: Paths, random: Score) -> None:
 
 
 def table(learned: Score, random: Score) -> str:
-    """Both scores, and the paper's."""
+    """Table of both scores, and the paper's."""
     rows = [("learned, by ONNX Runtime", learned), ("random", random)]
     lines = [f"{'policy':28}{'mean':>8}   95 % interval"]
     lines += [f"{n:28}{s.mean:8.1f}   {s.low:.1f} to {s.high:.1f}" for n, s in rows]

@@ -79,7 +79,7 @@ class CEMSpec:
 
     @property
     def heads(self) -> tuple[str, ...]:
-        """No more than imagined steps are asked for."""
+        """No heads: only imagined steps are asked for."""
         return ()
 
     @property

@@ -141,7 +141,7 @@ class Plan:
 
     @property
     def digest(self) -> str:
-        """Of what a sweep that goes on may not change; trials, or seeds and steps, may grow."""
+        """Digest of what may not change when a sweep goes on; trials, or seeds and steps, may."""
         search = None
         if self.search is not None:
             search = [str(replace(self.search, trials=0)), self.seeds, self.steps]

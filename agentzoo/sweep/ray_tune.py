@@ -21,7 +21,7 @@ STORAGE = "ray"  # in the sweep's folder: what Tune writes
 
 
 def run_ray(plans: Iterator[RunPlan], folder: Path, parallel: int) -> Iterator[Ended]:
-    """As `processes.run_here`, each run in a process below a trial of Ray Tune.
+    """Run like `processes.run_here`, each run in a process below a trial of Ray Tune.
 
     A trial reports the run's evaluations as they come. Run folders have to lie where every node
     sees them. Ray's own checkpoints are not used: a run goes on from its own.

@@ -91,7 +91,7 @@ class Board:
 
     @property
     def tasks(self) -> list[str]:
-        """In the order in which they came."""
+        """Tasks in the order in which they came."""
         return list(self.entries)
 
     @property

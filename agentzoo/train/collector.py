@@ -265,7 +265,7 @@ class Collector:
     def _joined(
         self, inside: list[int], carry: Carry, begun: list[int], fresh: Carry | None = None
     ) -> tuple[list[int], Carry]:
-        """Both groups in the order of their environments, with their carries."""
+        """Join both groups in the order of their environments, with their carries."""
         fresh = fresh or self.algorithm.initial(len(begun))
         both = {n: torch.cat([carry[n], fresh[n]]) for n in fresh} if inside else fresh
         index = torch.as_tensor(np.argsort(inside + begun), device=self.device)

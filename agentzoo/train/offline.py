@@ -40,7 +40,7 @@ class OfflineTraining(Training):
         return self.bar.total - self.counters.updates
 
     def _say_grace(self) -> None:
-        """No episode is cut, so there is nothing to say."""
+        """Say nothing, as no episode is cut."""
 
     def take_in(self, dataset: Dataset) -> None:
         """Store the data set's episodes, and let the algorithm measure them."""

@@ -48,7 +48,7 @@ class Parent:
         return cls(sha256=digest, env=env, env_steps=env_steps, has_optimizer=has_optimizer)
 
     def to_json(self) -> dict[str, Any]:
-        """As `Parent(**it)` reads it back."""
+        """Fields as `Parent(**it)` reads them back."""
         return asdict(self)
 
 

@@ -83,7 +83,7 @@ class ByEpisode:
 
 @dataclass(frozen=True)
 class ByDecision:
-    """So many updates for every decision, of all environments taken together.
+    """A number of updates for every decision, of all environments taken together.
 
     Args:
         prefill: environment steps of random actions, before which none is due.

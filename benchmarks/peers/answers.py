@@ -109,5 +109,5 @@ def answer(updates: Callable[[dict[str, int], int], Updates]) -> None:
 
 
 def times(update: Updates, line: str, clock: Callable[[], float]) -> list[float]:
-    """Of as many updates as the line `run N` asks for."""
+    """Times of as many updates as the line `run N` asks for."""
     return [seconds(update, clock) for _ in range(int(line.removeprefix("run ")))]

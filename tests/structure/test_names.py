@@ -59,6 +59,7 @@ def names_for_type_checkers(package: str) -> dict[str, str]:
 RIDDLES = {  # no docstring opens with one; only a flag's with "whether"
     *("what", "whatever", "who", "whoever", "whose", "which", "whichever", "how"),
     *("where", "when", "why", "those", "such", "something", "everything", "anything", "nothing"),
+    *("by", "of", "it", "nobody"),
 }
 
 

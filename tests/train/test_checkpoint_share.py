@@ -61,7 +61,7 @@ def checkpoint_bytes(config: AgentConfig, algorithm: torch.nn.Module) -> int:
 
 
 def seconds_between(config: AgentConfig, algorithm: torch.nn.Module) -> float:
-    """Of updates alone, from one checkpoint to the next."""
+    """Seconds of updates alone, from one checkpoint to the next."""
     schedule, half = config.schedule(config.repeat), config.total_steps // 2
     first, last = (schedule.due(step, step // EPISODE) for step in (half, 2 * half))
     updates = (last - first) / half * config.checkpoint_every * config.envs

@@ -18,7 +18,7 @@ PIECE = 2**17  # numbers on a CPU that several passes are made over at once
 
 
 def mish(x: Tensor) -> Tensor:
-    """Of any shape, x tanh(softplus(x)): (...) -> (...).
+    """Mish, x tanh(softplus(x)): (...) -> (...).
 
     With p = sigmoid(x) and n = p (2 - p) it is x n / (2 - n), in which nothing cancels.
 

@@ -152,7 +152,7 @@ class _Reopening:
     origin: _Origin
 
     def __reduce__(self) -> tuple[Callable[[_Origin], Step], tuple[_Origin]]:
-        """Its folder and digest: whoever unpickles it opens the graphs anew."""
+        """Folder and digest, from which unpickling opens the graphs anew."""
         return _reopened, (self.origin,)
 
     def __deepcopy__(self, memo: object) -> Self:

@@ -87,7 +87,7 @@ class Reference:
         return (score - self.random) / (self.record - self.random)
 
     def scores(self, score: float) -> dict[str, float]:
-        """Both, by name; what there is not is left out."""
+        """Both scores, by name; one that does not exist is left out."""
         record = self.record_normalized(score)
         found = {"human_normalized": self.human_normalized(score)}
         return found if record is None else found | {"record_normalized": record}

@@ -211,12 +211,12 @@ class InProcess:
 
     @property
     def time_limit(self) -> int | None:
-        """Of the environment that has the longest."""
+        """Time limit of the environment that has the longest."""
         return shared_limit([time_limit(env) for env in self._envs])
 
     @property
     def processes(self) -> Sequence[int]:
-        """None: this one holds them."""
+        """No processes: this one holds the environments."""
         return ()
 
     def send(self, actions: Mapping[int, Array], seeds: Mapping[int, int]) -> None:

@@ -83,7 +83,7 @@ class Harvest:
     more: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     def spec(self) -> dict[str, Any]:
-        """As the bridge takes it."""
+        """Task as the bridge takes it."""
         settings: dict[str, Any] = {
             "target_names": self.target,
             "target_quantities": 1,

@@ -198,7 +198,7 @@ class MineDojoWorld:
         return state, frame.astype(numpy.uint8).tobytes()
 
     def life(self) -> float:
-        """Of the player; 0 is death."""
+        """Health of the player; 0 is death."""
         numpy: Any = importlib.import_module("numpy")
         return float(numpy.ravel(self.last["life_stats"]["life"])[0])
 

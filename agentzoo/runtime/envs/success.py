@@ -38,7 +38,7 @@ def told_once(info: Mapping[str, object]) -> dict[str, bool]:
 
 
 def successes(episodes: Sequence[Success]) -> tuple[bool, ...]:
-    """Of each episode; empty where the environment says nothing at all."""
+    """Success of each episode; empty where the environment says nothing at all."""
     if all(one.reached is None for one in episodes):
         return ()
     return tuple(bool(one.reached) for one in episodes)

@@ -70,7 +70,7 @@ class Vector:
 
     @property
     def processes(self) -> Sequence[int]:
-        """None: whatever processes there are belong to the user's vector environment."""
+        """No processes: those there are belong to the user's vector environment."""
         return ()
 
     def send(self, actions: Mapping[int, Array], seeds: Mapping[int, int]) -> None:

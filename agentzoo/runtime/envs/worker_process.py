@@ -109,7 +109,7 @@ def _accepted(
 
 
 def _read(found: socket.socket, size: int) -> bytes:
-    """So many bytes, or fewer where the other side ends or takes too long."""
+    """Read bytes: as many as asked, or fewer where the other side ends or takes too long."""
     found.settimeout(2.0)
     content = b""
     with suppress(TimeoutError, ConnectionError):

@@ -66,7 +66,7 @@ class PolicySession(Protocol):
 
 @runtime_checkable
 class JointSession(PolicySession, Protocol):
-    """One that can act in one go with others of its kind."""
+    """A session that can act in one go with others of its kind."""
 
     @staticmethod
     def act_batch(

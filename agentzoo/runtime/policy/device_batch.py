@@ -113,7 +113,7 @@ class DeviceBatch:
     """
 
     def __init__(self, policy: Policy, step: DeviceStep) -> None:
-        """All rows at the start of their first episode."""
+        """Put all batch elements at the start of their first episode."""
         self.policy, self.step = policy, step
         self._noise = with_plan_axes(policy.spec.noise)
         self.address = policy.start(step.rows).address

@@ -200,7 +200,7 @@ class Buffer(Protocol):
     """Memory on a device: onnxruntime's OrtValue."""
 
     def numpy(self) -> Array:
-        """Its content; on the CPU the very memory."""
+        """Content as an array; on the CPU the very memory."""
         ...
 
     def update_inplace(self, np_arr: Array, /) -> None:

@@ -65,15 +65,15 @@ class ClientConnection(asyncio.Protocol):
         return self.inner.eof_received()
 
     def pause_writing(self) -> None:
-        """Its answers are not being read."""
+        """Note that its answers are not being read."""
         self.inner.pause_writing()
 
     def resume_writing(self) -> None:
-        """Its answers are being read again."""
+        """Note that its answers are being read again."""
         self.inner.resume_writing()
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """It has gone."""
+        """Leave the others: the connection has gone."""
         self._all.leave(self)
         self.inner.connection_lost(exc)
 
@@ -83,7 +83,7 @@ class ClientConnection(asyncio.Protocol):
         self._has_part = False
 
     def end(self) -> None:
-        """It is answered."""
+        """Note that its request is answered."""
         self.is_busy, self.since = False, time.monotonic()
 
     def overdue(self, settings: ServerSettings, now: float) -> Reason | None:
@@ -121,7 +121,7 @@ class ClientConnection(asyncio.Protocol):
 
 
 class Connections:
-    """All of them; makes one for each that is accepted.
+    """All connections of a server; makes one for each that is accepted.
 
     Attributes:
         settings: the limits.
@@ -131,7 +131,7 @@ class Connections:
     def __init__(
         self, make: Callable[[], web.RequestHandler], settings: ServerSettings, metrics: Metrics
     ) -> None:
-        """Nobody is connected yet; room for files is made, as far as the system lets.
+        """Make room for files, as far as the system lets.
 
         Args:
             make: the HTTP protocol for one connection.
@@ -143,7 +143,7 @@ class Connections:
         self._open: dict[web.RequestHandler, ClientConnection] = {}
 
     def __call__(self) -> ClientConnection:
-        """One for a connection that was accepted."""
+        """Make a connection for one that was accepted."""
         return ClientConnection(self._make(), self)
 
     def __len__(self) -> int:
@@ -166,7 +166,7 @@ class Connections:
         self._open[one.inner] = one
 
     def leave(self, one: ClientConnection) -> None:
-        """It has gone."""
+        """Forget a connection that has gone."""
         self._open.pop(one.inner, None)
 
     async def end(self) -> None:

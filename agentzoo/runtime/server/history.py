@@ -31,12 +31,12 @@ class History:
         self._counts = np.zeros((RING, len(BOUNDS) + 1), np.int64)
 
     def add(self, seconds: float) -> None:
-        """One request that took so long."""
+        """Count a request and its time."""
         self.total += 1
         self._counts[self._now() % RING, bisect_left(BOUNDS, seconds)] += 1
 
     def summary(self) -> dict[str, object]:
-        """Now, the last minutes together, and the last minutes as points of a curve."""
+        """Summary of the last minutes together, and as points of a curve."""
         now = self._now()
         # oldest first; the second under way is the newest and left out
         ordered = np.roll(self._counts, -(now % RING) - 1, axis=0)[:-1]

@@ -16,7 +16,7 @@ class Metrics:
     """Counters and histograms of one server, in a registry of their own."""
 
     def __init__(self) -> None:
-        """All at zero."""
+        """Begin with all at zero."""
         self.registry = CollectorRegistry()
         self._requests = Counter(
             "agentzoo_requests",

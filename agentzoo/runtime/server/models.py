@@ -60,17 +60,17 @@ class Version:
 
     @property
     def label(self) -> str:
-        """Its number, as replies and metrics have it."""
+        """Number as a text, as replies and metrics have it."""
         return str(self.number)
 
     def leave(self) -> None:
-        """One session less; a version nobody needs any more ends."""
+        """Count a session less; a version nobody needs any more ends."""
         self.sessions -= 1
         self._end_if_unused()
 
     @contextmanager
     def kept(self) -> Generator[None, None, None]:
-        """For a step that belongs to no session: it is answered, whatever replaces the policy."""
+        """Keep it for a step of no session: that is answered, whatever replaces the policy."""
         self.steps += 1
         try:
             yield

@@ -43,7 +43,7 @@ class Sessions:
     """
 
     def __init__(self, limit: int, ttl_s: float) -> None:
-        """No sessions yet."""
+        """Begin without sessions."""
         self.limit, self.ttl_s = limit, ttl_s
         self._open: dict[Hashable, Session] = {}
 

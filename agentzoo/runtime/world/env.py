@@ -24,7 +24,7 @@ class HasWorld(Protocol):
 
     @property
     def world(self) -> World:
-        """Its world model."""
+        """World model of the dream."""
         ...
 
 

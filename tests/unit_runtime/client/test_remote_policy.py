@@ -246,7 +246,7 @@ def test_an_interrupt_while_waiting_loses_the_episode_and_never_the_order(
 
 
 def test_who_acts_together_with_one_that_is_refused_has_to_begin_again(remote, live):
-    """It has stepped, but nobody was given its action."""
+    """The sequence has stepped, but nobody was given its action."""
     with Openpi(live.ws) as client:
         metadata = client.metadata
 

@@ -325,7 +325,7 @@ def test_evaluation_scores_fields_that_nobody_learned_on() -> None:
 
 
 def shared_memory() -> set[str]:
-    """Of all engines on this machine, other tests' and other programs' among them."""
+    """Names of all engines' memory on this machine, other tests' and other programs' among them."""
     return {path.name for path in engine.SHARED_MEMORY.glob("ViZDoom*")}
 
 

@@ -109,7 +109,7 @@ class Page:
         service.metrics.histories = {}
 
     async def file(self, request: web.Request) -> web.StreamResponse:
-        """One of the page's files."""
+        """Serve one of the page's files."""
         name = request.match_info.get("file", "index.html")
         if name not in FILES:
             raise ServingError("the page has no such file", "unknown")
@@ -195,7 +195,7 @@ class Visitor:
     """One browser; an `Audience` of what it watches."""
 
     def __init__(self, page: Page, channel: web.WebSocketResponse) -> None:
-        """Not let in yet."""
+        """Begin as one who is not let in yet."""
         self.page, self.channel = page, channel
         self.show: Show | None = None
         self._transport: asyncio.Transport | None = None
@@ -227,7 +227,7 @@ class Visitor:
             await self._leave()
 
     async def frame(self, content: bytes) -> None:
-        """One frame, unless the last ones have not been read yet."""
+        """Send a frame, unless the last ones have not been read yet."""
         if self._unread() > BACKLOG:
             return
         if not self.channel.closed:
@@ -237,7 +237,7 @@ class Visitor:
                 return  # its own loop notices
 
     async def tell(self, message: Mapping[str, object]) -> None:
-        """One fact of what is watched; who has left too much unread is let go instead."""
+        """Send a fact of what is watched; one who has left too much unread is let go instead."""
         if self._unread() <= UNREAD:
             await self._reply(message)
         elif self._connection is not None:

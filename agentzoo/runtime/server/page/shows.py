@@ -35,11 +35,11 @@ class Audience(Protocol):
     """A watcher, who is shown something."""
 
     async def frame(self, content: bytes) -> None:
-        """One frame; may be dropped if the last ones have not been read yet."""
+        """Take a frame; it may be dropped if the last ones have not been read yet."""
         ...
 
     async def tell(self, message: Mapping[str, object]) -> None:
-        """One fact."""
+        """Take a fact."""
         ...
 
 
@@ -127,7 +127,7 @@ class Show:
 
 
 class Shows:
-    """All that runs for the page.
+    """All shows that run for the page.
 
     Attributes:
         limit: how many workers there may be.

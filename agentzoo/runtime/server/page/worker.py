@@ -147,7 +147,7 @@ class Watching:
             seed += 1
 
     def _episode(self, seed: int) -> bool:
-        """One episode; False once it is all over."""
+        """Play one episode; False once it is all over."""
         policy = self.policy.session(seed)
         obs, _ = self.env.reset(seed=seed)
         state, first = policy.start(1), np.ones(1, bool)
