@@ -18,7 +18,7 @@ from ..spec import Array, PolicySpec, TensorSpec
 from ..strict_json import read_object
 
 try:
-    from websockets.exceptions import WebSocketException
+    from websockets.exceptions import ConnectionClosed, WebSocketException
 
     from .msgpack_arrays import is_array, pack, unpack
     from .websocket import Connection
@@ -28,6 +28,7 @@ except ModuleNotFoundError as error:
 SCHEMES = {"ws": "ws", "wss": "wss", "http": "ws", "https": "wss"}
 KEY_VARIABLE = "AGENTZOO_API_KEY"
 TIMEOUT_S = 30.0
+NO_GOODBYE = "it ended without a goodbye: the server, or its replica behind a proxy, is gone"
 Reply = Mapping[str, object]
 
 
@@ -395,11 +396,19 @@ class RemotePolicy:
 
     def _lost(self, error: Exception) -> ServingError:
         self._give_up()
+        why = NO_GOODBYE if _is_without_goodbye(error) else str(error)
         return ServingError(
-            f"the connection to {self.url} was lost ({error}), and with it the session: "
+            f"the connection to {self.url} was lost ({why}), and with it the session: "
             "reset and begin an episode",
             "session_lost",
         )
+
+
+def _is_without_goodbye(error: Exception) -> bool:
+    """Whether a connection ended as it does when a process is killed."""
+    if isinstance(error, ConnectionClosed):
+        return error.rcvd is None and error.sent is None
+    return isinstance(error, ConnectionError)
 
 
 def _websocket_url(url: str) -> str:

@@ -141,7 +141,8 @@ class Connection:
             if content:
                 self._socket.sendall(content)
             else:  # the protocol's sign that nothing more will be sent
-                self._socket.shutdown(socket.SHUT_WR)
+                with suppress(OSError):  # it is closed already: the protocol knows how it ended
+                    self._socket.shutdown(socket.SHUT_WR)
 
 
 def _secured(plain: socket.socket, uri: WebSocketURI) -> socket.socket:

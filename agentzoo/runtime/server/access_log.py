@@ -4,23 +4,21 @@ import json
 import logging
 from datetime import UTC, datetime
 
-from aiohttp import web
+from .transport import Call
 
 access = logging.getLogger("agentzoo.access")
-REQUEST_ID = web.RequestKey("request_id", str)
 
 
-def record(request: web.Request, **facts: str | float | None) -> None:
+def record(call: Call, **facts: str | float | None) -> None:
     """Write a line; the path is the route's pattern, so that a name in it is not repeated."""
     if not access.isEnabledFor(logging.INFO):
         return
-    resource = request.match_info.route.resource
     line = {
         "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
-        "id": request.get(REQUEST_ID, ""),
-        "peer": request.remote,
-        "method": request.method,
-        "route": resource.canonical if resource else "",
+        "id": call.id,
+        "peer": call.peer,
+        "method": call.method,
+        "route": call.route,
         **{name: round(v, 6) if isinstance(v, float) else v for name, v in facts.items()},
     }
     access.info("%s", json.dumps(line))

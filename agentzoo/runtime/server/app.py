@@ -1,128 +1,172 @@
-"""One port: which path speaks which protocol, and who may ask."""
+"""Paths: which of them speaks which protocol, and who may ask; the same over every transport."""
 
 import asyncio
 import hashlib
 import ipaddress
-import secrets
+import json
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as version_of
-
-from aiohttp import web
+from typing import NamedTuple
 
 from ..client.msgpack_arrays import SMALL
 from ..errors import ServingError
 from . import open_inference as v2
 from . import openpi, vla_eval
-from .access_log import REQUEST_ID, record
+from .access_log import record
 from .error_codes import REFUSALS, RETRY_AFTER_S, refusal_of
 from .message_limits import json_limits
-from .page.door import Page, check_visitor, is_page
+from .replica import SESSION, session_id
 from .request_body import read_body
 from .service import Service
-from .settings import LOOPBACK, same_key
+from .settings import same_key
+from .transport import Call, HttpResponse, header
 
-SERVICE = web.AppKey("service", Service)
-PAGE = web.AppKey("page", Page)
 OPEN_PATHS = frozenset({"/health", "/healthz", "/v2/health/live", "/v2/health/ready"})
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Handler = Callable[[Service, Call], Awaitable[HttpResponse | None]]  # None: a websocket, now over
+Check = Callable[[Service, Call], str]
 
 
 # -- what every request passes -------------------------------------------------------------------
 
 
-@web.middleware
-async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Let in who may come in, say no in JSON, and write a line about it."""
-    request[REQUEST_ID] = secrets.token_hex(8)
-    started, service = time.monotonic(), request.app[SERVICE]
-    connection = service.connections.of(request) if service.connections else None
-    is_extra = connection is not None and connection.is_extra
-    reason = ""
-    response: web.StreamResponse
-    if connection is not None:
-        connection.begin()
+class Route(NamedTuple):
+    """A path, and the function that answers it.
+
+    Attributes:
+        method: GET, which stands for HEAD as well, or POST.
+        pattern: the path; a part in braces is named so.
+        handler: what answers.
+    """
+
+    method: str
+    pattern: str
+    handler: Handler
+
+
+class Routes:
+    """All paths of a server."""
+
+        """All routes; the first of several that fit counts."""
+        """Of several that fit the first counts."""
+        self._routes = [(route, route.pattern.split("/")) for route in routes]
+
+    def find(self, method: str, path: str) -> tuple[Route, Mapping[str, str]]:
+        """The route of a path, and the parts that its pattern names.
+
+        Where there is none the route refuses, and has no pattern.
+        """
+        parts, is_known = path.split("/"), False
+        for route, pattern in self._routes:
+            if len(pattern) == len(parts) and all(map(_fits, pattern, parts)):
+                is_known = True
+                if method == route.method or (method, route.method) == ("HEAD", "GET"):
+                    named = zip(pattern, parts, strict=True)
+                    return route, {key[1:-1]: part for key, part in named if key[:1] == "{"}
+        return Route(method, "", _not_allowed if is_known else _not_found), {}
+
+
+def _fits(pattern: str, part: str) -> bool:
+    return bool(part) if pattern[:1] == "{" else pattern == part
+
+
+async def _not_found(service: Service, call: Call) -> HttpResponse:
+    return refused(ServingError("Not Found", "unknown"))
+
+
+async def _not_allowed(service: Service, call: Call) -> HttpResponse:
+    return refused(ServingError("Method Not Allowed", "unknown"), 405)
+
+
+async def answer(
+    service: Service, routes: Routes, call: Call, check: Check | None = None
+) -> HttpResponse | None:
+    """Let in who may come in, say no in JSON, and write a line about it.
+
+    Args:
+        service: what answers.
+        routes: its paths.
+        call: the request.
+        check: raises a ServingError for who may not come in, and gives the Origin that is allowed;
+            None is `check_caller`.
+
+    Returns:
+        The answer; None after a websocket, which writes its own line.
+    """
+    started = time.monotonic()
+    route, call.named = routes.find(call.method, call.path)
+    call.route = route.pattern
     try:
-        if is_extra and request.path not in OPEN_PATHS:
-            raise ServingError("all connections are in use; come back later", "overloaded")
-        origin = _check_caller(request)
-        response = _preflight() if _is_preflight(request, origin) else await handler(request)
-        if origin and not response.prepared:
+        origin = (check or check_caller)(service, call)
+        is_asked = _is_preflight(call, origin)
+        response = _preflight() if is_asked else await route.handler(service, call)
+        if origin and response is not None:
             response.headers.update({"Access-Control-Allow-Origin": origin, "Vary": "Origin"})
-    except web.HTTPException as error:
-        reason = "unknown"
-        response = _refused(ServingError(error.reason, reason), error.status)
     except Exception as error:
-        refusal = refusal_of(error)
-        reason = refusal.reason
-        response = _refused(refusal)
-    finally:
-        if connection is not None:
-            connection.end()
-    if not response.prepared:  # a websocket has been, and writes its own line
-        protocol, model = _meant(request)
-        version = service.models[model].current if model else None
-        if reason:
-            service.metrics.request(protocol, version, "refused", reason)
-        if is_extra:
-            response.force_close()
-        response.headers["X-Request-Id"] = request[REQUEST_ID]
-        seconds = time.monotonic() - started
-        record(request, status=response.status, model=model, reason=reason, seconds=seconds)
+        response = refused(refusal_of(error))
+    if response is None:
+        return None
+    protocol, model = _meant(service, call)
+    version = service.models[model].current if model else None
+    if response.reason:
+        service.metrics.request(protocol, version, "refused", response.reason)
+    response.headers["X-Request-Id"] = call.id
+    seconds = time.monotonic() - started
+    record(call, status=response.status, model=model, reason=response.reason, seconds=seconds)
     return response
 
 
-def _meant(request: web.Request) -> tuple[str, str]:
+def _meant(service: Service, call: Call) -> tuple[str, str]:
     """Protocol and model of a path; the model is one that is served, or ""."""
-    resource = request.match_info.route.resource
-    first = (resource.canonical if resource else "/-").split("/")[1]
+    first = (call.route or "/-").split("/")[1]
     protocol = {"": "openpi", "openpi": "openpi", "models": "openpi", "vla": "vla-eval",
                 "v2": v2.PROTOCOL}.get(first, "http")  # fmt: skip
-    models = request.app[SERVICE].models
-    named = request.match_info.get("model", "")
+    named = call.named.get("model", "")
     if not named and protocol in ("openpi", "vla-eval"):
-        named = next(iter(models))
-    return protocol, named if named in models else ""
+        named = next(iter(service.models))
+    return protocol, named if named in service.models else ""
 
 
-def _check_caller(request: web.Request) -> str:
+def check_caller(service: Service, call: Call) -> str:
     """Refuse browsers, which send requests of other people's pages, and callers without the key.
 
     Returns:
         The Origin, if there is one and it is allowed.
+
+    Raises:
+        ServingError: "forbidden" or "unauthorized".
     """
-    settings = request.app[SERVICE].settings
-    if PAGE in request.app and is_page(request):
-        check_visitor(request)
-        if not settings.api_key or settings.host in LOOPBACK:
-            _check_host(request)
-        return ""  # its websocket asks for the key itself
-    origin = request.headers.get("Origin", "")
-    if "Origin" in request.headers and origin not in settings.allow_origins:
+    settings = service.settings
+    given = header(call, "Origin")
+    if given is not None and given not in settings.allow_origins:
         raise ServingError(
             "this server does not speak to web pages; its operator can name those that may ask "
             "(--allow-origin)",
             "forbidden",
         )
-    if request.path in OPEN_PATHS or _is_preflight(request, origin):
+    origin = given or ""
+    if call.path in OPEN_PATHS or _is_preflight(call, origin):
         return origin
     if not settings.api_key:
-        _check_host(request)
+        check_host(service, call)
         return origin
-    scheme, _, given = request.headers.get("Authorization", "").partition(" ")
-    if scheme.lower() not in ("bearer", "api-key") or not same_key(given.strip(), settings.api_key):
+    scheme, _, key = (header(call, "Authorization") or "").partition(" ")
+    if scheme.lower() not in ("bearer", "api-key") or not same_key(key.strip(), settings.api_key):
         raise ServingError(
             'a key is needed: send the header "Authorization: Bearer KEY"', "unauthorized"
         )
     return origin
 
 
-def _check_host(request: web.Request) -> None:
-    """Refuse names that anybody could point at this machine: a page would then share its origin."""
-    settings = request.app[SERVICE].settings
-    known = {"localhost", settings.host, *settings.allow_hosts}
-    for given in request.headers.getall("Host", []):
+def check_host(service: Service, call: Call) -> None:
+    """Refuse names that anybody could point at this machine: a page would then share its origin.
+
+    Raises:
+        ServingError: "forbidden".
+    """
+    known = {"localhost", service.settings.host, *service.settings.allow_hosts}
+    for given in call.headers("Host"):
         name = _host_name(given)
         if name not in known and not _is_address(name):
             raise ServingError(
@@ -147,194 +191,198 @@ def _is_address(name: str) -> bool:
     return True
 
 
-def _is_preflight(request: web.Request, origin: str) -> bool:
-    asks = "Access-Control-Request-Method" in request.headers
-    return bool(origin) and request.method == "OPTIONS" and asks
+def _is_preflight(call: Call, origin: str) -> bool:
+    asks = bool(call.headers("Access-Control-Request-Method"))
+    return bool(origin) and call.method == "OPTIONS" and asks
 
 
-def _preflight() -> web.Response:
+def _preflight() -> HttpResponse:
     """The preflight request, which a browser sends before it lets an allowed page ask."""
     allowed = f"Authorization, Content-Type, Content-Encoding, {v2.HEADER_LENGTH}"
     headers = {
         "Access-Control-Allow-Methods": "GET, POST",
         "Access-Control-Allow-Headers": allowed,
     }
-    return web.Response(status=204, headers=headers)
+    return HttpResponse(204, kind="", headers=headers)
 
 
-def _caller(request: web.Request) -> bytes:
+def _caller(call: Call) -> bytes:
     """Owner of the sequences that are meant: all who show the same key."""
-    return hashlib.sha256(
-        request.headers.get("Authorization", "").encode(errors="replace")
-    ).digest()
+    given = header(call, "Authorization") or ""
+    return hashlib.sha256(given.encode(errors="replace")).digest()
 
 
-def _refused(error: ServingError, status: int | None = None) -> web.Response:
+def refused(error: ServingError, status: int | None = None) -> HttpResponse:
+    """A refusal, in JSON."""
     refusal = REFUSALS[error.reason]
-    headers = {"Retry-After": str(RETRY_AFTER_S)} if refusal.retry else {}
-    content = {"error": str(error), "reason": error.reason}
-    return web.json_response(content, status=status or refusal.status, headers=headers)
+    response = _json({"error": str(error), "reason": error.reason}, status or refusal.status)
+    response.reason = error.reason
+    if refusal.retry:
+        response.headers["Retry-After"] = str(RETRY_AFTER_S)
+    return response
+
+
+def _json(content: object, status: int = 200) -> HttpResponse:
+    return HttpResponse(status, json.dumps(content).encode())
 
 
 # -- paths ---------------------------------------------------------------------------------------
 
 
-async def _openpi(request: web.Request) -> web.StreamResponse:
-    return await _socket(request, openpi.serve)
+async def speak_openpi(service: Service, call: Call) -> HttpResponse | None:
+    """Speak openpi's protocol, over a websocket."""
+    return await _socket(service, call, openpi.serve)
 
 
-async def _root(request: web.Request) -> web.StreamResponse:
-    if is_page(request):
-        return await request.app[PAGE].file(request)
-    return await _openpi(request)
-
-
-async def _vla_eval(request: web.Request) -> web.StreamResponse:
-    return await _socket(request, vla_eval.serve)
+async def _speak_vla_eval(service: Service, call: Call) -> HttpResponse | None:
+    return await _socket(service, call, vla_eval.serve)
 
 
 async def _socket(
-    request: web.Request, serve: Callable[[Service, web.Request], Awaitable[web.StreamResponse]]
-) -> web.StreamResponse:
-    if not web.WebSocketResponse().can_prepare(request):
-        error = ServingError("this path speaks websocket; see docs/serving.md", "malformed")
-        return _refused(error, 426)
-    return await serve(request.app[SERVICE], request)
+    service: Service, call: Call, serve: Callable[[Service, Call], Awaitable[None]]
+) -> HttpResponse | None:
+    if not call.wants_socket:
+        return refused(
+            ServingError("this path speaks websocket; see docs/serving.md", "malformed"), 426
+        )
+    await serve(service, call)
+    return None
 
 
-async def _healthz(request: web.Request) -> web.Response:
-    ready = request.app[SERVICE].is_ready
-    return web.Response(text="OK\n" if ready else "not ready\n", status=200 if ready else 503)
+async def _healthz(service: Service, call: Call) -> HttpResponse:
+    ready = service.is_ready
+    text = b"OK\n" if ready else b"not ready\n"
+    return HttpResponse(200 if ready else 503, text, "text/plain; charset=utf-8")
 
 
-async def _health(request: web.Request) -> web.Response:
-    ready = request.app[SERVICE].is_ready
+async def _health(service: Service, call: Call) -> HttpResponse:
+    ready = service.is_ready
     content = {"status": "ok" if ready else "not ready"}
-    return web.json_response(content, status=200 if ready else 503)
+    return _json(content, status=200 if ready else 503)
 
 
-async def _live(request: web.Request) -> web.Response:
-    live = request.app[SERVICE].is_live
-    return web.json_response({"live": live}, status=200 if live else 503)
+async def _live(service: Service, call: Call) -> HttpResponse:
+    live = service.is_live
+    return _json({"live": live}, status=200 if live else 503)
 
 
-async def _ready(request: web.Request) -> web.Response:
-    ready = request.app[SERVICE].is_ready
-    return web.json_response({"ready": ready}, status=200 if ready else 503)
+async def _ready(service: Service, call: Call) -> HttpResponse:
+    ready = service.is_ready
+    return _json({"ready": ready}, status=200 if ready else 503)
 
 
-async def _metrics(request: web.Request) -> web.Response:
-    service = request.app[SERVICE]
+async def _metrics(service: Service, call: Call) -> HttpResponse:
     service.observe()
-    kind = "text/plain; version=0.0.4; charset=utf-8"
-    return web.Response(body=service.metrics.text(), headers={"Content-Type": kind})
+    return HttpResponse(
+        body=service.metrics.text(), kind="text/plain; version=0.0.4; charset=utf-8"
+    )
 
 
-async def _server(request: web.Request) -> web.Response:
+async def _server(service: Service, call: Call) -> HttpResponse:
     try:
         version = version_of("agentzoo-rl")
     except PackageNotFoundError:
         version = "checkout"  # run from its sources, without being installed
-    return web.json_response(v2.server_metadata("agentzoo", version))
+    return _json(v2.server_metadata("agentzoo", version))
 
 
-async def _model(request: web.Request) -> web.Response:
-    service, name = request.app[SERVICE], request.match_info["model"]
+async def _model(service: Service, call: Call) -> HttpResponse:
+    name = call.named["model"]
     current = service.current(name)
-    asked = request.match_info.get("version", current.label)
+    asked = call.named.get("version", current.label)
     for version in service.models[name].versions:
         if version.label == asked:
-            return web.json_response(v2.model_metadata(service.models[name], version))
+            return _json(v2.model_metadata(service.models[name], version))
     raise ServingError(f"{name} has no version {asked[:20]}", "unknown")
 
 
-async def _model_ready(request: web.Request) -> web.Response:
-    service, name = request.app[SERVICE], request.match_info["model"]
+async def _model_ready(service: Service, call: Call) -> HttpResponse:
+    name = call.named["model"]
     version = service.current(name)
-    asked = request.match_info.get("version", version.label)
+    asked = call.named.get("version", version.label)
     ready = asked == version.label and service.answers(service.models[name])
-    return web.json_response({"ready": ready}, status=200 if ready else 503)
+    return _json({"ready": ready}, status=200 if ready else 503)
 
 
-async def _infer(request: web.Request) -> web.Response:
-    service = request.app[SERVICE]
+async def _infer(service: Service, call: Call) -> HttpResponse:
     service.requests += 1
     try:
-        return await _inferred(request)
+        return await _inferred(service, call)
     finally:
         service.requests -= 1
 
 
-async def _inferred(request: web.Request) -> web.Response:
-    service, name = request.app[SERVICE], request.match_info["model"]
+async def _inferred(service: Service, call: Call) -> HttpResponse:
+    name = call.named["model"]
     current = service.current(name)
     limit = service.message_limit(current, v2.PROTOCOL)
-    body = await read_body(request, limit, service.settings.deadline_s)
+    body = await read_body(call, limit, service.settings.deadline_s)
     limits = json_limits(current.policy.spec, service.settings.max_rows)
-    given = body, request.headers.get(v2.HEADER_LENGTH), limits
+    given = body, header(call, v2.HEADER_LENGTH), limits
     is_small = len(body) <= SMALL
     asked = (
         v2.read_request(*given) if is_small else await asyncio.to_thread(v2.read_request, *given)
     )
-    wanted = request.match_info.get("version", "")
-    content, length, version = await v2.infer(service, name, wanted, asked, _caller(request))
+    wanted, caller, session = call.named.get("version", ""), _caller(call), ""
+    if service.replica and v2.is_of_sequence(asked):
+        session = session_id(service.replica, header(call, SESSION), starts=v2.starts(asked))
+        caller += session.encode()
+    content, length, version = await v2.infer(service, name, wanted, asked, caller)
     service.metrics.request(v2.PROTOCOL, version)
     service.metrics.traffic(v2.PROTOCOL, "received", len(body))
     service.metrics.traffic(v2.PROTOCOL, "sent", len(content))
-    if length is None:
-        return web.Response(body=content, content_type="application/json")
-    return web.Response(
-        body=content,
-        content_type="application/octet-stream",
-        headers={v2.HEADER_LENGTH: str(length)},
-    )
+    response = HttpResponse(body=content, kind="application/json")
+    if length is not None:
+        response.kind = "application/octet-stream"
+        response.headers[v2.HEADER_LENGTH] = str(length)
+    if session:
+        response.headers[SESSION] = session
+    return response
 
 
-async def _index(request: web.Request) -> web.Response:
-    models = request.app[SERVICE].models.values()
+async def _index(service: Service, call: Call) -> HttpResponse:
+    models = service.models.values()
     found = [
         {"name": model.settings.name, "version": one.label, "state": "READY"}
         for model in models
         for one in model.versions
     ]
-    return web.json_response(found)
+    return _json(found)
 
 
-async def _load(request: web.Request) -> web.Response:
-    service, name = request.app[SERVICE], request.match_info["model"]
+async def _load(service: Service, call: Call) -> HttpResponse:
+    name = call.named["model"]
     if not service.settings.model_control:
         raise ServingError("reloading is off; start the server with --model-control", "forbidden")
     service.current(name)
     await service.load([service.models[name].settings])
-    return web.json_response({"name": name, "version": service.current(name).label})
+    return _json({"name": name, "version": service.current(name).label})
 
 
-def application(service: Service, page: Page | None = None) -> web.Application:
-    """Every path of the server, and of its page if it has one."""
-    app = web.Application(middlewares=[guard])
-    app[SERVICE] = service
-    get, post = app.router.add_get, app.router.add_post
-    for path in ("/openpi", "/openpi/{model}", "/models/{model}"):
-        get(path, _openpi)
-    if page is None:
-        get("/", _openpi)
-    else:
-        app[PAGE] = page
-        get("/", _root)
-        get("/page/socket", page.socket)
-        get("/page/{file}", page.file)
-    for path in ("/vla", "/vla/{model}"):
-        get(path, _vla_eval)
-    get("/healthz", _healthz)
-    get("/health", _health)
-    get("/metrics", _metrics)
-    get("/v2", _server)
-    get("/v2/health/live", _live)
-    get("/v2/health/ready", _ready)
-    post("/v2/repository/index", _index)
-    post("/v2/repository/models/{model}/load", _load)
-    for path in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
-        get(path, _model)
-        get(f"{path}/ready", _model_ready)
-        post(f"{path}/infer", _infer)
-    return app
+def _of_models() -> list[Route]:
+    paths = ("/v2/models/{model}", "/v2/models/{model}/versions/{version}")
+    return [
+        one
+        for path in paths
+        for one in (
+            Route("GET", path, _model),
+            Route("GET", f"{path}/ready", _model_ready),
+            Route("POST", f"{path}/infer", _infer),
+        )
+    ]
+
+
+ROUTES = [
+    *(Route("GET", path, speak_openpi)
+      for path in ("/", "/openpi", "/openpi/{model}", "/models/{model}")),
+    *(Route("GET", path, _speak_vla_eval) for path in ("/vla", "/vla/{model}")),
+    Route("GET", "/healthz", _healthz),
+    Route("GET", "/health", _health),
+    Route("GET", "/metrics", _metrics),
+    Route("GET", "/v2", _server),
+    Route("GET", "/v2/health/live", _live),
+    Route("GET", "/v2/health/ready", _ready),
+    Route("POST", "/v2/repository/index", _index),
+    Route("POST", "/v2/repository/models/{model}/load", _load),
+    *_of_models(),
+]  # fmt: skip

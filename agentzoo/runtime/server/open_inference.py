@@ -443,6 +443,24 @@ def _sequence(parameters: Json) -> str | int | None:
     return _id(value, "the sequence_id, if not a uint64,") or None
 
 
+def is_of_sequence(request: Request) -> bool:
+    """Whether a request is a session's step.
+
+    Raises:
+        ServingError: "malformed".
+    """
+    return _sequence(request.parameters) is not None
+
+
+def starts(request: Request) -> bool:
+    """Whether a request begins its sequence.
+
+    Raises:
+        ServingError: "malformed".
+    """
+    return _truth(request.parameters, "sequence_start")
+
+
 def _seed(parameters: Json) -> int | None:
     value = parameters.get("seed")
     if value is not None and type(value) is not int:

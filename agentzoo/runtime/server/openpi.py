@@ -11,7 +11,6 @@ from dataclasses import asdict
 from typing import cast
 
 import numpy as np
-from aiohttp import web
 
 from ..client.msgpack_arrays import decoded, is_array, malformed, pack
 from ..errors import ServingError
@@ -25,6 +24,7 @@ from .models import Version
 from .reserved_keys import IGNORED, OPENPI
 from .service import Service
 from .sessions import Session
+from .transport import Call
 from .websocket import Channel
 
 PROTOCOL = "openpi"
@@ -32,17 +32,17 @@ CONTROLS = frozenset(OPENPI) - {"carried"}
 SESSION_ID = 128  # letters of one
 
 
-async def serve(service: Service, request: web.Request) -> web.WebSocketResponse:
+async def serve(service: Service, call: Call) -> None:
     """Serve one connection until it closes.
 
     Raises:
         ServingError: if there is nothing to connect to; before the handshake.
     """
-    version = service.current(request.match_info.get("model", ""))
+    version = service.current(call.named.get("model", ""))
     connection = _Connection(service, version)
     channel = connection.channel
     try:
-        await channel.open(request)
+        await channel.open(call)
         await channel.send(pack(metadata(version), PROTOCOL))
         while await connection.answer():
             pass
@@ -53,8 +53,7 @@ async def serve(service: Service, request: web.Request) -> web.WebSocketResponse
             raise  # nothing was shaken hands on; an answer in HTTP is right
         await channel.refuse(refusal_of(error))
     finally:
-        channel.end(request)
-    return channel.socket
+        channel.end(call)
 
 
 def metadata(version: Version) -> dict[str, object]:

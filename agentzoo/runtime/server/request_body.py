@@ -3,48 +3,53 @@
 import asyncio
 import zlib
 
-from aiohttp import web
-
 from ..errors import ServingError
+from .transport import Call, header
 
-PART = 1 << 16  # bytes read at once
+DIGITS = 18  # of a body's length; int() takes long for very many
 GZIP, ZLIB, RAW = 31, 15, -15  # zlib's window bits for each container
 ZLIB_METHOD = (
     8  # low half of the first byte (RFC 1950); "deflate" without that container is sent, too
 )
 
 
-async def read_body(request: web.Request, limit: int, limit_s: float) -> bytes:
+async def read_body(call: Call, limit: int, limit_s: float) -> bytes:
     """A body, unpacked if it came compressed.
 
-    The server does not let aiohttp unpack: a body that ends too early keeps that waiting for more.
+    No transport unpacks: in aiohttp a body that ends too early keeps that waiting for more.
 
     Args:
-        request: whose body it is.
+        call: whose body it is.
         limit: bytes, compressed and unpacked.
         limit_s: how long it may take to arrive.
 
     Raises:
         ServingError: "too_large", "deadline" or "malformed".
     """
-    if (request.content_length or 0) > limit:
+    if _length(call) > limit:
         raise _too_large(limit)
     parts = bytearray()
     try:
         async with asyncio.timeout(limit_s):
-            async for part in request.content.iter_chunked(PART):
+            async for part in call.body():
                 parts += part
                 if len(parts) > limit:
                     raise _too_large(limit)
     except TimeoutError as error:
         raise ServingError("the body did not come in time", "deadline") from error
-    except (web.RequestPayloadError, OSError, ValueError) as error:
+    except (OSError, ValueError) as error:
         raise ServingError("the body cannot be read", "malformed") from error
-    content, encoding = bytes(parts), request.headers.get("Content-Encoding", "")
+    content, encoding = bytes(parts), header(call, "Content-Encoding")
     if not encoding:
         return content
     # a few bytes may be a thousand times as many, which the loop is not held up for
     return await asyncio.to_thread(unpacked, content, encoding, limit)
+
+
+def _length(call: Call) -> int:
+    """The length by its header; 0 where that says nothing, or no number."""
+    given = header(call, "Content-Length") or ""
+    return int(given) if given.isascii() and given.isdigit() and len(given) <= DIGITS else 0
 
 
 def unpacked(content: bytes, encoding: str, limit: int) -> bytes:

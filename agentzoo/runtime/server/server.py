@@ -13,7 +13,7 @@ from pathlib import Path
 from aiohttp import web
 
 from ..errors import AgentZooError, ConfigError
-from .app import application
+from .aiohttp_form import application
 from .connections import Connections
 from .models import Locate, local_folder
 from .page.door import Page

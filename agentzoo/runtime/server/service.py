@@ -60,6 +60,7 @@ class Service:
         channels: all open websockets.
         requests: how many are under way over REST.
         connections: all TCP connections, once it listens.
+        replica: its name among several that answer as one; "" where it is alone.
         is_draining: whether the server is about to end and takes nobody new.
         is_ending: whether it takes no further steps either.
     """
@@ -75,6 +76,7 @@ class Service:
         self.channels: set[OpenChannel] = set()
         self.requests = 0
         self.connections: Connections | None = None
+        self.replica = ""
         self.is_draining = self.is_ending = False
         self._loading = asyncio.Lock()
         self._stuck: set[Model] = set()

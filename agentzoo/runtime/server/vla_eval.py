@@ -14,8 +14,6 @@ import time
 from collections.abc import Mapping
 from typing import cast
 
-from aiohttp import web
-
 from ..client.msgpack_arrays import malformed, pack
 from ..errors import ServingError
 from ..policy.policy import SEEDS
@@ -24,6 +22,7 @@ from . import decoding
 from .error_codes import REFUSALS, refusal_of
 from .message_limits import item_limit
 from .service import Service
+from .transport import Call
 from .websocket import Channel
 
 PROTOCOL = "vla-eval"
@@ -31,16 +30,16 @@ VERSION = 1
 SILENT = frozenset({"episode_start", "episode_end", "error"})  # clients read no reply to these
 
 
-async def serve(service: Service, request: web.Request) -> web.WebSocketResponse:
+async def serve(service: Service, call: Call) -> None:
     """Serve one connection until it closes.
 
     Raises:
         ServingError: if there is nothing to connect to; before the handshake.
     """
-    connection = _Connection(service, request.match_info.get("model", ""))
+    connection = _Connection(service, call.named.get("model", ""))
     channel = connection.channel
     try:
-        await channel.open(request)
+        await channel.open(call)
         while await connection.answer():
             pass
     except ConnectionError:
@@ -50,8 +49,7 @@ async def serve(service: Service, request: web.Request) -> web.WebSocketResponse
             raise  # nothing was shaken hands on; an answer in HTTP is right
         await channel.refuse(refusal_of(error))
     finally:
-        channel.end(request)
-    return channel.socket
+        channel.end(call)
 
 
 class _Connection:

@@ -506,3 +506,25 @@ def test_a_server_that_describes_no_policy_is_a_sentence(metadata, match):
     with peer(answers) as url, pytest.raises(ServingError, match=match) as caught:
         RemotePolicy(url)
     assert str(caught.value).startswith(url)
+
+
+@pytest.mark.parametrize("is_reset", [False, True], ids=["closed", "reset"])
+def test_a_connection_that_ends_without_a_goodbye_is_said_to_be_one(live, is_reset):
+    """As where a proxy stands before a replica that is killed."""
+    with Openpi(live.ws) as client:
+        metadata = client.metadata
+
+    def vanish(one):
+        one.send(pack(metadata, "openpi"))
+        one.recv()
+        if is_reset:
+            one.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        one.socket.close()
+
+    with peer(vanish) as url:
+        policy = RemotePolicy(url)
+        with pytest.raises(
+            ServingError, match=r"ended without a goodbye: .*replica.*begin"
+        ) as caught:
+            policy.act(np.zeros(4, np.float32))
+        assert caught.value.reason == "session_lost"

@@ -111,7 +111,7 @@ class Rest:
         self.connection.request(method, path, content, headers or {})
         response = self.connection.getresponse()
         raw, found = response.read(), dict(response.getheaders())
-        is_json = found.get("Content-Type", "").startswith("application/json")
+        is_json = (response.getheader("Content-Type") or "").startswith("application/json")
         return response.status, json.loads(raw) if is_json else raw, found
 
     def get(self, path: str, **headers: str) -> tuple[int, Any]:

@@ -20,6 +20,7 @@ from ..history import History
 from ..models import Model
 from ..service import Service
 from ..settings import same_key
+from ..transport import HttpResponse
 from .job import Job
 from .runs import Runs
 from .shows import MESSAGE_LIMIT as FRAME_LIMIT
@@ -108,15 +109,12 @@ class Page:
         self._told = (-STATS_S, "")
         service.metrics.histories = {}
 
-    async def file(self, request: web.Request) -> web.StreamResponse:
+    def file(self, name: str) -> HttpResponse:
         """Serve one of the page's files."""
-        name = request.match_info.get("file", "index.html")
         if name not in FILES:
             raise ServingError("the page has no such file", "unknown")
         content = Path(__file__).with_name(name).read_bytes()
-        return web.Response(
-            body=content, content_type=FILES[name], charset="utf-8", headers=HEADERS
-        )
+        return HttpResponse(body=content, kind=f"{FILES[name]}; charset=utf-8", headers={**HEADERS})
 
     async def socket(self, request: web.Request) -> web.StreamResponse:
         """The websocket that the page speaks through."""
