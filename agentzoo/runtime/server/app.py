@@ -48,8 +48,8 @@ class Route(NamedTuple):
 class Routes:
     """All paths of a server."""
 
+    def __init__(self, routes: Sequence[Route]) -> None:
         """All routes; the first of several that fit counts."""
-        """Of several that fit the first counts."""
         self._routes = [(route, route.pattern.split("/")) for route in routes]
 
     def find(self, method: str, path: str) -> tuple[Route, Mapping[str, str]]:

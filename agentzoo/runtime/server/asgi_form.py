@@ -166,8 +166,8 @@ class AsgiApp:
             at the start if they are not yet, and it is closed at the end.
     """
 
+    def __init__(self, service: Service) -> None:
         """An application whose models are still to be loaded."""
-        """Nothing is loaded yet."""
         self.service, self._routes = service, Routes(ROUTES)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
