@@ -16,6 +16,7 @@ from agentzoo.runtime.envs.atari_scores import (
     references,
 )
 from agentzoo.runtime.errors import BundleError, ConfigError
+from agentzoo.runtime.printable import printable
 from agentzoo.runtime.strict_json import read_fields, read_object
 
 SUITE = "atari:"
@@ -124,7 +125,8 @@ def read(path: Path) -> GameScore:
             "scores are known of those only"
         )
     env = resolve(score.env, trusted=False)
-    return GameScore(score.agent, env, score.returns, score.deterministic)
+    agent = printable(score.agent).replace("|", "\\|")  # it may be a stranger's
+    return GameScore(agent, env, score.returns, score.deterministic)
 
 
 def comparable(found: Mapping[Path, GameScore]) -> None:

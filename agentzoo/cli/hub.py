@@ -79,5 +79,5 @@ def repair(
 
     root = Path(folder.removeprefix("file:")).expanduser()
     lines = FolderHub(root).repair()
-    typer.echo("\n".join(lines) or f"{root} is whole")
+    typer.echo("\n".join(map(printable, lines)) or f"{root} is whole")  # it may be a stranger's
     raise typer.Exit(1 if any(" is damaged: " in line for line in lines) else 0)

@@ -131,7 +131,7 @@ def show_data(
     typer.echo(printable(f"{found.id}, {found.folder}"))
     typer.echo(f"{found.episodes:,} episodes, {found.transitions:,} transitions")
     typer.echo(f"environment: {printable(spelled(found.env)) or 'not named'}")
-    typer.echo(f"reads {describe_spaces(*found.specs)}")
+    typer.echo(printable(f"reads {describe_spaces(*found.specs)}"))
 
 
 def spelled(env: str | None) -> str:

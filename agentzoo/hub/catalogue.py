@@ -10,6 +10,7 @@ from huggingface_hub import HfApi, ModelInfo
 from agentzoo.runtime.bundle.manifest import MANIFEST, RESULTS
 from agentzoo.runtime.evaluation.results import read_results
 from agentzoo.runtime.files import stands
+from agentzoo.runtime.printable import printable
 
 from .download import ZOO_FOLDERS, endpoint
 from .errors import AddressError, DamagedEntryWarning, HubError, said_plainly
@@ -93,7 +94,7 @@ def _in_folder(root: Path) -> Iterator[Found]:
         raise HubError(f"{root} is no hub; `agentzoo push FOLDER {FILE}{root}` makes it one")
     for name, fault in hub.damaged().items():
         warnings.warn(
-            f"{FILE}{root}/{name} is left out: {fault}; run: agentzoo hub repair {root}",
+            f"{FILE}{root}/{name} is left out: {printable(fault)}; run: agentzoo hub repair {root}",
             DamagedEntryWarning,
             stacklevel=4,
         )

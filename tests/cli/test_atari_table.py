@@ -46,6 +46,20 @@ def cells(text: str, row: str) -> dict[str, str]:
     return dict(zip(head, lines[at], strict=True))
 
 
+def test_an_agents_name_stays_in_its_cell(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = result(tmp_path / "a", "pong", (14.0,), agent="x\x1b[2J\n| fake | 1 |")
+    with pytest.raises(SystemExit) as end:
+        cli.main(["table", str(path)])
+    assert not end.value.code
+    lines = capsys.readouterr().out.split("\n")
+    assert all(line.isprintable() for line in lines)
+    assert not any(line.startswith("| fake") for line in lines)
+    (head,) = (line for line in lines if line.startswith("| game"))
+    assert r"| x\x1b[2J\n\| fake \| 1 \| (ours) |" in head
+
+
 def test_games_and_seeds_become_the_papers_figures(tmp_path: Path) -> None:
     result(tmp_path / "a", "pong", (14.0, 15.2))
     result(tmp_path / "b", "pong", (-20.7,))

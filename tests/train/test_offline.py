@@ -224,6 +224,17 @@ def test_a_foreign_one_is_read(tmp_path: Path) -> None:
     assert rows["is_first"].tolist() == [True, False, False, False]
 
 
+def test_a_strangers_words_stay_in_their_line(tmp_path: Path) -> None:
+    key = "x\x1b[2J\nreads \u202e"
+    obs = gym.spaces.Dict({key: gym.spaces.Box(-1, 1, (3,), np.float32)})
+    rows = {key: np.zeros((4, 3), np.float32)}
+    made = foreign(tmp_path / "f", obs=obs, observations=rows)
+    found = CliRunner().invoke(app, ["data", "show", str(made)])
+    assert found.exit_code == 0, found.output
+    assert all(line.isprintable() for line in found.output.splitlines())
+    assert found.output.splitlines()[-1].startswith(r'reads "x\x1b[2J\nreads \u202e" as a vector')
+
+
 @pytest.mark.parametrize(
     ("changes", "match"),
     [

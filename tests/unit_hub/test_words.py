@@ -13,6 +13,7 @@ from gymnasium import spaces
 from agentzoo.cli import main as cli
 from agentzoo.hub import push, search
 from agentzoo.hub.card import write_card
+from agentzoo.hub.errors import DamagedEntryWarning
 from agentzoo.hub.naming import parse
 from agentzoo.hub.package import read_package
 from agentzoo.runtime import evaluate, inspect, load_policy, verify
@@ -97,6 +98,24 @@ def test_search_shows_an_index_as_text(
     code, out, _ = said(capsys, "search", "--hub", f"file:{tmp_path}/agents")
     assert (code, out.count("\n"), is_plain(out)) == (0, 1, True)
     assert len(search(hub=f"file:{tmp_path}/agents")) == 1
+
+
+def test_what_is_damaged_in_a_hub_is_said_in_plain_lines(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    push(folder, f"file:{tmp_path}/agents")
+    root = tmp_path / "agents"
+    (home,) = (one for one in root.iterdir() if one.is_dir() and one.name != "index")
+    for path in (root / "index" / "bad.json", home / f"{'0' * 40}.json"):
+        path.write_text(json.dumps({EVIL: 1}))
+    with pytest.warns(
+        DamagedEntryWarning, match=r'has the unknown field "x\\x1b\[2J\\n'
+    ) as said_so:
+        assert said(capsys, "search", "--hub", f"file:{root}")[0] == 0
+    assert all(str(one.message).isprintable() for one in said_so)
+    (root / "index" / "x\x1b[2J\n.json").touch()
+    code, out, err = said(capsys, "hub", "repair", str(root))
+    assert (code, out.count("\n"), is_plain(out + err)) == (1, 3, True)
 
 
 def test_the_card_shows_it_as_text(hostile: Path) -> None:
