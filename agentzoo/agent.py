@@ -21,6 +21,7 @@ from agentzoo.runtime.envs import require_environment_like
 from agentzoo.runtime.envs.opengl import load_triton
 from agentzoo.runtime.errors import BundleError, ConfigError, RunError, SpaceError, nearest
 from agentzoo.runtime.evaluation.rollout import MAX_STEPS, Evaluation, evaluate
+from agentzoo.runtime.files import at_home
 from agentzoo.runtime.policy.noise import derive_seed
 from agentzoo.runtime.policy.planners import check_roles
 from agentzoo.runtime.policy.policy import Policy
@@ -445,7 +446,7 @@ class Agent:
     def _run_folder(self, run: str | Path | None) -> Path:
         """The folder of the run that was named, is gone on with, or begins."""
         if run is not None:
-            return Path(run).expanduser()
+            return at_home(run)
         if self.run is not None:
             return self.run
         made = str(new_run_folder(type(self).__name__, self.env)) if ranks().first else ""
@@ -586,7 +587,7 @@ class Agent:
         Raises:
             RunError: without an environment.
         """
-        folder = Path(folder).expanduser()
+        folder = at_home(folder)
         self._built()
         new = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)

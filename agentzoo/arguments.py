@@ -11,6 +11,7 @@ from typing import Any, ParamSpec, TypeVar, cast
 import torch
 
 from agentzoo.runtime.errors import ConfigError, nearest
+from agentzoo.runtime.files import at_home
 
 from .fields import ARGUMENTS
 
@@ -80,4 +81,4 @@ def require_float32() -> None:
 
 def home(folder: str | Path) -> str | Path:
     """A folder with its leading ~ as the home it stands for; other names as they are."""
-    return Path(folder).expanduser() if str(folder).startswith("~") else folder
+    return at_home(folder) if str(folder).startswith("~") else folder

@@ -21,7 +21,7 @@ from agentzoo.runtime.bundle.load import judge, open_graphs
 from agentzoo.runtime.bundle.manifest import GOLDEN, MANIFEST, OPSET, write_manifest
 from agentzoo.runtime.envs import EnvName, package_of
 from agentzoo.runtime.errors import BundleError, ConfigError
-from agentzoo.runtime.files import require_no_link, write_plain
+from agentzoo.runtime.files import at_home, require_no_link, write_plain
 from agentzoo.runtime.policy.onnx_session import GraphSpec, Port, graph_specs
 from agentzoo.runtime.policy.spaces import encode, env_action, model_action
 from agentzoo.runtime.spec import Array, Arrays, ObsSpec, PolicySpec
@@ -84,7 +84,7 @@ def export(
         ConfigError: if `golden_steps` is below 1 or the observations are not that many.
         MissingExtraError: without onnxruntime.
     """
-    folder = Path(folder)
+    folder = at_home(folder)
     if env is None:
         rows = _recorded(_observations(spec, golden_steps, observations))
     else:

@@ -19,6 +19,7 @@ from agentzoo.runtime.bundle.manifest import read_manifest
 from agentzoo.runtime.client.triton import SIGNATURE, TritonSignature
 from agentzoo.runtime.envs import EnvName
 from agentzoo.runtime.errors import BundleError, ConfigError, MissingExtraError
+from agentzoo.runtime.files import at_home
 from agentzoo.runtime.policy.onnx_session import GraphSpec, Port
 from agentzoo.runtime.spec import PolicySpec
 from agentzoo.runtime.strict_json import write_fields
@@ -76,12 +77,12 @@ def export_triton(
     for what, number in (("max_batch", max_batch), ("max_sequences", max_sequences)):
         if number < 1:
             raise ConfigError(f"{what}={number} has to be at least 1")
-    bundle = Path(bundle)
+    bundle = at_home(bundle)
     manifest = read_manifest(bundle)
     spec = manifest.policy
     require_one_graph(spec)
     name = model_name(spec, latents) if name is None else name
-    folder = Path(repository) / name
+    folder = at_home(repository) / name
     if folder.exists():
         raise ConfigError(f"{folder} is there already; remove it, or give another name")
     graph = manifest.graphs[GRAPH]

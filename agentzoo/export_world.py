@@ -12,6 +12,7 @@ from agentzoo.runtime.bundle.golden_trace import by_role
 from agentzoo.runtime.bundle.load import judge_dream, read_trace_of
 from agentzoo.runtime.bundle.manifest import MANIFEST, OPSET, read_manifest, write_manifest
 from agentzoo.runtime.errors import BundleError
+from agentzoo.runtime.files import at_home
 from agentzoo.runtime.policy.noise import draw
 from agentzoo.runtime.policy.onnx_session import GraphSpec, graph_specs
 from agentzoo.runtime.spec import Array, Arrays, PolicySpec
@@ -58,7 +59,7 @@ def export_world(algorithm: Algorithm, spec: PolicySpec, folder: str | Path) -> 
         BundleError: if a graph cannot be run, or its outputs differ from torch's.
         MissingExtraError: without onnxruntime.
     """
-    folder = Path(folder)
+    folder = at_home(folder)
     manifest = read_manifest(folder)
     golden = read_trace_of(folder, manifest)
     with resting(algorithm) as still:

@@ -24,6 +24,7 @@ from agentzoo.runtime.envs.opengl import load_triton
 from agentzoo.runtime.errors import BundleError, ConfigError
 from agentzoo.runtime.evaluation.results import write_results
 from agentzoo.runtime.evaluation.rollout import Evaluation
+from agentzoo.runtime.files import at_home
 from agentzoo.runtime.policy.policy import Policy
 from agentzoo.runtime.spec import Array, PolicySpec
 
@@ -99,7 +100,7 @@ def bundle(
     """
     from .export import export, resting
 
-    folder = Path(folder).expanduser()
+    folder = at_home(folder)
     acting = as_acting(module, spec)
     with resting(cast("Algorithm", acting)) as still:
         _check_step(cast("Acting", still), spec)
@@ -274,7 +275,7 @@ class ForeignPolicy(Policy):
                 f"a score is published over at least {EPISODES} episodes, and episodes={episodes}"
             )
         with tempfile.TemporaryDirectory() as scratch:
-            place = Path(scratch) / "bundle" if folder is None else Path(folder)
+            place = Path(scratch) / "bundle" if folder is None else at_home(folder)
             self.export(place)
             found = evaluate(
                 load_policy(place),

@@ -13,12 +13,17 @@ import torch
 
 from agentzoo import DreamerV3
 from agentzoo.agent import Agent
+from agentzoo.hub import locate
+from agentzoo.runtime import inspect, load_policy, verify
 from agentzoo.runtime.envs import Adapter
 from agentzoo.runtime.errors import ConfigError, ProviderError, SpaceError
+from agentzoo.runtime.evaluation.results import write_results
 from agentzoo.runtime.evaluation.rollout import evaluate, random_policy
+from agentzoo.runtime.files import at_home
 from agentzoo.train.callbacks import Callback, StopOnReturn
 from agentzoo.train.logger import read_metrics
 from agentzoo.train.loop import Training
+from agentzoo.train.plots import learning_curve
 from agentzoo.train.progress import ProgressBar
 from tests.agents.contract import PENDULUM
 from tests.agents.toys import TOYS
@@ -142,9 +147,21 @@ def test_a_return_that_is_never_evaluated_stops_no_run(tmp_path: Path):
 
 def test_a_tilde_is_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
     toy().learn(60, run="~/run", progress=False).save("~/saved")
     assert counters(tmp_path / "run").env_step == 60
-    assert TOY.load("~/saved", device="cpu").env_steps == 60
+    agent = TOY.load("~/saved", device="cpu")
+    assert agent.env_steps == 60
+    agent.export("~/policy", golden_steps=3)
+    policy = load_policy("~/policy", provider="cpu")
+    assert verify("~/policy").steps == 3
+    assert "Pendulum" in inspect("~/policy")
+    found = evaluate(policy, gym.make("Pendulum-v1", max_episode_steps=5), episodes=1)
+    assert write_results(found, Path("~/found.json")) == tmp_path / "found.json"
+    assert learning_curve("~/run", "~/curve.png") == tmp_path / "curve.png"
+    assert locate("~/policy") == tmp_path / "policy"
+    assert at_home("~nobody-is-called-so/x") == Path("~nobody-is-called-so/x")
+    assert not Path("~").exists()
 
 
 @pytest.mark.parametrize(

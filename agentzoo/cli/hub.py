@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from agentzoo.runtime.files import at_home
 from agentzoo.runtime.printable import printable
 
 from .options import Published
@@ -77,7 +78,7 @@ def repair(
     """Make a folder hub's index true of the commits that are whole, and say what is damaged."""
     from agentzoo.hub.folder_hub import FolderHub
 
-    root = Path(folder.removeprefix("file:")).expanduser()
+    root = at_home(folder.removeprefix("file:"))
     lines = FolderHub(root).repair()
     typer.echo("\n".join(map(printable, lines)) or f"{root} is whole")  # it may be a stranger's
     raise typer.Exit(1 if any(" is damaged: " in line for line in lines) else 0)

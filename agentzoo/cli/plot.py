@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from agentzoo.runtime.errors import ConfigError
+from agentzoo.runtime.files import at_home
 
 
 def named_paths(sources: Sequence[str]) -> list[tuple[str, Path]]:
@@ -17,7 +18,7 @@ def named_paths(sources: Sequence[str]) -> list[tuple[str, Path]]:
     for given in sources:
         name, mark, path = given.partition("=")
         alone = not mark or "/" in name or Path(given).exists()
-        place = Path(given if alone else path).expanduser()
+        place = at_home(given if alone else path)
         if not place.exists():
             raise ConfigError(f"there is nothing at {place}; name runs or results that are there")
         found.append(("" if alone else name, place))

@@ -9,7 +9,7 @@ from huggingface_hub import HfApi, ModelInfo
 
 from agentzoo.runtime.bundle.manifest import MANIFEST, RESULTS
 from agentzoo.runtime.evaluation.results import read_results
-from agentzoo.runtime.files import stands
+from agentzoo.runtime.files import at_home, stands
 from agentzoo.runtime.printable import printable
 
 from .download import ZOO_FOLDERS, endpoint
@@ -54,7 +54,7 @@ def search(
     if hub is None:
         return _on_the_hub(query, limit, token)
     if hub.startswith(FILE):
-        every = _in_folder(Path(hub.removeprefix(FILE)).expanduser())
+        every = _in_folder(at_home(hub.removeprefix(FILE)))
     elif hub == ZOO:
         every = _in_package()
     else:

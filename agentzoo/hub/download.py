@@ -19,7 +19,7 @@ from huggingface_hub import errors as client
 from agentzoo.runtime.bundle import load as bundle
 from agentzoo.runtime.bundle.manifest import MANIFEST, read_json, read_manifest
 from agentzoo.runtime.errors import BundleError
-from agentzoo.runtime.files import open_plain, places, stands
+from agentzoo.runtime.files import at_home, open_plain, places, stands
 from agentzoo.runtime.policy.onnx_session import Provider
 from agentzoo.runtime.policy.planners import Changes
 from agentzoo.runtime.policy.policy import Policy
@@ -76,7 +76,7 @@ def pull(
         EnvironmentStringError: if its environment is not one of a registered suite.
     """
     found = fetch(parse(repo_id, revision), NAMES, cache_dir, token)
-    return found if folder is None else _copied(found, Path(folder))
+    return found if folder is None else _copied(found, at_home(folder))
 
 
 def load_policy(
@@ -120,7 +120,7 @@ def locate(where: str | Path, *, serving: bool = False) -> Path:
     Raises:
         RepoNotFoundError: if no folder of the name is here either; others as in `pull`.
     """
-    path = Path(where)
+    path = at_home(where)
     if isinstance(where, Path) or path.exists() or not looks_published(where):
         return path
     try:
@@ -178,7 +178,7 @@ def require_own_folder(path: str | Path) -> None:
     Raises:
         AddressError: saying which of them it lies in.
     """
-    whole = Path(path).expanduser().resolve()
+    whole = at_home(path).resolve()
     for folder in (whole, *whole.parents):
         kind = _kept_in(folder)
         if kind:
@@ -291,7 +291,7 @@ def _online(
 def _require_cached(folder: Path, address: Address, cache_dir: str | Path | None) -> None:
     """The client names folders by what the Hub says; it has to be one in the cache all the same."""
     name = f"models--{address.repo.replace('/', '--')}"
-    home = Path(cache_dir or constants.HF_HUB_CACHE).expanduser() / name / "snapshots"
+    home = at_home(cache_dir or constants.HF_HUB_CACHE) / name / "snapshots"
     if folder.resolve().parent != home.resolve() or not COMMIT.fullmatch(folder.name):
         raise HubError(
             f"the Hub named a folder outside of the cache for {address}: {str(folder)!r:.200}; do "

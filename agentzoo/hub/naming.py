@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from agentzoo.runtime.envs import EnvName
+from agentzoo.runtime.files import at_home
 
 from .errors import AddressError
 
@@ -94,7 +95,7 @@ def looks_published(text: str) -> bool:
 
 def split_folder(text: str) -> tuple[Path, str]:
     """`file:DIR/name` as the folder and the name."""
-    path = Path(text.removeprefix(FILE)).expanduser()
+    path = at_home(text.removeprefix(FILE))
     return path.parent, path.name
 
 

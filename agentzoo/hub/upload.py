@@ -8,6 +8,7 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from agentzoo.runtime.bundle.manifest import MANIFEST
 from agentzoo.runtime.envs import EnvName
 from agentzoo.runtime.errors import BundleError
+from agentzoo.runtime.files import at_home
 
 from .card import write_card
 from .download import endpoint, require_own_folder
@@ -59,7 +60,7 @@ def push(
         HubError: if the Hub refuses or fails.
     """
     require_own_folder(folder)  # the card is written into it
-    package = read_package(Path(folder), without)
+    package = read_package(at_home(folder), without)
     if repo_id.startswith(FILE):
         return str(_to_folder(package, repo_id, license_id))
     address = parse(repo_id)
@@ -107,7 +108,7 @@ def _to_folder(package: Package, repo_id: str, license_id: str) -> Address:
 
 def _place(repo_id: str, package: Package) -> tuple[Path, str]:
     """The folder that is the hub, and the repo's name in it."""
-    root = Path(repo_id.removeprefix(FILE)).expanduser()
+    root = at_home(repo_id.removeprefix(FILE))
     parent, name = split_folder(repo_id)
     if "@" in name:
         raise AddressError(f'cannot push to "{repo_id}": a commit is made, not chosen')

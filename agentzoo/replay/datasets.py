@@ -22,6 +22,7 @@ import numpy as np
 
 from agentzoo.runtime.envs import resolve, settings_of
 from agentzoo.runtime.errors import AgentZooError, DatasetError, MissingExtraError
+from agentzoo.runtime.files import at_home
 from agentzoo.runtime.policy.spaces import (
     action_space,
     action_spec,
@@ -275,7 +276,7 @@ def _minari() -> Any:
 def _folder(name: str | Path) -> Path:
     """Folder of a data set of this name; it may not exist."""
     if isinstance(name, Path) or str(name).startswith((".", "/", "~")):
-        return Path(name).expanduser().absolute()  # the package loses its way from a relative one
+        return at_home(name).absolute()  # the package loses its way from a relative one
     if not ID.fullmatch(str(name)):
         raise DatasetError(
             f'"{name}" is no id of a data set; write (namespace/)name-v0, or a folder as ./{name}'

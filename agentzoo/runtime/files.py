@@ -38,6 +38,18 @@ def stands(path: Path) -> bool:
     return True
 
 
+def at_home(path: str | Path) -> Path:
+    """A user's path with its leading ~ as the home it stands for.
+
+    What starts a program need not be a shell, and shells leave `--out=~/policy` as it is. As with
+    them, `~NAME` stays where nobody is called so.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:  # there is no such home
+        return Path(path)
+
+
 def open_plain(path: Path) -> BufferedReader:
     """A file open for reading, itself and not what a link names.
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from agentzoo.runtime.envs import resolve
 from agentzoo.runtime.errors import ConfigError, nearest
+from agentzoo.runtime.files import at_home
 
 from ..agents.registry import named as registered
 from ..config import setting
@@ -183,7 +184,7 @@ def read_plan(path: Path) -> Plan:
         tasks=tasks,
         seeds=_seeds(path, given),
         steps=_whole(path, given, "steps"),
-        folder=Path(folder).expanduser(),
+        folder=at_home(folder),
         preset=preset,
         settings=settings,
         grid=grid,

@@ -4,6 +4,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from agentzoo.runtime.errors import RunError
+from agentzoo.runtime.files import at_home
 
 from ..agent import Agent
 from ..replay.buffer import ReplayBuffer
@@ -67,7 +68,7 @@ def import_dataset(agent: Agent, name: str | Path, run: str | Path) -> None:
         DatasetError: if the data set is missing, damaged, or of other spaces.
         RunError: if the folder holds a run.
     """
-    folder = Path(run).expanduser()
+    folder = at_home(run)
     if checkpoint.newest(folder / "checkpoints") is not None:
         raise RunError(f"{folder} holds a run already; name another folder")
     agent.take_in(name, folder)

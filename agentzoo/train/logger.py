@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from agentzoo.runtime.errors import MissingExtraError, RunError
+from agentzoo.runtime.files import at_home
 
 from .background import Background
 from .run_folder import read_run_json
@@ -180,7 +181,7 @@ def read_metrics(path: str | Path) -> list[Record]:
     Raises:
         RunError: if there is no such file, or a whole line of it is not a JSON object of numbers.
     """
-    path = Path(path)
+    path = at_home(path)
     path = path / METRICS_FILE if path.is_dir() else path
     if not path.is_file():
         raise RunError(f"there are no metrics at {path}; give a run's folder or its {METRICS_FILE}")

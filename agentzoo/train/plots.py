@@ -9,6 +9,7 @@ import numpy as np
 
 from agentzoo.runtime.errors import AgentZooError, MissingExtraError, RunError
 from agentzoo.runtime.evaluation.statistics import check_comparable
+from agentzoo.runtime.files import at_home
 
 from .logger import Record, read_metrics
 
@@ -233,7 +234,7 @@ def most_changing(values: "Array", most: int = DIMENSIONS) -> list[int]:
 
 def _is_offline(folder: str | Path) -> bool:
     """Whether a run learned from a data set, so that its steps are updates."""
-    path = Path(folder) / "config.json"
+    path = at_home(folder) / "config.json"
     return path.is_file() and "offline" in json.loads(path.read_text(encoding="utf-8"))
 
 
@@ -374,6 +375,7 @@ def _thousands(value: float, _: object = None) -> str:
 
 
 def _save(figure: "Figure", path: str | Path) -> Path:
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    path = at_home(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
-    return Path(path)
+    return path

@@ -51,6 +51,16 @@ def test_a_hub_that_is_there_takes_a_name(folder: Path, root: Path) -> None:
     ]  # fmt: skip
 
 
+def test_a_tilde_is_the_home(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    address = push(f"~/{folder.relative_to(tmp_path)}", "file:~/agents")
+    assert address.startswith(f"file:{tmp_path}/agents/{NAME}@")
+    assert pull(f"file:~/agents/{NAME}", folder="~/mine") == tmp_path / "mine"
+    assert open_folder("~/mine").spec.agent == "Dreamer"
+    assert not Path("~").exists()
+
+
 def test_unchanged_content_makes_no_new_commit(folder: Path, root: Path) -> None:
     first = push(folder, f"file:{root}")
     before = sorted(path.name for path in (root / NAME).iterdir())

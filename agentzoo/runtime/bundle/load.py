@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple, Self, cast
 import numpy as np
 
 from ..errors import BundleError
-from ..files import stands
+from ..files import at_home, stands
 from ..policy.onnx_session import Graph, OnnxStep, Provider, graph_specs, onnx_model
 from ..policy.planners import Changes, PlanStep, as_changes, replanned
 from ..policy.policy import Policy, Step
@@ -101,7 +101,7 @@ def load_policy(
         MissingExtraError: without onnxruntime.
         ProviderError: if CUDA was asked for and is not there.
     """
-    folder = Path(folder)
+    folder = at_home(folder)
     manifest = read_manifest(folder)
     graphs = _open_graphs(folder, manifest, provider, threads)
     spec = manifest.policy if plan is None else replanned(manifest.policy, plan)
@@ -124,7 +124,7 @@ def load_verified(
     Raises:
         BundleError, ConfigError, MissingExtraError, ProviderError: as those two.
     """
-    folder = Path(folder)
+    folder = at_home(folder)
     manifest = read_manifest(folder)
     graphs = _open_graphs(folder, manifest, provider, threads)
     found = judge(graphs, manifest.policy, read_trace_of(folder, manifest))
@@ -205,7 +205,7 @@ def verify(folder: str | Path, *, provider: Provider = "auto", threads: int = 1)
         MissingExtraError: without onnxruntime.
         ProviderError: if CUDA was asked for and is not there.
     """
-    folder = Path(folder)
+    folder = at_home(folder)
     manifest = read_manifest(folder)
     graphs = _open_graphs(folder, manifest, provider, threads)
     found = judge(graphs, manifest.policy, read_trace_of(folder, manifest))
@@ -328,7 +328,7 @@ def inspect(folder: str | Path) -> str:
     Raises:
         BundleError: if the folder does not pass its checks.
     """
-    folder = Path(folder)
+    folder = at_home(folder)
     manifest = read_manifest(folder)
     spec = manifest.policy
     mode = "the distribution's mode" if spec.deterministic else "sampled"

@@ -6,7 +6,7 @@ from pathlib import Path
 from ..bundle.manifest import MANIFEST, RESULTS, UNPLANNED, policy_digest, read_json, read_manifest
 from ..envs import for_evaluation, resolve, settings_of
 from ..errors import BundleError
-from ..files import stands, write_plain
+from ..files import at_home, stands, write_plain
 from ..policy.planners import can_leave_out, replanned
 from ..spec import PolicySpec
 from .rollout import Evaluation, check_episodes
@@ -37,6 +37,7 @@ def write_results(found: Evaluation, path: Path) -> Path:
         BundleError: if the folder is a bundle and the score is not its own, of fewer episodes than
             those that are written there, or a link is in the way.
     """
+    path = at_home(path)
     path = path if path.suffix == ".json" else path / RESULTS
     folder = path.parent
     check_episodes(found)  # what could not be read back is not written

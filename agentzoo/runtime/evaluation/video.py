@@ -10,7 +10,7 @@ from typing import Self
 import numpy as np
 
 from ..errors import ConfigError, MissingExtraError
-from ..files import require_no_link
+from ..files import at_home, require_no_link
 from ..spec import Array
 
 
@@ -32,7 +32,7 @@ class VideoWriter:
             raise MissingExtraError("imageio-ffmpeg", "video")
         if not fps > 0:
             raise ConfigError(f"the film's fps is {fps}, expected a positive number")
-        self.path, self.fps = Path(path), fps
+        self.path, self.fps = at_home(path), fps
         self._shape: tuple[int, ...] = ()
         self._writer: Generator[None, object, None] | None = None
 
@@ -104,7 +104,7 @@ def record(frames: Iterable[Array], path: str | Path, *, fps: float = 30.0) -> P
             film.add(frame)
     if count == 0:
         raise ConfigError(f"{path} was given no frames; a film needs at least one")
-    return Path(path)
+    return at_home(path)
 
 
 def _even(frame: Array) -> Array:

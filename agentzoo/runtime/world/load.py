@@ -8,6 +8,7 @@ import numpy as np
 from ..bundle.load import open_graphs, read_trace_of
 from ..bundle.manifest import read_checked, read_json, read_manifest
 from ..errors import BundleError
+from ..files import at_home
 from ..policy.onnx_session import Provider, graph_specs
 from ..policy.spaces import env_action, raw_observation
 from ..spec import Arrays, PolicySpec
@@ -23,7 +24,7 @@ def has_world(folder: str | Path) -> bool:
     Raises:
         BundleError: if the folder has no manifest.
     """
-    value = read_json(Path(folder) / "manifest.json")
+    value = read_json(at_home(folder) / "manifest.json")
     return isinstance(value, dict) and value.get("world") is not None  # pyright: ignore[reportUnknownMemberType]
 
 
@@ -54,7 +55,7 @@ def load_world(
         world = load_world("walker")
         dream = world.imagine(world.encode(obs), steps=15)
     """
-    folder = Path(folder)
+    folder = at_home(folder)
     manifest = read_manifest(folder)
     if manifest.world is None:
         raise BundleError(
