@@ -1,9 +1,10 @@
-"""Learn a task with SAC or TQC by their own library, for the model-free rows of docs/results.md.
+"""Learn a task by a model-free agent's own library, for those rows of docs/results.md.
 
 python benchmarks/model_free.py sac 'dmc:walker-walk,obs=state,repeat=4' --steps 30000 --seed 0
 
-The library trains with its own defaults (Stable-Baselines3's SAC, sb3-contrib's TQC); steps are
-environment steps, action repeat included, as in our rows, and exploration's first episodes count.
+The library trains with its own defaults (Stable-Baselines3's A2C and SAC, sb3-contrib's QR-DQN and
+TQC); steps are environment steps, action repeat included, as in our rows, and exploration's first
+episodes count. QR-DQN needs a task with a single choice of action, SAC and TQC need numbers.
 The exported bundle plays the 20 episodes that our agents' bundles play. What it leaves lies where
 docs/results/build.py looks: ALGORITHM/TASK@sb3/seedK, and the random policy's score beside it.
 """
@@ -16,8 +17,9 @@ from tempfile import TemporaryDirectory
 
 import gymnasium as gym
 import torch
-from sb3_contrib import TQC
-from stable_baselines3 import SAC
+from gymnasium import spaces
+from sb3_contrib import QRDQN, TQC
+from stable_baselines3 import A2C, SAC
 from stable_baselines3.common.callbacks import BaseCallback
 
 import agentzoo
@@ -28,7 +30,7 @@ from agentzoo.train.logger import Logger
 
 ROOT = Path(__file__).parents[1] / "docs" / "results"
 EPISODES = 20
-ALGORITHMS = {"sac": SAC, "tqc": TQC}
+ALGORITHMS = {"a2c": A2C, "qrdqn": QRDQN, "sac": SAC, "tqc": TQC}
 
 
 class LogEpisodes(BaseCallback):
@@ -48,6 +50,10 @@ class LogEpisodes(BaseCallback):
             self.total = 0.0
         return True
 
+    def _on_training_end(self) -> None:
+        # how far it came: its last bin counts only if it is whole
+        self.lines.write(self.num_timesteps * self.repeat, {"time/episodes": self.episodes})
+
 
 def learn(name: str, env: str, steps: int, seed: int) -> Path:
     """Learn, export, score; the folder of the seed."""
@@ -57,7 +63,8 @@ def learn(name: str, env: str, steps: int, seed: int) -> Path:
     folder = ROOT / name / f"{task}@sb3"
     place = folder / f"seed{seed}"
     made: gym.Env = agentzoo.make_env(env)
-    model = ALGORITHMS[name]("MultiInputPolicy", made, seed=seed, device="cpu")
+    kind = "MultiInputPolicy" if isinstance(made.observation_space, spaces.Dict) else "MlpPolicy"
+    model = ALGORITHMS[name](kind, made, seed=seed, device="cpu")
     with TemporaryDirectory() as scratch:
         with Logger(scratch) as logger:
             model.learn(steps // repeat, callback=LogEpisodes(logger, repeat))

@@ -37,6 +37,8 @@ NAMES = {
     "dreamerv3": "DreamerV3",
     "planet": "PlaNet",
     "tdmpc2": "TD-MPC2",
+    "a2c": "A2C, by Stable-Baselines3",
+    "qrdqn": "QR-DQN, by sb3-contrib",
     "sac": "SAC, by Stable-Baselines3",
     "tqc": "TQC, by sb3-contrib",
 }
