@@ -13,6 +13,7 @@ from agentzoo.cli.plot import named_paths, scales_of
 from agentzoo.runtime.envs import resolve
 from agentzoo.runtime.errors import ConfigError
 from agentzoo.runtime.evaluation.rollout import Evaluation
+from agentzoo.runtime.evaluation.statistics import scored_in
 from agentzoo.train.board import board_table, read_board
 from agentzoo.train.board_plot import board_plot, curve_of, shared
 
@@ -48,6 +49,12 @@ def test_entries_go_by_task_and_agent(tmp_path: Path) -> None:
     assert board.scores("dmc:walker-walk", "A") == [500, 700]
     assert board.scores("dmc:walker-walk", "mine") == [100]
     assert "| dmc:walker-walk | 600 (500 to 700), 2 runs | 100 |" in board_table(board)
+
+
+def test_a_task_is_named_by_the_keys_that_decide_its_score() -> None:
+    assert scored_in(WALKER) == "dmc:walker-walk"
+    assert scored_in("crafter:reward?size=64&repeat=1") == "crafter:reward,max_episode_steps=10000"
+    assert scored_in("") == ""
 
 
 def test_tasks_are_pooled_on_their_scales(tmp_path: Path) -> None:

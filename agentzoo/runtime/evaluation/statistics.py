@@ -243,7 +243,8 @@ def check_comparable(results: Mapping[str, Evaluation]) -> None:
 
 
 def scored_in(env: str) -> str:
-    """The settings of a string that decide a score, apart from how an agent sees and decides."""
+    """An environment string with only the keys that decide a score, not how an agent sees it."""
     settings = settings_of(env) if env else {}
-    deciding = (f"{k}={v}" for k, v in sorted(settings.items()) if k not in AGENTS)
-    return "&".join([EnvName.read(env).head, *deciding])
+    deciding = tuple(f"{k}={v}" for k, v in sorted(settings.items()) if k not in AGENTS)
+    named = EnvName.read(env)
+    return EnvName(named.suite, named.task, deciding).shell
