@@ -10,6 +10,7 @@ import numpy as np
 
 from agentzoo.hub.settings import Settings, read_settings
 from agentzoo.runtime.bundle.manifest import RESULTS, read_json
+from agentzoo.runtime.envs import EnvName
 from agentzoo.runtime.envs.atari_scores import references
 from agentzoo.runtime.errors import ConfigError, RunError
 from agentzoo.runtime.evaluation.results import read_results
@@ -113,8 +114,9 @@ class Board:
         for start, ends in SCALES.items():
             if task.startswith(start):
                 return ends
-        found = references().get(task.partition("&")[0].removeprefix("atari:"))
-        if task.startswith("atari:") and found is not None:
+        named = EnvName.read(task)
+        found = references().get(named.task)
+        if named.suite == "atari" and found is not None:
             return found.random, found.gamer
         return None
 
