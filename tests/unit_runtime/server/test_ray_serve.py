@@ -1,0 +1,92 @@
+"""The application under Ray Serve: two nodes, two replicas, one of them killed under load.
+
+AGENTZOO_RAY_PYTHON names the interpreter; `.ci/ray_tune VENV PYTHON` makes one.
+"""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+VARIABLE = "AGENTZOO_RAY_PYTHON"
+ROOT = Path(__file__).parents[3]
+DRIVER = Path(__file__).with_name("drive_ray_serve.py")
+ALONE = ["unshare", "--net"] if os.geteuid() == 0 else ["unshare", "--net", "--map-root-user"]
+GONE = "the replica that kept this sequence is gone, and the sequence with it: begin another"
+
+
+@pytest.fixture(scope="module")
+def interpreter() -> Path:
+    found = os.environ.get(VARIABLE, "")
+    if not found and not os.environ.get("CI"):
+        pytest.skip(f"set {VARIABLE} to what .ci/ray_tune prints; in CI this is a failure")
+    assert Path(found).is_file(), f"{VARIABLE} is {found!r}, expected an interpreter"
+    return Path(found)
+
+
+@pytest.fixture(scope="module")
+def seen(interpreter: Path, made: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The answers that clients of a cluster saw, in a network of its own."""
+    if not os.environ.get("CI") and subprocess.run([*ALONE, "true"], check=False).returncode:
+        pytest.skip("no network namespace can be made here; in CI this is a failure")
+    home = tmp_path_factory.mktemp("ray")
+    config = home / "two.yaml"
+    text = (ROOT / "examples" / "ray_serve.yaml").read_text(encoding="utf-8")
+    for given, wanted in (("walker=runs/export/walker #", f"a={made} #"), ("cpus: 1", "cpus: 0.8")):
+        assert text.count(given) == 1
+        text = text.replace(given, wanted)
+    config.write_text(text, encoding="utf-8")
+    done = subprocess.run(
+        [*ALONE, str(interpreter), str(DRIVER), str(interpreter.with_name("serve")), str(config),
+         str(made)],
+        cwd=ROOT, capture_output=True, text=True, timeout=500, check=False,
+        env={**os.environ, "HOME": str(home), "PYTHONPATH": str(ROOT),
+             "RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-5000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+pytestmark = pytest.mark.slow
+
+
+def test_sessions_stay_with_their_replicas(seen: Any) -> None:
+    assert seen["nodes"] == 2
+    assert seen["before"].keys() == {"right"}
+
+
+def test_a_killed_replica_loses_its_own_sequences_and_says_so(seen: Any) -> None:
+    lost = [said for was_there, said in seen["sequences"] if was_there]
+    kept = [said for was_there, said in seen["sequences"] if not was_there]
+    assert lost
+    assert all(said.startswith(f"session_lost: {GONE}") for said in lost), lost
+    assert set(kept) == {"right"}
+
+
+def test_a_killed_replica_loses_its_own_websockets_and_says_so(seen: Any) -> None:
+    ended = [said for said in seen["episodes"] if said != "right"]
+    assert 0 < len(ended) < len(seen["episodes"])
+    for said in ended:
+        assert said.startswith("session_lost: ")
+        assert "ended without a goodbye" in said
+        assert "reset and begin an episode" in said
+
+
+def test_no_session_moves_when_a_replica_joins(seen: Any) -> None:
+    assert seen["joining"].keys() == {"right"}
+    assert seen["joined"].keys() == {"right"}
+
+
+def test_stateless_clients_lose_nothing(seen: Any) -> None:
+    answers = dict(seen["load"])
+    again = answers.pop("500: again", 0)  # was under way at the killed replica
+    assert again <= 1
+    assert answers.keys() == {"right"}
+    assert answers["right"] > 20
+
+
+def test_who_lost_a_session_begins_another(seen: Any) -> None:
+    assert seen["begun"].keys() == {"right"}
