@@ -82,6 +82,7 @@ def test_a_pickle_in_the_golden_trace(hub: StandIn, folder: Path, tmp_path: Path
         ({"w": {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}}, "the entry of"),
         ({"w": {"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}}, "do not lie end to end"),
         ({"w": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 8]}}, "the entry of"),
+        ({"w": {"dtype": "F32", "shape": [-1, -2], "data_offsets": [0, 8]}}, "the entry of"),
         ({"w": {"dtype": "PY", "shape": [8], "data_offsets": [0, 8]}}, "the entry of"),
         ({"w": {"dtype": "F32", "shape": [True], "data_offsets": [0, 8]}}, "expected int"),
         ({"w": {"dtype": "PY", "shape": [8], "data_offsets": [8, 0]}}, "the entry of"),

@@ -22,7 +22,7 @@ from agentzoo.runtime.errors import BundleError, SpaceError
 from agentzoo.runtime.printable import printable
 from tests.unit_runtime.bundles import linear, replace
 
-EVIL = "x\x1b[2J\nscore  mean 1000\u202e<script>|`\r\n# Big\n"
+EVIL = "x\x1b[2J\nscore  mean 1000\u202e|`<script>\r\n# Big\n"
 
 
 def said(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:

@@ -282,28 +282,50 @@ def archive(folder: Path, margin: bytes, compression: int = zipfile.ZIP_DEFLATED
 FLOATS = b"{'descr': '<f4', 'fortran_order': False, 'shape': (%s), }\n"
 
 
+NO_ARRAY = r"cannot be read: margin is not a plain array"
+LENGTH = r"holds more or less of margin than it says"
 LIES = {
-    "empty": b"",
-    "no array": b"no array",
-    "64 Gi numbers": plain(FLOATS % b"68719476736,"),
-    "too few numbers": plain(FLOATS % b"12,"),
-    "too many numbers": plain(FLOATS % b"12,", bytes(100)),
-    "no rows": plain(FLOATS % b"0,"),
-    "one number": plain(FLOATS % b"", bytes(4)),
-    "900 digits": plain(FLOATS % (b"9" * 900 + b",")),
-    "deep header": plain(b"(" * 900),
-    "objects": plain(b"{'descr': '|O', 'fortran_order': False, 'shape': (12,), }\n", bytes(96)),
-    "records": plain(
-        b"{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (12,), }\n", bytes(48)
+    "empty": (b"", NO_ARRAY),
+    "no array": (b"no array", NO_ARRAY),
+    "64 Gi numbers": (plain(FLOATS % b"68719476736,"), r"records 68,719,476,736 steps, expected 1"),
+    "too few numbers": (plain(FLOATS % b"12,"), LENGTH),
+    "too many numbers": (plain(FLOATS % b"12,", bytes(100)), LENGTH),
+    "no rows": (plain(FLOATS % b"0,"), r"records 0 steps, expected 1 to 100,000"),
+    "one number": (plain(FLOATS % b"", bytes(4)), r"records 0 steps"),
+    "900 digits": (plain(FLOATS % (b"9" * 900 + b",")), r"records 999,999,.* steps, expected 1"),
+    "deep header": (plain(b"(" * 900), NO_ARRAY),
+    "objects": (
+        plain(b"{'descr': '|O', 'fortran_order': False, 'shape': (12,), }\n", bytes(96)),
+        NO_ARRAY,
     ),
-    "doubles": plain(b"{'descr': '<f8', 'fortran_order': False, 'shape': (12,), }\n", bytes(96)),
+    "records": (
+        plain(b"{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (12,), }\n", bytes(48)),
+        NO_ARRAY,
+    ),
+    "doubles": (
+        plain(b"{'descr': '<f8', 'fortran_order': False, 'shape': (12,), }\n", bytes(96)),
+        r"holds margin of shape \(12,\) and type <f8, expected \(12,\) and <f4 \(float32\)",
+    ),
+    "integers": (  # of the same size, which are no zeros read as floats
+        plain(b"{'descr': '<i4', 'fortran_order': False, 'shape': (12,), }\n", bytes(48)),
+        r"holds margin of shape \(12,\) and type <i4",
+    ),
 }
 
 
-@pytest.mark.parametrize("margin", LIES.values(), ids=LIES)
-def test_a_recording_that_lies_is_one_sentence(folder: Path, margin: bytes) -> None:
+@pytest.mark.parametrize(("margin", "match"), LIES.values(), ids=LIES)
+def test_a_recording_that_lies_is_one_sentence(folder: Path, margin: bytes, match: str) -> None:
     replace(folder, "golden.npz", archive(folder, margin))
-    with pytest.raises(BundleError, match=r"golden\.npz .*; export"):
+    with pytest.raises(BundleError, match=rf"golden\.npz {match}.*; export"):
+        verify(folder)
+
+
+def test_a_recording_that_would_unpack_to_more_than_any_is_not_unpacked(folder: Path) -> None:
+    content = bytearray(archive(folder, plain(FLOATS % b"12,", bytes(48))))
+    name = content.rindex(b"margin.npy")  # in the directory at the end, 46 bytes behind its entry
+    content[name - 22 : name - 18] = struct.pack("<I", 3 << 30)  # the size that it unpacks to
+    replace(folder, "golden.npz", bytes(content))
+    with pytest.raises(BundleError, match=r"golden\.npz unpacks to 3,221,\d+,\d+ bytes, expected"):
         verify(folder)
 
 

@@ -248,10 +248,11 @@ def test_a_source_is_named_by_what_may_be_a_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run = tmp_path / "runs" / "lr=1e-4,seed=0"
     run.mkdir(parents=True)
+    (tmp_path / "lr=3e-4").mkdir()  # which a name could stand in front of
     found = {
         given: (model_settings(given).name, model_settings(given).source)
         for given in (str(run), f"w={run}", "zoo:dreamer-dmc-cartpole-swingup", "w=zoo:x",
-                      "runs/lr=1e-4,seed=0")
+                      "runs/lr=1e-4,seed=0", "lr=3e-4", "/not/here/lr=3e-4/export")
     }  # fmt: skip
     assert found == {
         str(run): ("lr-1e-4-seed-0", str(run)),
@@ -262,6 +263,8 @@ def test_a_source_is_named_by_what_may_be_a_name(tmp_path, monkeypatch):
         ),
         "w=zoo:x": ("w", "zoo:x"),
         "runs/lr=1e-4,seed=0": ("lr-1e-4-seed-0", "runs/lr=1e-4,seed=0"),
+        "lr=3e-4": ("lr-3e-4", "lr=3e-4"),
+        "/not/here/lr=3e-4/export": ("export", "/not/here/lr=3e-4/export"),
     }
 
 
