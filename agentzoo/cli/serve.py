@@ -63,17 +63,12 @@ def serve(
     plan: Plan = None,
 ) -> None:
     """Serve policies to evaluation harnesses: openpi, vla-eval, Open Inference Protocol."""
-    import logging
-
     from agentzoo.runtime.server import ServerSettings, model_settings, read_models
     from agentzoo.runtime.server import serve as run
-    from agentzoo.runtime.server.log_lines import OneLine
 
     from .open_policy import locate
 
-    lines = logging.StreamHandler(sys.stderr)
-    lines.setFormatter(OneLine())
-    logging.basicConfig(level=logging.INFO, handlers=[lines])
+    _log_to_terminal()
     if (config is None) == (not sources):
         raise AgentZooError("name the policies to serve, or a --config models.toml; one of the two")
     limits = {
@@ -104,7 +99,6 @@ def watch(
     max_dreams: Annotated[int, typer.Option(min=1, help="Episodes and dreams at once.")] = 2,
 ) -> None:
     """Show a policy in the browser: its episodes beside its dreams, and a dream to play in."""
-    import logging
     import tempfile
 
     from agentzoo.runtime.server import ServerSettings
@@ -113,9 +107,20 @@ def watch(
     from .open_policy import locate
     from .watch import model_to_watch
 
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    _log_to_terminal()
     with tempfile.TemporaryDirectory(prefix="agentzoo-watch-") as scratch:
         model, found = model_to_watch(source, Path(scratch))
         settings = ServerSettings(port=port, page=True, max_dreams=max_dreams, runs=runs or found)
         typer.echo("open the address below in a browser; Ctrl-C ends it", err=True)
         run([model], settings, locate=locate)
+
+
+def _log_to_terminal() -> None:
+    """Say what the server says, in lines without control characters: names may be a stranger's."""
+    import logging
+
+    from agentzoo.runtime.server.log_lines import OneLine
+
+    lines = logging.StreamHandler(sys.stderr)
+    lines.setFormatter(OneLine())
+    logging.basicConfig(level=logging.INFO, handlers=[lines])

@@ -6,11 +6,12 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from agentzoo.runtime.errors import RunError
+from agentzoo.runtime.errors import ReplayError, RunError
 from agentzoo.train.logger import read_metrics
 from tests.agents.contract import CASES, Keep, assert_same_run
 from tests.train.test_loop import counters, toy
@@ -80,6 +81,15 @@ def test_a_run_without_any_checkpoint_does_not_begin(tmp_path: Path):
     (tmp_path / "checkpoints").write_text("a file where the folder should be")
     with pytest.raises(RunError, match=r"checkpoint 1 cannot be written: .* make room, or let"):
         toy().learn(400, run=tmp_path, progress=False)
+
+
+def test_a_run_asks_before_it_begins_for_room_for_its_checkpoints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=20_000))
+    said = r"replay needs 0\.0 GB .* and 0\.0 GB for checkpoints, but 0\.0 GB are free"
+    with pytest.raises(ReplayError, match=said):  # the rows alone would fit
+        toy().learn(60, run=tmp_path, progress=False)
 
 
 def test_a_last_checkpoint_that_cannot_be_written_says_where_to_go_on(tmp_path: Path):

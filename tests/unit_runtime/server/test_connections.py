@@ -311,14 +311,16 @@ def test_refusals_are_counted_and_logged_with_their_model_and_reason(folder, cap
 def test_a_refused_sequence_start_opens_nothing(folder):
     with serving(folder) as live, Rest(live.http) as rest:
         rest.act(OBS, 1, sequence_start=True)
-        for inputs in (
-            {"observation": OBS[None], "is_first": np.ones(1, np.float32)},
-            {"observation": OBS[None], "deterministic": np.ones(2, bool)},
-            {"observation": OBS[None], "noise_address": np.zeros((1, 3), np.int64)},
-            {"observation": np.zeros((2, 4), np.float32)},
+        for reason, inputs in (
+            ("malformed", {"observation": OBS[None], "is_first": np.ones(1, np.float32)}),
+            ("malformed", {"observation": OBS[None], "deterministic": np.ones(2, bool)}),
+            ("malformed", {"observation": OBS[None], "noise_address": np.zeros((1, 3), np.int64)}),
+            ("malformed", {"observation": np.zeros((2, 4), np.float32)}),
+            ("malformed", {"observation": np.zeros((1, 5), np.float32)}),
+            ("nonfinite", {"observation": OBS[None] * np.nan}),
         ):
             status, body = rest.infer(inputs, sequence_id=2, sequence_start=True)
-            assert (status, body["reason"]) == (400, "malformed")
+            assert (status, body["reason"]) == (400, reason)
             assert len(live.service.sessions) == 1
 
 

@@ -496,6 +496,20 @@ def test_an_image_is_decoded_at_the_size_that_the_policy_reads_and_no_other(bund
         assert np.array_equal(found, wanted)
 
 
+@pytest.mark.parametrize("digits", [15, 30, 400])
+def test_a_timeout_may_have_any_number_of_digits(live, folder, digits):
+    with Rest(live.http) as rest, Openpi(live.ws) as openpi:
+        for parameters in ({}, {"sequence_id": digits, "sequence_start": True}):
+            status, body = rest.infer(
+                {"observation": VECTORS[:1]}, timeout=10**digits, **parameters
+            )
+            assert status == 200, body
+        seconds = 10.0 ** min(digits, 300)
+        found = openpi.ask(observation=VECTORS[0], timeout_s=seconds)["actions"][0]
+        assert np.array_equal(found, expected(folder)[0])
+        assert "actions" in openpi.ask(observation=VECTORS[0], timeout_s=float("inf"))
+
+
 def test_many_values_are_refused_and_the_connection_stays(live, folder):
     many = [[]] * 10_000
     with Openpi(live.ws) as openpi, Vla(live.ws) as vla, Rest(live.http) as rest:
