@@ -86,7 +86,7 @@ def test_a_run_without_any_checkpoint_does_not_begin(tmp_path: Path):
 def test_a_run_asks_before_it_begins_for_room_for_its_checkpoints(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=20_000))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=5_000))
     said = r"replay needs 0\.0 GB .* and 0\.0 GB for checkpoints, but 0\.0 GB are free"
     with pytest.raises(ReplayError, match=said):  # the rows alone would fit
         toy().learn(60, run=tmp_path, progress=False)
