@@ -218,6 +218,7 @@ def test_a_quickstart_without_torch_says_what_to_install(tmp_path: Path):
         "import sys, importlib.util as util\n"
         "found = util.find_spec\n"
         "util.find_spec = lambda name, *a: None if name == 'torch' else found(name, *a)\n"
+        "sys.modules['torch'] = None\n"
         "from agentzoo.cli.main import main\n"
         f"main(['quickstart', '--out', {str(tmp_path / 'demo')!r}])\n"
     )
