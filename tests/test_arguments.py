@@ -70,6 +70,9 @@ def test_what_is_no_environment_is_named(make: Callable[[], Any], said: str):
 def test_functions_that_make_none_or_stand_where_none_may():
     with pytest.raises(ConfigError, match="the function made a int as environment, expected"):
         toy(int)
+    for count in (1, 2):
+        with pytest.raises(ConfigError, match="the function made a int as environment, expected"):
+            Adapter.open(int, count)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="was given a function as environment; give it the env"):
         evaluate(random_policy(Short()), Short, episodes=1)  # type: ignore[arg-type]
 
