@@ -6,6 +6,7 @@ drive_tracker.py wandb|mlflow|trackio FOLDER: run by an interpreter that has the
 import json
 import struct
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -107,6 +108,9 @@ def trackio_kept(folder: Path) -> dict[str, object]:
 if __name__ == "__main__":
     name, place = sys.argv[1], Path(sys.argv[2])
     sitting(name, place, None, 10, 20, 30)
+    ended = int(time.time())
+    while int(time.time()) == ended:  # W&B names a sitting's folder by the second it began in
+        time.sleep(0.02)
     sitting(name, place, 20, 25)
     kept = {"wandb": wandb_kept, "mlflow": mlflow_kept, "trackio": trackio_kept}[name]
     print(json.dumps(kept(place)))
