@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from agentzoo import hub
 from agentzoo.hub.package import EPISODES, VIDEO
-from agentzoo.hub.settings import Library, TrainingRecord
 from agentzoo.runtime import evaluate, load_policy
+from agentzoo.runtime.bundle.agent_config import Library, TrainingRecord
 from agentzoo.runtime.envs.opengl import load_triton
 from agentzoo.runtime.errors import BundleError, ConfigError
 from agentzoo.runtime.evaluation.results import write_results

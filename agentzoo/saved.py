@@ -10,19 +10,17 @@ import numpy as np
 from safetensors import SafetensorError
 from torch import nn
 
-from agentzoo.hub.settings import read_settings as check_settings
-from agentzoo.runtime.bundle.manifest import read_json
+from agentzoo.runtime.bundle.agent_config import CONFIG, FORMAT, read_entries
+from agentzoo.runtime.bundle.agent_config import read_settings as check_settings
 from agentzoo.runtime.bundle.spec_check import check_spaces
 from agentzoo.runtime.errors import BundleError
 from agentzoo.runtime.files import require_no_link, stands
 from agentzoo.runtime.spec import ActionSpec, ObsSpec
-from agentzoo.runtime.strict_json import read_object
 
 from .replay.chunks import write_durably
 from .train.checkpoint import read_tensors, write_tensors
 
-FORMAT = 1
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
+WEIGHTS = "model.safetensors"
 PACKAGES = ("numpy", "torch", "gymnasium")  # whose versions are kept
 
 
@@ -71,10 +69,10 @@ def read_settings(folder: Path) -> dict[str, Any]:
     Raises:
         BundleError: if it is missing, is no agent's, or has a newer format.
     """
-    path = folder / "config.json"
+    path = folder / CONFIG
     if not stands(path):
         raise BundleError(f"{folder} holds no saved agent (no config.json); give save()'s folder")
-    settings: dict[str, Any] = read_object(read_json(path), str(path))
+    settings: dict[str, Any] = read_entries(folder)
     found = settings.get("format")
     if type(found) is not int or found < 1:
         raise BundleError(f"{path} is not a saved agent's config.json: its format is {found!r:.40}")

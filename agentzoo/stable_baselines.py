@@ -16,7 +16,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from agentzoo.hub.settings import Library
+from agentzoo.runtime.bundle.agent_config import Library
 from agentzoo.runtime.envs import make_env, resolve
 from agentzoo.runtime.errors import ConfigError, EnvironmentStringError, SpaceError
 from agentzoo.runtime.policy.spaces import (

@@ -10,7 +10,6 @@ docs/results/build.py looks: ALGORITHM/TASK@sb3/seedK, and the random policy's s
 """
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,8 +23,9 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 import agentzoo
 from agentzoo.publish import FIRST_SEED
-from agentzoo.runtime import Evaluation, evaluate, evaluate_random, load_policy
+from agentzoo.runtime import evaluate, evaluate_random, load_policy
 from agentzoo.runtime.envs import resolve, settings_of
+from agentzoo.runtime.evaluation.results import write_results
 from agentzoo.train.logger import Logger
 
 ROOT = Path(__file__).parents[1] / "docs" / "results"
@@ -73,20 +73,15 @@ def learn(name: str, env: str, steps: int, seed: int) -> Path:
         agentzoo.from_sb3(model, env=env).export(Path(scratch) / "bundle")
         policy = load_policy(Path(scratch) / "bundle")
         score = evaluate(policy, episodes=EPISODES, seed=FIRST_SEED)
-    write(score, place / "results.json")
+    write_results(score, place / "results.json")
     said = f"OMP_NUM_THREADS=1 python benchmarks/model_free.py {name} '{env}'"
     command = f"{said} --steps {steps} --seed {seed}\n"
     (place / "command.txt").write_text(command, encoding="utf-8")
     if not (folder / "random.json").is_file():
         random = evaluate_random(env, episodes=EPISODES, seed=FIRST_SEED)
-        write(random, folder / "random.json")
+        write_results(random, folder / "random.json")
     print(f"{name} {task} seed {seed}: {score.mean:.1f} {score.interval}", flush=True)
     return place
-
-
-def write(score: Evaluation, path: Path) -> None:
-    """Leave a score as build.py reads it."""
-    path.write_text(json.dumps(score.to_json(), indent=1) + "\n", encoding="utf-8")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -1,12 +1,11 @@
 """`agentzoo table`: Atari scores over games, on the scales that papers use, beside the papers'."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-from agentzoo.runtime.bundle.load import RESULTS
-from agentzoo.runtime.bundle.manifest import read_json
+from agentzoo.runtime.bundle.manifest import RESULTS
 from agentzoo.runtime.envs import EnvName, protocol_of, resolve, settings_of
 from agentzoo.runtime.envs.atari_scores import (
     AGGREGATES,
@@ -16,15 +15,15 @@ from agentzoo.runtime.envs.atari_scores import (
     references,
 )
 from agentzoo.runtime.errors import BundleError, ConfigError
+from agentzoo.runtime.evaluation.results import read_results
 from agentzoo.runtime.printable import printable
-from agentzoo.runtime.strict_json import read_fields, read_object
 
 SUITE = "atari:"
 
 
 @dataclass(frozen=True)
 class GameScore:
-    """The fields of one results.json that a table needs.
+    """The parts of one results.json that a table needs.
 
     Attributes:
         agent: class name.
@@ -112,13 +111,10 @@ def read(path: Path) -> GameScore:
         ConfigError: if it is not of an Atari game.
         EnvironmentStringError: if its environment is unknown.
     """
-    entries = read_object(read_json(path), str(path))
-    known = [field.name for field in fields(GameScore)]
-    if missing := [name for name in known if name not in entries]:
-        raise BundleError(f'{path} lacks "{missing[0]}"; write it with agentzoo evaluate --record')
-    score = read_fields(GameScore, {name: entries[name] for name in known}, str(path))
-    if not score.returns:
-        raise BundleError(f"{path} holds no episodes; write it with agentzoo evaluate --record")
+    try:
+        score = read_results(path)
+    except BundleError as error:
+        raise BundleError(f"{path}: {error}") from error
     if not score.env.startswith(SUITE):
         raise ConfigError(
             f'{path} is of "{score.env}", expected a game of {SUITE}; leave it out, since human '

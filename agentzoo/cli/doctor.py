@@ -23,6 +23,7 @@ context = mujoco.GLContext(8, 8)
 context.make_current()
 context.free()
 """
+TESTED_TORCH = (2, 13)  # the newest release that the tests ran with, as in constraints.txt
 _BASE = ("numpy", "gymnasium", "huggingface_hub", "typer")
 
 
@@ -49,6 +50,7 @@ def diagnosis() -> Iterator[tuple[str, str]]:
         if "not installed" in found:
             found += f"; run: {pip_line(extra)}"
         yield f"[{extra}]", found
+    yield "PyTorch", torch_note(version("torch"))
     yield from other_suites()
     yield "OpenGL", opengl() or "rendering works"
     yield "CUDA", cuda()
@@ -101,6 +103,17 @@ def version(module: str) -> str:
         return "not installed"
     names = metadata.packages_distributions().get(module, [module])
     return metadata.version(names[0])
+
+
+def torch_note(found: str) -> str:
+    """Finding about PyTorch's version: one newer than the tested one is allowed, and said."""
+    if found == "not installed":
+        return found
+    release = tuple(int(part) for part in found.split(".")[:2])
+    if release > TESTED_TORCH:
+        tested = ".".join(map(str, TESTED_TORCH))
+        return f"{found} is newer than {tested}, the newest that agentzoo's tests ran with"
+    return found
 
 
 def opengl() -> str:

@@ -10,10 +10,14 @@ import sys
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from agentzoo.runtime.errors import MissingExtraError, RunError
 
 from .doctor import opengl
+
+if TYPE_CHECKING:
+    from agentzoo.runtime import Evaluation
 
 TASK = "dmc:cartpole-swingup,obs=state"
 STEPS = 50_000  # environment steps, repeat included
@@ -206,18 +210,25 @@ def score_apart(paths: Paths, *, video: bool) -> tuple[Score, Score]:
 def score(bundle: str, result: str, video: str | None = None) -> None:
     """Run the bundle and a random policy over the same seeds and write both scores as JSON."""
     from agentzoo.runtime import evaluate, evaluate_random, load_policy
-    from agentzoo.runtime.bundle.load import RESULTS
 
     policy = load_policy(bundle)
     learned = evaluate(policy, episodes=EPISODES, seed=FIRST_SEED, video=video)
     random = evaluate_random(policy.spec.env, episodes=EPISODES, seed=FIRST_SEED)
-    results = Path(bundle) / RESULTS
-    results.write_text(json.dumps(learned.to_json(), indent=1) + "\n", encoding="utf-8")
+    record(learned, Path(bundle))
     scores = {
         name: {"mean": found.mean, "low": found.interval[0], "high": found.interval[1]}
         for name, found in (("learned", learned), ("random", random))
     }
     Path(result).write_text(json.dumps(scores, indent=1))
+
+
+def record(learned: "Evaluation", bundle: Path) -> None:
+    """Write the bundle's score, in place of one that is there."""
+    from agentzoo.runtime.bundle.manifest import RESULTS
+    from agentzoo.runtime.evaluation.results import write_results
+
+    (bundle / RESULTS).unlink(missing_ok=True)  # one of more episodes would be kept
+    write_results(learned, bundle)
 
 
 def draw(paths: Paths, random: Score) -> None:

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from agentzoo.runtime.bundle.agent_config import CONFIG
 from agentzoo.runtime.bundle.manifest import MANIFEST
 from agentzoo.runtime.errors import RunError
 
@@ -33,7 +34,7 @@ def model_to_watch(source: str, scratch: Path) -> "tuple[ModelSettings, Path | N
     if (folder / MANIFEST).is_file():
         return model_settings(f"{name}={folder}"), None
     is_run = (folder / "checkpoints").is_dir()
-    if not is_run and not (folder / "config.json").is_file():
+    if not is_run and not (folder / CONFIG).is_file():
         raise RunError(
             f"{folder} is neither a bundle nor a run nor a saved agent; give a folder that "
             "agentzoo export or agentzoo learn wrote"

@@ -9,6 +9,7 @@ from string import Template
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from agentzoo.runtime.bundle.agent_config import Library, TrainingRecord
 from agentzoo.runtime.envs import EnvName, package_of
 from agentzoo.runtime.errors import BundleError
 from agentzoo.runtime.evaluation.rollout import Evaluation
@@ -18,7 +19,6 @@ from agentzoo.runtime.printable import printable
 
 from .naming import Address
 from .package import CARD, CURVE, LIMITS, VIDEO, Package, check_size
-from .settings import Library, TrainingRecord
 
 TASK = "reinforcement-learning"
 OWN = "<!-- made by agentzoo; remove this line to keep a text of your own -->"

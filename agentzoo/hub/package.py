@@ -12,6 +12,7 @@ from itertools import pairwise
 from math import prod
 from pathlib import Path
 
+from agentzoo.runtime.bundle.agent_config import CONFIG, Settings, read_settings
 from agentzoo.runtime.bundle.manifest import (
     GOLDEN,
     JSON_LIMIT,
@@ -20,7 +21,6 @@ from agentzoo.runtime.bundle.manifest import (
     UNPLANNED,
     Manifest,
     policy_digest,
-    read_json,
     read_manifest,
 )
 from agentzoo.runtime.bundle.onnx_check import check_onnx
@@ -34,8 +34,6 @@ from agentzoo.runtime.policy.planners import replanned
 from agentzoo.runtime.spec import PolicySpec
 from agentzoo.runtime.strict_json import read_fields, read_object
 from agentzoo.runtime.world.signature import DECODE, IMAGINE, TRACE
-
-from .settings import CONFIG, Settings, read_settings
 
 WEIGHTS, CARD = "model.safetensors", "README.md"
 VIDEO, CURVE = "replay.mp4", "learning_curve.png"  # the Hub previews a replay.mp4
@@ -141,7 +139,7 @@ def _unplanned(manifest: Manifest, folder: Path) -> Evaluation | None:
         spec = replanned(manifest.policy, "off")
     except ConfigError as error:
         raise BundleError(f"{path} is of a policy that plans otherwise: {error}") from None
-    results = Evaluation.from_json(read_json(path))
+    results = read_results(path)
     _check_score(results, manifest, spec, path)
     return results
 

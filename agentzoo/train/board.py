@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from agentzoo.hub.settings import Settings, read_settings
-from agentzoo.runtime.bundle.manifest import RESULTS, read_json
+from agentzoo.runtime.bundle.agent_config import CONFIG, Settings, read_settings
+from agentzoo.runtime.bundle.manifest import RESULTS
 from agentzoo.runtime.envs import EnvName
 from agentzoo.runtime.envs.atari_scores import references
 from agentzoo.runtime.errors import ConfigError, RunError
@@ -197,13 +197,10 @@ def _places(path: Path) -> list[Path]:
 
 def _entry(place: Path) -> RunScore:
     folder = place.parent if place.is_file() else place
-    results = None
-    if place.is_file():
-        results = Evaluation.from_json(read_json(place))
-    elif (folder / RESULTS).is_file():
-        results = read_results(folder)
+    has_results = place.is_file() or (folder / RESULTS).is_file()
+    results = read_results(place) if has_results else None
     lines = read_metrics(folder) if place.is_dir() and (folder / METRICS_FILE).is_file() else []
-    settings = read_settings(folder) if lines and (folder / "config.json").is_file() else None
+    settings = read_settings(folder) if lines and (folder / CONFIG).is_file() else None
     if settings is None and results is None:
         raise RunError(
             f"{folder} has a {METRICS_FILE}, and neither config.json nor {RESULTS} that say whose; "

@@ -1,12 +1,12 @@
 """Pictures of a run: the learning curve, and what the model dreams beside what happened."""
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from agentzoo.runtime.bundle.agent_config import CONFIG, read_entries
 from agentzoo.runtime.errors import AgentZooError, MissingExtraError, RunError
 from agentzoo.runtime.evaluation.statistics import check_comparable
 from agentzoo.runtime.files import at_home
@@ -234,8 +234,8 @@ def most_changing(values: "Array", most: int = DIMENSIONS) -> list[int]:
 
 def _is_offline(folder: str | Path) -> bool:
     """Whether a run learned from a data set, so that its steps are updates."""
-    path = at_home(folder) / "config.json"
-    return path.is_file() and "offline" in json.loads(path.read_text(encoding="utf-8"))
+    home = at_home(folder)
+    return (home / CONFIG).is_file() and "offline" in read_entries(home)
 
 
 def _series(runs: Iterable[Sequence[Record]], key: str) -> list[Series]:

@@ -22,6 +22,8 @@ import numpy as np
 import agentzoo
 from agentzoo.runtime import Evaluation, evaluate, evaluate_random, load_policy
 from agentzoo.runtime.envs import EnvName
+from agentzoo.runtime.evaluation.results import read_results, write_results
+from agentzoo.saved import read_settings
 from agentzoo.train.logger import Record, read_metrics
 from agentzoo.train.plots import learning_curve
 
@@ -61,7 +63,7 @@ class Curve(NamedTuple):
 def keep(run: Path) -> Path:
     """Export and score a run; return the folder of its agent and task."""
     agent = agentzoo.load(run, device="cpu")
-    settings = json.loads((run / "config.json").read_text(encoding="utf-8"))
+    settings = read_settings(run)
     task = EnvName.read(agent.env).task
     preset = settings["training"]["preset"]
     variant = "" if preset == "cpu" else f"@{preset}"
@@ -72,12 +74,12 @@ def keep(run: Path) -> Path:
         agent.export(bundle)
         policy = load_policy(bundle)
         score = evaluate(policy, episodes=EPISODES, seed=FIRST_SEED, progress=True)
-    write(score, seed / "results.json")
+    write_results(score, seed / "results.json")
     shutil.copy(run / "metrics.jsonl", seed / "metrics.jsonl")
     (seed / "command.txt").write_text(command(settings, agent.env_steps) + "\n", encoding="utf-8")
     if not (folder / "random.json").is_file():
         random = evaluate_random(agent.env, episodes=EPISODES, seed=FIRST_SEED)
-        write(random, folder / "random.json")
+        write_results(random, folder / "random.json")
     return folder
 
 
@@ -88,16 +90,6 @@ def command(settings: Mapping[str, Any], steps: int) -> str:
     parts += [f"--set {one}" for one in training["overrides"]]
     return " ".join(["OMP_NUM_THREADS=1 agentzoo learn", *parts, f"--steps {steps}",
                      f"--seed {settings['seed']} --run RUN"])  # fmt: skip
-
-
-def write(score: Evaluation, path: Path) -> None:
-    """Leave a score as JSON."""
-    path.write_text(json.dumps(score.to_json(), indent=1) + "\n", encoding="utf-8")
-
-
-def read(path: Path) -> Evaluation:
-    """Read a score that `write` left."""
-    return Evaluation.from_json(json.loads(path.read_text(encoding="utf-8")))
 
 
 def seeds(folder: Path) -> list[Path]:
@@ -185,11 +177,11 @@ def table(folder: Path) -> list[str]:
     """Transitions of one agent and task: each seed's score, steps and minutes, then random's."""
     rows = ["| seed | steps | minutes | score | interval | far above random |"]
     rows += ["|---:|---:|---:|---:|---|---|"]
-    random = read(folder / "random.json")
+    random = read_results(folder / "random.json")
     for path in seeds(folder):
         lines = read_metrics(path)
         minutes = max(record.get("time/wall_s", 0.0) for record in lines) / 60
-        score = read(path / "results.json")
+        score = read_results(path / "results.json")
         before = f"| {path.name.removeprefix('seed')} | {lines[-1]['env_step']:,.0f}"
         far = "yes" if far_above(score, random) else "no"
         rows.append(f"{before} | {minutes:.0f} | {scored(score)} | {far} |")
@@ -210,7 +202,8 @@ def far_above(score: Evaluation, random: Evaluation) -> bool:
 
 def row(folder: Path) -> str:
     """One line of the comparison."""
-    random, runs = read(folder / "random.json"), [read(p / "results.json") for p in seeds(folder)]
+    random = read_results(folder / "random.json")
+    runs = [read_results(path / "results.json") for path in seeds(folder)]
     means, mine, published = [run.mean for run in runs], ours(folder), theirs(folder)
     far = sum(far_above(run, random) for run in runs)
     steps = min(read_metrics(path)[-1]["env_step"] for path in seeds(folder))
@@ -301,7 +294,7 @@ def trial_row(task: str, form: str, path: Path) -> str:
     cells = [f"{bins[step]:.0f}" if step in bins else "" for step in (BIN, 2 * BIN, 3 * BIN)]
     policy = ""
     if scored_at.is_file():
-        score = read(scored_at)
+        score = read_results(scored_at)
         low, high = score.interval
         policy = f"{score.mean:.0f} ({low:.0f} to {high:.0f}) at {lines[-1]['env_step']:,.0f}"
     return f"| {task} | `{form}` | {' | '.join(cells)} | {policy} |"
@@ -312,7 +305,7 @@ def trial_row(task: str, form: str, path: Path) -> str:
 
 def draw(folder: Path) -> None:
     """Evaluation and collection of all seeds, beside random and what was published."""
-    baselines = {"random": read(folder / "random.json").mean}
+    baselines = {"random": read_results(folder / "random.json").mean}
     agent, task = folder.parent.name, task_of(folder)
     finals = PUBLISHED["finals"].get(agent, {})
     if task in finals:
@@ -338,7 +331,9 @@ def draw_all() -> None:
             band(panel, Curve(*(part[here] for part in published)), "0.35", "authors'")
         own = "the library's" if variant_of(folder) == VARIANTS["sb3"] else "ours"
         band(panel, curve, "#1f5fa8", own)
-        panel.axhline(read(folder / "random.json").mean, color="#e08a1e", ls=":", label="random")
+        panel.axhline(
+            read_results(folder / "random.json").mean, color="#e08a1e", ls=":", label="random"
+        )
         panel.set_title(f"{NAMES[folder.parent.name]}, {folder.name}", fontsize="small")
         panel.xaxis.set_major_formatter(lambda step, _: f"{step / 1000:g}k")
         panel.set_ylim(bottom=0)

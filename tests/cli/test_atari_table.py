@@ -137,14 +137,12 @@ def test_what_is_no_atari_result_is_refused(tmp_path: Path) -> None:
         table(given(env="gym:CartPole-v1"))
     with pytest.raises(EnvironmentStringError, match='did you mean "pong"'):
         table(given(env="atari:pongg"))
-    with pytest.raises(BundleError, match="holds no episodes"):
+    with pytest.raises(BundleError, match=r"results\.json: .* lists 0 returns, 1 lengths"):
         table(given(returns=[]))
     with pytest.raises(BundleError, match=r"returns.*expected float"):
         table(given(returns=["many"]))
     path.write_text("{}")
-    with pytest.raises(
-        BundleError, match='lacks "agent"; write it with agentzoo evaluate --record'
-    ):
+    with pytest.raises(BundleError, match=r"results\.json has format None, this version reads 1"):
         table([path])
 
 

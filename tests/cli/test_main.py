@@ -1,5 +1,6 @@
 """The command line: what it says, what it refuses, and what it does without torch."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,10 +9,12 @@ import pytest
 from typer.testing import CliRunner
 
 from agentzoo.cli import main as cli
+from agentzoo.cli.doctor import TESTED_TORCH, torch_note
 from agentzoo.cli.learn import agent_class, settings_of
 from agentzoo.cli.options import steps
 from agentzoo.runtime.errors import AgentZooError
 
+ROOT = Path(__file__).parents[2]
 VERBS = (
     *("quickstart", "learn", "evaluate", "compare", "table", "serve", "export", "inspect"),
     *("verify", "doctor", "push", "pull", "search"),
@@ -98,6 +101,16 @@ def test_doctor_names_versions_extras_and_devices() -> None:
     names = [line.split()[0] for line in result.stdout.splitlines()]
     assert names[:2] == ["agentzoo", "python"]
     assert {"[onnx]", "[train]", "[video]", "[dmc]", "OpenGL", "CUDA"} <= set(names)
+
+
+def test_a_torch_newer_than_the_tested_one_is_named_and_no_more() -> None:
+    tested = re.findall(r"^torch==(\d+)\.(\d+)", (ROOT / "constraints.txt").read_text(), re.M)
+    assert [tuple(map(int, found)) for found in tested] == [TESTED_TORCH]
+    major, minor = TESTED_TORCH
+    assert torch_note(f"{major}.{minor}.0+cpu") == f"{major}.{minor}.0+cpu"
+    note = torch_note(f"{major}.{minor + 1}.2")
+    assert note.startswith(f"{major}.{minor + 1}.2 is newer than {major}.{minor}, ")
+    assert torch_note("not installed") == "not installed"
 
 
 @pytest.mark.parametrize("verb", VERBS)

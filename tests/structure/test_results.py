@@ -37,10 +37,10 @@ def test_each_task_has_its_curve(folder: Path) -> None:
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=named)
 def test_seeds_and_random_played_the_same_episodes(folder: Path) -> None:
-    random = BUILD["read"](folder / "random.json")
+    random = BUILD["read_results"](folder / "random.json")
     assert random.agent == "random"
     for path in BUILD["seeds"](folder):
-        score = BUILD["read"](path / "results.json")
+        score = BUILD["read_results"](path / "results.json")
         assert (score.env, score.seeds) == (random.env, random.seeds)
         assert len(score.seeds) == BUILD["EPISODES"]
 

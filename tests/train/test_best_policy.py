@@ -9,8 +9,8 @@ import torch
 
 from agentzoo.agent import Agent
 from agentzoo.config import configure
-from agentzoo.hub.settings import read_settings
 from agentzoo.publish import FIRST_SEED
+from agentzoo.runtime.bundle.agent_config import read_settings
 from agentzoo.runtime.errors import BundleError, ConfigError
 from agentzoo.train.callbacks import Callback, EvaluationPlan, evaluation_plan
 from agentzoo.train.checkpoint import newest, read_tensors

@@ -27,7 +27,7 @@ from agentzoo.hub import load_policy, pull, push
 from agentzoo.hub.card import write_card
 from agentzoo.hub.naming import parse
 from agentzoo.hub.package import read_package
-from agentzoo.hub.settings import read_settings
+from agentzoo.runtime.bundle.agent_config import read_settings
 from agentzoo.runtime.errors import BundleError, ConfigError, EnvironmentStringError, RunError
 from tests.unit_hub.standin import StandIn
 from tests.unit_runtime.bundles import rename_env, replace

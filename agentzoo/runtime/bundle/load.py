@@ -6,7 +6,7 @@ The format is described in docs/bundle.md.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal, NamedTuple, Self, cast
+from typing import Literal, NamedTuple, Self
 
 import numpy as np
 
@@ -17,7 +17,6 @@ from ..policy.planners import Changes, PlanStep, as_changes, replanned
 from ..policy.policy import Policy, Step
 from ..printable import printable
 from ..spec import Arrays, PlanSpec, PolicySpec
-from ..strict_json import read_object
 from ..world.graphs import open_world_graphs
 from ..world.signature import TRACE, world_graph_specs
 from ..world.trace import read_trace, replay_dream
@@ -30,7 +29,6 @@ from .manifest import (
     Manifest,
     policy_digest,
     read_checked,
-    read_json,
     read_manifest,
 )
 from .onnx_check import check_onnx
@@ -359,11 +357,13 @@ def _score(folder: Path, name: str) -> str:
     path = folder / name
     if not stands(path):
         return "not evaluated yet"
-    results = read_object(read_json(path), name)
-    returns, mean = results.get("returns"), results.get("mean")
-    if not isinstance(returns, list) or type(mean) not in (int, float):
+    from ..evaluation.results import read_results
+
+    try:
+        results = read_results(path)
+    except BundleError:
         return f"{name} is ill-formed; evaluate the policy again"
-    return f"mean {mean:.2f} over {len(cast('list[object]', returns))} episodes"
+    return f"mean {results.mean:.2f} over {len(results.returns)} episodes"
 
 
 def _open_graphs(

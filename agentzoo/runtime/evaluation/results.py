@@ -12,13 +12,13 @@ from ..spec import PolicySpec
 from .rollout import Evaluation, check_episodes
 
 
-def read_results(folder: Path) -> Evaluation:
-    """The evaluation in a bundle's folder.
+def read_results(path: Path) -> Evaluation:
+    """The evaluation in a file that ends in .json, or in a folder's `results.json`.
 
     Raises:
         BundleError: if there is none, or it is ill-formed.
     """
-    return Evaluation.from_json(read_json(folder / RESULTS))
+    return Evaluation.from_json(read_json(path if path.suffix == ".json" else path / RESULTS))
 
 
 def write_results(found: Evaluation, path: Path) -> Path:
@@ -90,7 +90,7 @@ def _require_no_fewer(found: Evaluation, path: Path) -> None:
     if not stands(path):
         return
     try:
-        there = Evaluation.from_json(read_json(path))
+        there = read_results(path)
     except BundleError:  # ill-formed, or of an older format: nothing that is worth keeping
         return
     same = (there.policy_sha256, there.deterministic) == (found.policy_sha256, found.deterministic)

@@ -9,12 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
-METRICS, CONFIG = "metrics.jsonl", "config.json"
+from ...bundle.agent_config import read_entries
+from ...errors import BundleError
+
+METRICS = "metrics.jsonl"
 DEPTH = 3  # folders below the given one
 MOST_RUNS = 64
 MOST_POINTS = 500  # of a curve; longer ones are thinned out
 MOST_BYTES = 64 << 20  # of one file that are read
-CONFIG_BYTES = 4 << 20
 
 
 @dataclass
@@ -58,18 +60,13 @@ class RunCurves:
             self._take(line)
 
     def _describe(self) -> None:
-        path = self.folder / CONFIG
-        if not path.is_file() or path.stat().st_size > CONFIG_BYTES:
-            return
         try:
-            value = json.loads(path.read_bytes())
-        except (ValueError, RecursionError):
-            return  # being written
-        if isinstance(value, dict):
-            entries = cast("dict[str, object]", value)
-            self.agent, self.env, self.seed = (
-                str(entries.get(name, ""))[:200] for name in ("agent", "env", "seed")
-            )
+            entries = read_entries(self.folder)
+        except BundleError:
+            return  # being written, or too large
+        self.agent, self.env, self.seed = (
+            str(entries.get(name, ""))[:200] for name in ("agent", "env", "seed")
+        )
 
     def _take(self, line: bytes) -> None:
         try:

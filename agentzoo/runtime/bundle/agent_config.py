@@ -1,14 +1,14 @@
-"""config.json of a published agent: who it is, and how it was trained."""
+"""config.json of an agent: its class, environment and spaces, and how it was trained."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from agentzoo.runtime.bundle.manifest import read_json
-from agentzoo.runtime.errors import BundleError
-from agentzoo.runtime.spec import ActionSpec, ObsSpec
-from agentzoo.runtime.strict_json import read_fields, read_object
+from ..errors import BundleError
+from ..spec import ActionSpec, ObsSpec
+from ..strict_json import read_fields, read_object
+from .manifest import read_json
 
 CONFIG, FORMAT = "config.json", 1
 
@@ -120,6 +120,15 @@ class Settings:
     offline: OfflineRecord | None = None
 
 
+def read_entries(folder: Path) -> dict[str, object]:
+    """The entries of config.json, as they stand; a run's folder and a checkpoint have one, too.
+
+    Raises:
+        BundleError: if it is missing, or no JSON object.
+    """
+    return read_object(read_json(folder / CONFIG), str(folder / CONFIG))
+
+
 def read_settings(folder: Path) -> Settings:
     """Read config.json, strictly where it is read.
 
@@ -127,7 +136,7 @@ def read_settings(folder: Path) -> Settings:
         BundleError: if it is missing, no JSON, of a newer format, or a field is not what it has to
             be.
     """
-    value = read_object(read_json(folder / CONFIG), CONFIG)
+    value = read_entries(folder)
     found = value.get("format")
     if type(found) is not int or not 1 <= found <= FORMAT:
         raise BundleError(
