@@ -66,8 +66,8 @@ class Zoomed(NamedTuple):
         return shrunk(_bytes(255 * self.map[..., None]), size)
 
 
-class Late(NamedTuple):
-    """The knowledge of an earlier row, `interval` rows before this one."""
+class DelayedReward(NamedTuple):
+    """The reward that closes an earlier transition, `interval` transitions before this one."""
 
     interval: int
     accumulated: float  # G', an average
@@ -91,7 +91,7 @@ class Seen(NamedTuple):
     zoomed: Zoomed | None
     zoomed_intrinsic: float
     jump: bool
-    closed: list[Late]
+    closed: list[DelayedReward]
 
 
 def attempt(map_: Array, rules: Rules, jumps: RunningStatistics) -> tuple[Region, Window] | None:
@@ -161,7 +161,7 @@ class EpisodeViews:
         scores.add(score)
         paid = intrinsic_reward(score, self.before, self.rules.gate)
         zoomed = self._zoomed(map_, frame, jumps, score + STDS * scores.std)
-        closed = [self._late(each) for each in self.pending.close(score, len(self.rewards))]
+        closed = [self._delayed(each) for each in self.pending.close(score, len(self.rewards))]
         zoomed_paid = 0.0
         if zoomed is not None:
             gated = self.rules.gate == "gated"
@@ -201,9 +201,11 @@ class EpisodeViews:
         central = is_central(region, gaussian_prior(*looked))
         return Zoomed(picture, seen, score, central, window)
 
-    def _late(self, pair: Closed) -> Late:
+    def _delayed(self, pair: Closed) -> DelayedReward:
         between = self.rewards[pair.row + 1 : pair.row + pair.interval]
-        return Late(pair.interval, average_reward(between, self.rules.discount), pair.is_reached)
+        return DelayedReward(
+            pair.interval, average_reward(between, self.rules.discount), pair.is_reached
+        )
 
 
 def require_frame(frame: Array | None, map_: Array) -> Array:

@@ -1,6 +1,7 @@
-"""Recipes open with their losses; a file of a run or a bundle has one reader and one writer."""
+"""Recipes open with their losses, kernels name their plain forms, files have one reader."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,18 @@ def test_configuration_and_presets_stand_last() -> None:
         configs = [name for name in classes if name.endswith("Config")]
         if configs:  # the agent, and nothing else, comes after it
             assert len(classes) - classes.index(configs[0]) == 2, path.name
+
+
+@pytest.mark.parametrize(
+    "path",
+    [p for p in sorted((ROOT / "agentzoo/blocks/fast").glob("*.py")) if p.stem != "__init__"],
+    ids=lambda path: path.stem,
+)
+def test_each_kernel_names_its_plain_form(path: Path) -> None:
+    text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    assert re.search(r"^Plain form: \S", text, re.M)
+    table = (path.parent / "__init__.py").read_text(encoding="utf-8")
+    assert f"| `{path.stem}." in table
 
 
 def handled(code: str, file: str) -> list[int]:

@@ -1,5 +1,7 @@
 """Scalar networks on many states, differentiated while they are evaluated.
 
+Plain form: the MLP on detached weights or features, differentiated by autograd.
+
 A network with one output has one gradient per input row, its slope, and whatever is made of the
 output later only scales that row's slope by one number. So the backward sweep through the layers
 can be taken at once, a few rows at a time while they are in the cache, and one sweep serves two

@@ -1,5 +1,7 @@
 """DreamerV3's filtering loop with a gradient by hand.
 
+Plain form: `RSSM.observe`, whose gradient is autograd's.
+
 What a step keeps for its gradient is one number for each of its results: how it moves with what
 made it. So the sweep back through time multiplies, and what is slow about small steps happens
 before and after it, for all of them at once: the derivatives of norms, gates and softmax, and each
