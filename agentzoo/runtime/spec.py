@@ -30,7 +30,7 @@ class TensorSpec:
 class ColumnSpec:
     """One replay column an algorithm adds to the standard ones.
 
-    `mutable` columns may be written after their row was stored (latents, late rewards).
+    `mutable` columns may be written after their transition was stored (latents, late rewards).
     """
 
     shape: tuple[int, ...] = ()
@@ -48,7 +48,7 @@ MEMORY = "plan"  # the carry's entry in which a planner keeps its plan (H, A)
 
 @dataclass(frozen=True, kw_only=True)
 class NoiseSpec:
-    """One noise tensor a step consumes: its shape per row, its kind and what it is for.
+    """One noise tensor a step consumes: its shape per batch element, its kind and what it is for.
 
     Roles: `latent`, `action` and `dequantise` go into the step graph. The following are a
     planner's; their shape here is without the leading axes that the planner's settings say

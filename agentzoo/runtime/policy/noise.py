@@ -1,8 +1,8 @@
-"""Noise with an address: the same (seed, row, step) always gives the same numbers.
+"""Noise with an address: the same (seed, environment, step) always gives the same numbers.
 
 A counter-based generator (Philox 4x64, Salmon et al. 2011) is keyed by the session's seed and its
-row, and started at a counter made of the step and the tensor's position. Nothing is consumed, so
-whoever else draws, in whatever order, changes nothing.
+environment, and started at a counter made of the step and the tensor's position. Nothing is
+consumed, so whoever else draws, in whatever order, changes nothing.
 """
 
 import threading
@@ -17,9 +17,9 @@ from ..spec import PLANNED, Array, Arrays, NoiseSpec, PlanSpec
 MASK = (1 << 64) - 1
 
 
-def generator(seed: int, row: int, step: int, tensor: int = 0) -> np.random.Generator:
+def generator(seed: int, env: int, step: int, tensor: int = 0) -> np.random.Generator:
     """The generator at an address; `tensor` separates the noise tensors of one step."""
-    key = np.array([seed & MASK, row & MASK], np.uint64)
+    key = np.array([seed & MASK, env & MASK], np.uint64)
     # the low word counts the blocks drawn here; the higher ones are ours
     counter = np.array([0, step & MASK, tensor, 0], np.uint64)
     return np.random.Generator(np.random.Philox(key=key, counter=counter))
@@ -45,21 +45,21 @@ def with_plan_axes(
 
 
 def draw(specs: Mapping[str, NoiseSpec], address: Array | Sequence[Sequence[int]]) -> Arrays:
-    """Noise for a batch of rows.
+    """Noise for a batch.
 
     Args:
         specs: noise tensors by name; a tensor's position is its place in this mapping.
-        address: (B, 3) integers, each row's (seed, row, step).
+        address: (B, 3) integers, each element's (seed, environment, step).
 
     Returns:
         name -> (B, *shape) float32.
     """
-    rows = cast("list[tuple[int, int, int]]", np.asarray(address).tolist())
+    addresses = cast("list[tuple[int, int, int]]", np.asarray(address).tolist())
     noise: Arrays = {}
     for tensor, (name, spec) in enumerate(specs.items()):
-        noise[name] = np.empty((len(rows), *spec.shape), np.float32)
-        for i, row in enumerate(rows):
-            _fill(_scratch.at(*row, tensor), spec, noise[name][i, ...])
+        noise[name] = np.empty((len(addresses), *spec.shape), np.float32)
+        for i, one in enumerate(addresses):
+            _fill(_scratch.at(*one, tensor), spec, noise[name][i, ...])
     return noise
 
 
@@ -77,12 +77,12 @@ class _Scratch(threading.local):
         self.bits = np.random.Philox(key=0)
         self.rng = np.random.Generator(self.bits)
 
-    def at(self, seed: int, row: int, step: int, tensor: int) -> np.random.Generator:
+    def at(self, seed: int, env: int, step: int, tensor: int) -> np.random.Generator:
         """The same numbers as `generator` at that address."""
         # of plain numbers: those of an array are unpacked one by one, which takes twice as long
         state: Any = {
             "bit_generator": "Philox",
-            "state": {"counter": (0, step & MASK, tensor, 0), "key": (seed & MASK, row & MASK)},
+            "state": {"counter": (0, step & MASK, tensor, 0), "key": (seed & MASK, env & MASK)},
             "buffer": (0, 0, 0, 0),
             "buffer_pos": 4,  # used up: the next number opens a fresh block
             "has_uint32": 0,

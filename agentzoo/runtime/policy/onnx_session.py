@@ -111,7 +111,7 @@ def graph_specs(spec: PolicySpec) -> dict[str, GraphSpec]:
 
 
 def _planned(spec: PolicySpec, state_in: Ports, state_out: Ports) -> dict[str, GraphSpec]:
-    """The graphs of a planner: rows are candidates, so its settings are in no graph's shape."""
+    """The graphs of a planner: they take candidates as a batch, so no shape holds its settings."""
     assert spec.plan is not None, spec.agent
     heads = spec.plan.heads
     action = single("action", (spec.action.size,), "float32")
@@ -289,12 +289,13 @@ class Graph:
         feeds = {name: values[role][key] for name, role, key in self._inputs}
         with self._said_plainly():
             outputs = self._session.run(self._outputs, feeds)
-        rows = (len(next(iter(feeds.values()))),)
+        batch = (len(next(iter(feeds.values()))),)
         for name, array, shape in zip(self._outputs, outputs, self._shapes, strict=True):
-            if array.shape != rows + shape:
+            if array.shape != batch + shape:
                 raise BundleError(
-                    f"{self.file} gave {name} of shape {array.shape} for {rows[0]} rows, expected "
-                    f"{rows + shape}; its rows are not independent: export the policy again"
+                    f"{self.file} gave {name} of shape {array.shape} for a batch of {batch[0]}, "
+                    f"expected {batch + shape}; its batch elements are not independent: export the "
+                    "policy again"
                 )
         return dict(zip(self._keys, outputs, strict=True))
 
@@ -307,9 +308,9 @@ class Graph:
                 f"onnxruntime cannot run {self.file}: {_first_line(error)}; export the policy again"
             ) from error
 
-    def buffer(self, port: Port, rows: int) -> Buffer:
-        """Memory for a tensor of `rows` rows where the graph runs; zeros."""
-        zeros = np.zeros((rows, *port.shape), port.dtype)
+    def buffer(self, port: Port, batch: int) -> Buffer:
+        """Memory for a tensor of `batch` elements where the graph runs; zeros."""
+        zeros = np.zeros((batch, *port.shape), port.dtype)
         kind = zeros.dtype.type
         made: Buffer = _onnxruntime().OrtValue.ortvalue_from_shape_and_type(
             list(zeros.shape), kind, self.provider, 0

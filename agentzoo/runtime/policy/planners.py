@@ -39,7 +39,7 @@ Changes = Mapping[str, int | float]
 
 
 class ImaginedStep(NamedTuple):
-    """One imagined step of N rows: the next carry, the reward (N,), and whether life goes on.
+    """One imagined step of N candidates: the next carry, the reward (N,), and whether life goes on.
 
     `cont` is (N,), the probability that the episode goes on; None where a model does not say.
     """
@@ -138,7 +138,7 @@ def decide(
     deterministic: Array,
     memory: Array | None,
 ) -> tuple[Array, Array | None]:
-    """The action of each row by the planner that `spec` names, and the plan it remembers.
+    """The action of each batch element by the planner that `spec` names, and the plan it remembers.
 
     Args:
         search: scores and proposes action sequences.
@@ -159,7 +159,7 @@ def decide(
 
 
 def cem(search: Search, spec: CEMSpec, size: int, draws: Draws) -> Array:
-    """The first action of the mean of the best plans found, for each row on its own.
+    """The first action of the mean of the best plans found, for each batch element on its own.
 
     Starts from a standard normal over action sequences at every decision, without memory of the
     plan before. The elites' spread is their population standard deviation; proposals are clipped
@@ -193,7 +193,7 @@ def cem(search: Search, spec: CEMSpec, size: int, draws: Draws) -> Array:
 def mppi(
     search: Search, spec: MPPISpec, size: int, draws: Draws, deterministic: Array, memory: Array
 ) -> tuple[Array, Array]:
-    """An action of one of the best plans, drawn by their returns, for each row on its own.
+    """An action of one of the best plans, drawn by their returns, for each element on its own.
 
     The mean starts from the plan before, one step on, the spread from `max_std`. Of the candidates
     of each iteration the first `proposals` are the policy's, the same ones every time. Mean and

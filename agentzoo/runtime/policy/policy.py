@@ -18,12 +18,12 @@ from .noise import draw, with_plan_axes
 from .spaces import Observation, encode, is_batched
 
 SEEDS = 1 << 63  # seeds fit a signed 64-bit address
-NEXT_STEP = np.array([0, 0, 1])  # (seed, row, step)
+NEXT_STEP = np.array([0, 0, 1])  # (seed, environment, step)
 ONE = {flag: np.array([flag]) for flag in (False, True)}  # a batch of one, made once
 
 
 class Step(Protocol):
-    """One acting step of B rows: pure, resets where is_first, never looks across rows."""
+    """One acting step of a batch: pure, resets where is_first, each element by itself."""
 
     def __call__(
         self, carry: Arrays, obs: Arrays, noise: Arrays, deterministic: Array, /
@@ -48,24 +48,24 @@ class PolicyState:
 
     Attributes:
         carry: name -> (B, *shape).
-        address: (B, 3) int64, each row's noise address (seed, row, step).
+        address: (B, 3) int64, noise addresses (seed, environment, step).
     """
 
     carry: Arrays
     address: Array
 
     def __len__(self) -> int:
-        """B, the number of rows."""
+        """B, the number of batch elements."""
         return len(self.address)
 
     def row(self, i: int) -> "PolicyState":
-        """One row, still with its axis B."""
+        """The state of one batch element, still with its axis B."""
         carry = {name: array[i : i + 1] for name, array in self.carry.items()}
         return PolicyState(carry, self.address[i : i + 1])
 
     @staticmethod
     def joined(states: "Sequence[PolicyState]") -> "PolicyState":
-        """The rows of several states as one."""
+        """Several states as one, along their axis B."""
         if len(states) == 1:
             return states[0]
         address = np.concatenate([one.address for one in states])
@@ -129,8 +129,8 @@ class Policy:
         }
 
     def start(self, batch: int) -> PolicyState:
-        """The state `predict` starts from: row i draws noise at (seed, i, 0), (seed, i, 1), ..."""
-        address = [(self.seed, row, 0) for row in range(batch)]
+        """The state `predict` starts from: element i has noise (seed, i, 0), ..."""
+        address = [(self.seed, i, 0) for i in range(batch)]
         return PolicyState(self.initial(batch), np.array(address, np.int64).reshape(-1, 3))
 
     def reset(self) -> None:
@@ -184,7 +184,7 @@ class Policy:
         Args:
             observation: raw observations, with or without a batch axis B in front.
             state: what the call before gave; None starts anew from the policy's seed.
-            episode_start: (B,) bool, whether each row's observation is its episode's first. None
+            episode_start: (B,) bool, whether each observation is its episode's first. None
                 means all are if `state` is None, else none is.
             deterministic: whether actions are the distribution's mode, as in Stable-Baselines
                 sampled unless said otherwise; None is the paper's evaluation protocol.
@@ -195,7 +195,7 @@ class Policy:
 
         Raises:
             ObservationError: if the observation is not what the spec says, or differs from `state`
-                or `episode_start` in its number of rows.
+                or `episode_start` in its batch size.
         """
         batched = is_batched(self.spec.obs, observation)
         obs = encode(self.spec.obs, observation, batched=batched)
@@ -210,7 +210,7 @@ class Policy:
             )
         if not len(state) == len(is_first) == batch:
             raise ObservationError(
-                f"the observation has {batch} rows, the state {len(state)}, episode_start "
+                f"the observation has batch size {batch}, the state {len(state)}, episode_start "
                 f"{len(is_first)}; pass as many of each, and the state that this batch had"
             )
         modes = np.full(batch, self._mode(deterministic))
@@ -253,18 +253,18 @@ class Policy:
     def advance(
         self, obs: Arrays, is_first: Array, state: PolicyState, deterministic: Array
     ) -> tuple[Array, PolicyState]:
-        """One step of B rows: draws the noise of their addresses and calls the acting step.
+        """One step of a batch: draws the noise of their addresses and calls the acting step.
 
         Reads and changes nothing of the session, so several threads may call it.
 
         Args:
             obs: key -> (B, *shape) as `spaces.encode` gives them.
             is_first: (B,) bool.
-            state: of the B rows.
+            state: of the batch elements.
             deterministic: (B,) bool.
 
         Returns:
-            The environment's own actions (B, *action.shape), and the rows' next state.
+            The environment's own actions (B, *action.shape), and the next state.
         """
         noise = draw(self._noise, state.address)
         carry, action = self.step(state.carry, {**obs, "is_first": is_first}, noise, deterministic)
@@ -282,8 +282,8 @@ def flags(values: Sequence[bool]) -> Array:
     return ONE[values[0]] if len(values) == 1 else np.array(values)
 
 
-def stack(rows: Sequence[Arrays]) -> Arrays:
-    """Arrays of several rows, name by name, joined along their first axis."""
-    if len(rows) == 1:
-        return rows[0]
-    return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+def stack(parts: Sequence[Arrays]) -> Arrays:
+    """Arrays of several batches, name by name, joined along their first axis."""
+    if len(parts) == 1:
+        return parts[0]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

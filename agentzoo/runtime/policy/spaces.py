@@ -48,7 +48,7 @@ def observation_specs(space: gym.Space[object]) -> dict[str, ObsSpec]:
 
     Raises:
         SpaceError: if the space is of another kind, empty, may be an image or numbers, or uses a
-            key that rows need themselves.
+            key that transitions need themselves.
     """
     if not isinstance(space, spaces.Dict):
         return {BARE: _obs_spec(BARE, space)}
@@ -63,7 +63,7 @@ def _key(key: object) -> str:
         raise SpaceError(f"the observation key {key!r} is not a name; use a non-empty string")
     if key in RESERVED:
         raise SpaceError(
-            f'the observation key "{key}" is taken by the rows an agent stores; rename it with '
+            f'the observation key "{key}" is taken by stored transitions; rename it with '
             "gymnasium.wrappers.TransformObservation"
         )
     return key
@@ -325,9 +325,7 @@ def encode(specs: Mapping[str, ObsSpec], observation: Observation, *, batched: b
     sizes = {len(array) for array in encoded.values()}
     if len(sizes) != 1:
         lengths = ", ".join(f'"{key}" has {len(array)}' for key, array in encoded.items())
-        raise ObservationError(
-            f"the observations differ in batch size: {lengths} rows; give as many"
-        )
+        raise ObservationError(f"the observations differ in batch size: {lengths}; give as many")
     return encoded
 
 
@@ -374,7 +372,9 @@ def _encode(key: str, spec: ObsSpec, value: ArrayLike, batched: bool) -> Array:
     if shape != spec.source or (batched and array.ndim == 0):
         raise _wrong_shape(key, spec, array, batched)
     if array.size == 0:
-        raise ObservationError(f'the observation "{key}" is an empty batch; give at least one row')
+        raise ObservationError(
+            f'the observation "{key}" is an empty batch; give at least one observation'
+        )
     if spec.kind == "image":
         return _image(key, spec, array)
     if spec.kind == "vector":
@@ -385,19 +385,19 @@ def _encode(key: str, spec: ObsSpec, value: ArrayLike, batched: bool) -> Array:
 def _array(key: str, value: ArrayLike) -> Array:
     try:
         return np.asarray(value)
-    except ValueError as error:  # rows of unequal length
+    except ValueError as error:  # elements of unequal shape
         raise ObservationError(
             f'the observation "{key}" cannot be made an array ({error}); pass a numpy array'
         ) from error
 
 
 def _wrong_shape(key: str, spec: ObsSpec, array: Array, batched: bool) -> ObservationError:
-    row = ", ".join(map(str, spec.source))
-    expected = (f"(batch, {row})" if row else "(batch,)") if batched else str(spec.source)
+    shape = ", ".join(map(str, spec.source))
+    expected = (f"(batch, {shape})" if shape else "(batch,)") if batched else str(spec.source)
     if array.shape == spec.source:
         mend = "add a batch axis in front: observation[None]"
     elif array.shape[1:] == spec.source:
-        mend = "take one row of the batch"
+        mend = "take one element of the batch"
     elif spec.kind == "image" and sorted(array.shape[-len(spec.source) :]) == sorted(spec.source):
         mend = "move the axes: images are (height, width, channels)"
     else:

@@ -29,11 +29,11 @@ from .signature import WorldSpec, latent_tensors
 
 Chooser = Callable[
     [PolicyState], ArrayLike
-]  # a state of B rows -> the environment's actions (B, ...)
+]  # a state of a batch -> the environment's actions (B, ...)
 
 
 class WorldFunctions(Protocol):
-    """The computations of a world model: pure functions of B rows in numpy.
+    """The computations of a world model: pure functions of a batch in numpy.
 
     A carry holds the state's tensors and, where `world.acts`, the policy's action in that state
     under `prev_action`, in model units.
@@ -148,8 +148,8 @@ class Start:
 class World:
     """A world model.
 
-    Shapes: B rows, H imagined steps. States are `predict`'s: a carry and a noise address for each
-    row. Actions are the environment's own, as `act` gives them.
+    Shapes: B batch elements, H imagined steps. States are `predict`'s: a carry and a noise address
+    for each element. Actions are the environment's own, as `act` gives them.
 
     Attributes:
         spec: what the agent reads, keeps, draws and gives.
@@ -203,16 +203,16 @@ class World:
 
     @property
     def latent_size(self) -> int:
-        """F, the length of a row of `features`."""
+        """F, the size of a state's `features`."""
         return sum(int(np.prod(one.shape)) for one in latent_tensors(self.spec).values())
 
     def start(self, batch: int = 1, *, seed: int | None = None) -> PolicyState:
-        """The state before any observation: row i draws at (seed, i, 0), (seed, i, 1), ..."""
+        """The state before any observation: element i draws at (seed, i, 0), (seed, i, 1), ..."""
         seed = self.seed if seed is None else seed
         if not 0 <= seed < SEEDS:
             raise ConfigError(f"the seed is {seed}, expected 0 <= seed < 2**63; pass another")
         carry = {k: np.zeros((batch, *s.shape), s.dtype) for k, s in self.spec.carry.items()}
-        address = [(seed, row, 0) for row in range(batch)]
+        address = [(seed, i, 0) for i in range(batch)]
         return PolicyState(carry, np.array(address, np.int64).reshape(-1, 3))
 
     def starts(self) -> Sequence[Start]:
@@ -233,34 +233,34 @@ class World:
         episode_start: ArrayLike | None = None,
         deterministic: bool | None = None,
     ) -> PolicyState:
-        """The state after one more observation of each row.
+        """The state after one more observation of each batch element.
 
         Args:
             obs: observations as the environment gives them, (B, ...), or one without the axis B.
             state: the state before; None begins episodes.
             actions: (B, *action.shape) that led here from `state`; None means those of the policy.
-            episode_start: (B,) bool, whether a row begins an episode; None means all do if
+            episode_start: (B,) bool, whether an element begins an episode; None means all do if
                 `state` is None, else none does.
             deterministic: whether the action that the policy would take here is the mode.
 
         Returns:
-            A state of B rows, one where `obs` has no axis B.
+            A state of the batch, of one element where `obs` has no axis B.
 
         Raises:
-            ObservationError: if the observation is not what the spec says, or rows differ in
+            ObservationError: if the observation is not what the spec says, or batch sizes differ in
                 number.
             SpaceError: if an action is out of the action space.
         """
         batched = is_batched(self.spec.obs, obs)
-        rows = encode(self.spec.obs, obs, batched=batched)
-        batch = len(next(iter(rows.values())))
+        encoded = encode(self.spec.obs, obs, batched=batched)
+        batch = len(next(iter(encoded.values())))
         if episode_start is None:
             episode_start = np.full(batch, state is None)
         first = np.array(episode_start, bool).reshape(-1)
         state = self.start(batch) if state is None else state
         if not len(state) == len(first) == batch:
             raise ObservationError(
-                f"the observation has {batch} rows, the state {len(state)}, episode_start "
+                f"the observation has batch size {batch}, the state {len(state)}, episode_start "
                 f"{len(first)}; pass as many of each"
             )
         carry = dict(state.carry)
@@ -275,7 +275,7 @@ class World:
             )
         noise = draw(self._seen, state.address)
         mode = np.full(batch, self._mode(deterministic))
-        carry = self.model.observe(carry, {**rows, "is_first": first}, noise, mode)
+        carry = self.model.observe(carry, {**encoded, "is_first": first}, noise, mode)
         return PolicyState(self._acting(carry), state.address + NEXT_STEP)
 
     def imagine(
@@ -288,11 +288,11 @@ class World:
     ) -> Dream:
         """Roll the model forward: no observation, only actions.
 
-        A dream draws the noise that the next real steps would have drawn. A state of one row fans
-        out over the rows of `actions`, row i with noise of its own.
+        A dream draws the noise that the next real steps would have drawn. A state of one element
+        fans out over the batch of `actions`, element i with noise of its own.
 
         Args:
-            state: where to begin, B rows.
+            state: where to begin, of a batch.
             actions: (B, H, *action.shape); or a function from a state to actions
                 (B, *action.shape); or None for the agent's own policy, PlaNet's its planner.
             steps: H; not needed where `actions` is an array.
@@ -313,7 +313,7 @@ class World:
             horizon = sequence.shape[1] if steps is None else steps
             if horizon != sequence.shape[1]:
                 raise ConfigError(
-                    f"steps={steps} contradicts the {sequence.shape[1]} actions of each row; "
+                    f"steps={steps} contradicts the {sequence.shape[1]} actions of each element; "
                     "leave steps out"
                 )
         if horizon is None or horizon < 1:
@@ -415,7 +415,7 @@ class World:
         return self._judge(state, "value")
 
     def features(self, state: PolicyState) -> Array:
-        """All of a state in one row: (B, F) float32, the carry's tensors in their order."""
+        """All of a state, joined: (B, F) float32, the carry's tensors in their order."""
         parts = [state.carry[name].reshape(len(state), -1) for name in latent_tensors(self.spec)]
         return np.concatenate(parts, axis=1).astype(np.float32, copy=False)
 
@@ -434,8 +434,8 @@ class World:
         """The carry with the policy's action; NaN of a planner, which has not planned yet."""
         if self.model.world.acts:
             return carry
-        rows = len(next(iter(carry.values())))
-        unknown = np.full((rows, self.spec.action.size), np.nan, np.float32)
+        batch = len(next(iter(carry.values())))
+        unknown = np.full((batch, self.spec.action.size), np.nan, np.float32)
         return {**carry, "prev_action": unknown}
 
     def _units(self, actions: ArrayLike, batch: int) -> Array:
@@ -446,7 +446,7 @@ class World:
         if array.shape != (batch, *spec.shape):
             raise ConfigError(
                 f"the actions have shape {array.shape}, expected {(batch, *spec.shape)}: one of "
-                "the environment's own for each row"
+                "the environment's own for each batch element"
             )
         return model_action(spec, array)
 
@@ -456,7 +456,7 @@ class World:
         if array.ndim != 2 + len(spec.shape) or array.shape[2:] != spec.shape:
             raise ConfigError(
                 f"the actions have shape {array.shape}, expected (B, H, {str(spec.shape)[1:-1]}): "
-                "H of the environment's own for each of B rows"
+                "H of the environment's own for each of B batch elements"
             )
         return model_action(spec, array)
 
@@ -466,22 +466,22 @@ def _only(specs: Mapping[str, NoiseSpec], *roles: str) -> dict[str, NoiseSpec]:
     return {n: s if s.role in roles else replace(s, shape=(0,)) for n, s in specs.items()}
 
 
-def fanned_out(state: PolicyState, rows: int) -> PolicyState:
-    """A state of one row as `rows` rows, each with noise of its own; others as they are.
+def fanned_out(state: PolicyState, batch: int) -> PolicyState:
+    """A state of one element as a batch, each element with its own noise; others as they are.
 
     Raises:
-        ConfigError: if the state has several rows, but not that many.
+        ConfigError: if the state has several elements, but not that many.
     """
-    if len(state) == rows:
+    if len(state) == batch:
         return state
     if len(state) != 1:
         raise ConfigError(
-            f"the state has {len(state)} rows, the actions {rows}; pass one of each row, or a "
-            "state of one row"
+            f"the state has batch size {len(state)}, the actions {batch}; pass one of each "
+            "element, or a state of one"
         )
-    address = np.repeat(state.address, rows, 0)
-    address[:, 1] += np.arange(rows)
-    return PolicyState({k: np.repeat(x, rows, 0) for k, x in state.carry.items()}, address)
+    address = np.repeat(state.address, batch, 0)
+    address[:, 1] += np.arange(batch)
+    return PolicyState({k: np.repeat(x, batch, 0) for k, x in state.carry.items()}, address)
 
 
 def _flat(state: PolicyState | Dream) -> tuple[Arrays, tuple[int, ...]]:

@@ -151,7 +151,9 @@ def test_a_graph_of_one_row_is_named(folder: Path) -> None:
     for name, value in (("from", [0]), ("to", [1])):
         model.graph.initializer.append(numpy_helper.from_array(np.array(value), name))
     replace(folder, "policy.onnx", model.SerializeToString())
-    with pytest.raises(BundleError, match=r"gave .* of shape \(1.*\) for 7 rows, expected \(7"):
+    with pytest.raises(
+        BundleError, match=r"gave .* of shape \(1.*\) for a batch of 7, expected \(7"
+    ):
         verify(folder)
 
 

@@ -144,7 +144,7 @@ def test_predict_shapes(observation, action, single, batch, shape):
 
 def test_wrong_inputs_are_sentences(policy):
     _, state = policy.predict(VECTORS[:3])
-    with pytest.raises(ObservationError, match=r"2 rows, the state 3, episode_start 2"):
+    with pytest.raises(ObservationError, match=r"batch size 2, the state 3, episode_start 2"):
         policy.predict(VECTORS[:2], state)
     with pytest.raises(ObservationError, match="episode_start 3"):
         policy.predict(VECTORS[:2], None, [True] * 3)

@@ -228,10 +228,10 @@ def test_what_makes_no_dream_is_refused(agents, arguments, error, match) -> None
 
 def test_rows_that_differ_in_number_are_refused(agents) -> None:
     world, obs = agents("dreamer-discrete").world, first(agents("dreamer-discrete"))
-    with pytest.raises(ObservationError, match="2 rows, the state 1"):
+    with pytest.raises(ObservationError, match="batch size 2, the state 1"):
         world.encode(np.stack([obs, obs]), world.start(1), episode_start=[True, True])
     two = world.encode(np.stack([obs, obs]))
-    with pytest.raises(ConfigError, match="the state has 2 rows, the actions 3"):
+    with pytest.raises(ConfigError, match="the state has batch size 2, the actions 3"):
         world.imagine(two, np.zeros((3, 1), int))
     with pytest.raises(ConfigError, match=r"expected 0 <= seed < 2\*\*63"):
         world.start(seed=-1)
