@@ -181,7 +181,8 @@ class Replica:
         """Swap models in place, as `user_config` says; sessions stay with what they began with.
 
         Args:
-            config: {"model": ...}, as in the application's arguments.
+            config: {"model": ...}, as in the application's arguments; one that comes from where it
+                came before is left alone.
 
         Raises:
             AgentZooError: if one cannot be opened; everything goes on as it was.
@@ -189,7 +190,10 @@ class Replica:
         if list(config) != ["model"]:
             raise ConfigError(f'user_config is {dict(config)!r:.80}, expected "model" alone')
         model = _texts("model", config["model"])
-        await self._service.load(replace(self._deployment, model=model).models())
+        wanted = replace(self._deployment, model=model).models()
+        served = {one.settings.name: one.settings for one in self._service.models.values()}
+        if changed := [one for one in wanted if served.get(one.name) != one]:
+            await self._service.load(changed)
 
     def check_health(self) -> None:
         """Have Serve replace a replica that is beyond hope.

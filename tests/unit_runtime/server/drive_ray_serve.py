@@ -1,6 +1,8 @@
 """Two nodes, two replicas and their clients, one replica killed; run by `test_ray_serve.py`.
 
-    python drive_ray_serve.py SERVE CONFIG BUNDLE
+    python drive_ray_serve.py SERVE FIRST SWAPPED FEWER BUNDLE OTHER
+
+The three in the middle are configurations, of which each takes the place of the one before.
 
 It runs in a network namespace of its own, in the interpreter that has Ray, and prints what it saw.
 """
@@ -15,6 +17,9 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +31,11 @@ from ray.util import list_named_actors
 from agentzoo.runtime import RemotePolicy, load_policy
 from agentzoo.runtime.errors import ServingError
 from agentzoo.runtime.server.replica import SESSION, replica_of
-from tests.unit_runtime.server.wires import Rest, outputs, tensor
+from tests.unit_runtime.server.wires import Openpi, Rest, outputs, tensor
 
 URL = "127.0.0.1:8000"  # as in the configuration
 ROWS = np.random.default_rng(1).standard_normal((40, 4)).astype(np.float32)
-SEQUENCES, POLICIES = 12, 8
+POLICIES = 8
 LOCAL_FLAGS, SET_FLAGS = 0x41, 0x8914  # IFF_UP | IFF_RUNNING, SIOCSIFFLAGS
 
 
@@ -49,7 +54,7 @@ class Sequence:
 
     def act(self, **parameters: Any) -> str:
         """`right`, `wrong`, or the reason and sentence of a refusal."""
-        row = ROWS[self.step]
+        row = ROWS[self.step % len(ROWS)]
         body = {"inputs": [tensor("observation", row[None])],
                 "parameters": {"sequence_id": 1, **parameters}}  # fmt: skip
         headers = {SESSION: self.session} if self.session else {}
@@ -74,7 +79,7 @@ class Episode:
         self.here = load_policy(bundle, provider="cpu", seed=seed)
 
     def act(self) -> str:
-        row = ROWS[self.step]
+        row = ROWS[self.step % len(ROWS)]
         try:
             found = self.there.act(row)
         except ServingError as error:
@@ -143,12 +148,7 @@ def wait_for(condition: Any, limit_s: float = 90) -> None:
 def play(bundle: Path) -> dict[str, Any]:
     """Answers to clients before a replica is killed, then, and once another has joined."""
     facts: dict[str, Any] = {}
-    sequences = [Sequence(bundle, seed) for seed in range(SEQUENCES)]
-    assert {one.begin() for one in sequences} == {"right"}
-    while len({replica_of(one.session) for one in sequences}) < 2:  # chance may pick one alone
-        sequences.append(Sequence(bundle, len(sequences)))
-        assert sequences[-1].begin() == "right"
-    episodes = [Episode(bundle, seed) for seed in range(POLICIES)]
+    sequences, episodes = spread(bundle)
     steps = [one.act() for _ in range(5) for one in [*sequences, *episodes]]
     facts["before"] = Counter(steps)
     load = [Load(bundle, is_rest=k == 0) for k in range(3)]
@@ -180,22 +180,96 @@ def play(bundle: Path) -> dict[str, Any]:
     facts["begun"] = Counter(one.begin() for one in begun)
     ended = [one for one, said in zip(episodes, facts["episodes"], strict=True) if said != "right"]
     facts["begun"].update(one.begin() for one in ended)
+    for one in episodes:
+        one.there.close()
     return facts
 
 
-def main(serve: str, config: str, bundle: str) -> None:
+def swap(bundle: Path, deploy: Callable[[], None]) -> dict[str, Any]:
+    """Answers while another bundle takes the place of this one inside the replicas."""
+    sequences, episodes = spread(bundle)
+    deploy()
+    answers = Counter[str]()
+
+    def is_everywhere() -> bool:
+        # all the while, or the proxy ends websockets that do not answer its pings
+        answers.update(one.act() for one in [*sequences, *episodes])
+        with ExitStack() as stack:  # open at once, so that they are spread
+            new = [stack.enter_context(Openpi(f"ws://{URL}/openpi")) for _ in range(POLICIES)]
+            return {one.metadata["version"] for one in new} == {"2"}
+
+    wait_for(is_everywhere)
+    answers.update(one.act() for one in [*sequences, *episodes])
+    return {"swapped": answers}
+
+
+def fresh(number: int) -> str:
+    """The replica of a sequence that begins now; it ends at once."""
+    body = {"inputs": [tensor("observation", ROWS[:1])],
+            "parameters": {"sequence_id": 2 + number, "sequence_start": True,
+                           "sequence_end": True}}  # fmt: skip
+    with Rest(f"http://{URL}") as client:
+        status, _, found = client.call("POST", "/v2/models/a/infer", body)
+    if status != 200:
+        return ""  # Serve's own answer until there is an application
+    return replica_of({key.lower(): one for key, one in found.items()}[SESSION])
+
+
+def drain(bundle: Path, deploy: Callable[[], None]) -> dict[str, Any]:
+    """Answers while one of two replicas is told to end."""
+    sequences, episodes = spread(bundle)
+    deploy()
+    wait_for(lambda: any(one.act() != "right" for one in sequences))
+    facts: dict[str, Any] = {"draining": Counter(one.act() for one in episodes)}
+    wait_for(lambda: len(replicas()) == 1)
+    facts["fewer"] = Counter(one.act() for one in episodes)
+    return facts
+
+
+def spread(bundle: Path) -> tuple[list[Sequence], list[Episode]]:
+    """Sequences and websockets that have begun, of both replicas.
+
+    A new one goes to the less busy replica, and an open websocket is what keeps one busy: so they
+    are opened by turns.
+    """
+    # an actor is there before it answers, and the proxy hears of it later still
+    wait_for(lambda: len({fresh(number) for number in range(8)} - {""}) == 2)
+    sequences, episodes = list[Sequence](), list[Episode]()
+    for seed in range(POLICIES):
+        episodes.append(Episode(bundle, seed))
+        sequences.append(Sequence(bundle, seed))
+        assert (sequences[-1].begin(), episodes[-1].act()) == ("right", "right")
+
+    def are_on_both() -> bool:
+        if len({replica_of(one.session) for one in sequences}) == 2:
+            return True
+        sequences.append(Sequence(bundle, len(sequences)))
+        assert sequences[-1].begin() == "right"
+        return False
+
+    wait_for(are_on_both)
+    return sequences, episodes
+
+
+def main(serve: str, first: str, swapped: str, fewer: str, bundle: str, other: str) -> None:
     bring_loopback_up()
     cluster = Cluster(
         initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False}
     )
     try:
         cluster.add_node(num_cpus=1)  # a replica takes more than half of a node
-        command = [serve, "run", "--non-blocking", "--address", cluster.address, config]
-        subprocess.run(command, check=True, stdout=sys.stderr, timeout=200)
+
+        def deploy(config: str) -> None:
+            command = [serve, "run", "--non-blocking", "--address", cluster.address, config]
+            subprocess.run(command, check=True, stdout=sys.stderr, timeout=200)
+
+        deploy(first)
         ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
         nodes = sum(one["Alive"] for one in ray.nodes())
-        wait_for(lambda: len(replicas()) == 2)
-        print(json.dumps({"nodes": nodes, **play(Path(bundle))}), flush=True)
+        facts = {"nodes": nodes, **play(Path(bundle))}
+        facts |= swap(Path(bundle), partial(deploy, swapped))
+        facts |= drain(Path(other), partial(deploy, fewer))
+        print(json.dumps(facts), flush=True)
         ray.shutdown()
     finally:
         cluster.shutdown()

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from tests.unit_runtime.bundles import linear
+
 VARIABLE = "AGENTZOO_RAY_PYTHON"
 ROOT = Path(__file__).parents[3]
 DRIVER = Path(__file__).with_name("drive_ray_serve.py")
@@ -33,18 +35,33 @@ def seen(interpreter: Path, made: Path, tmp_path_factory: pytest.TempPathFactory
     if not os.environ.get("CI") and subprocess.run([*ALONE, "true"], check=False).returncode:
         pytest.skip("no network namespace can be made here; in CI this is a failure")
     home = tmp_path_factory.mktemp("ray")
-    config = home / "two.yaml"
+    other = linear(home / "other", seed=5)
     text = (ROOT / "examples" / "ray_serve.yaml").read_text(encoding="utf-8")
-    for given, wanted in (("walker=runs/export/walker #", f"a={made} #"), ("cpus: 1", "cpus: 0.8")):
+    for given, wanted in (
+        ("walker=runs/export/walker #", f"a={made} #"),
+        ("cpus: 1", "cpus: 0.8"),  # more than half of what a node has
+        ("drain_s: 20", "drain_s: 4"),
+    ):
         assert text.count(given) == 1
         text = text.replace(given, wanted)
-    config.write_text(text, encoding="utf-8")
+    # the lines that the example has as a comment
+    swap = f"user_config: {{model: a={made}}}, num_replicas: 2"
+    text += f"    deployments: [{{name: agentzoo, {swap}}}]\n"
+    swapped = text.replace(f"{{model: a={made}}}", f"{{model: a={other}}}")
+    configs = [text, swapped, swapped.replace("num_replicas: 2", "num_replicas: 1")]
+    files = [home / f"{name}.yaml" for name in ("first", "swapped", "fewer")]
+    for file, content in zip(files, configs, strict=True):
+        file.write_text(content, encoding="utf-8")
+    command = [*ALONE, interpreter, DRIVER, interpreter.with_name("serve"), *files, made, other]
     done = subprocess.run(
-        [*ALONE, str(interpreter), str(DRIVER), str(interpreter.with_name("serve")), str(config),
-         str(made)],
+        [str(one) for one in command],
         cwd=ROOT, capture_output=True, text=True, timeout=500, check=False,
         env={**os.environ, "HOME": str(home), "PYTHONPATH": str(ROOT),
-             "RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"},
+             "RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+             # on a busy machine a proxy takes longer than 5 s to start, and a replica longer than
+             # 0.1 s to say how busy it is, and then gets nothing while another one is known
+             "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
+             "RAY_SERVE_QUEUE_LENGTH_RESPONSE_DEADLINE_S": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-5000:]
     return json.loads(done.stdout.splitlines()[-1])
@@ -90,3 +107,15 @@ def test_stateless_clients_lose_nothing(seen: Any) -> None:
 
 def test_who_lost_a_session_begins_another(seen: Any) -> None:
     assert seen["begun"].keys() == {"right"}
+
+
+def test_a_swap_inside_the_replicas_leaves_sessions_their_version(seen: Any) -> None:
+    assert seen["swapped"].keys() == {"right"}
+
+
+def test_open_websockets_go_on_while_their_replica_is_to_end(seen: Any) -> None:
+    assert seen["draining"] == {"right": 8}
+    kept, lost = seen["fewer"].pop("right"), seen["fewer"]
+    assert kept + sum(lost.values()) == 8
+    assert lost
+    assert all("ended without a goodbye" in said for said in lost), lost
