@@ -214,7 +214,7 @@ def test_a_sweep_runs_keeps_what_is_finished_and_grows(tmp_path: Path) -> None:
     (end,) = sweep(found, told.append)
     assert (end.error, is_finished(end.folder, 60)) == ("", True)
     assert told[0].startswith(f"1 of 1: planet, {PENDULUM}, seed 0: -")
-    assert "| gym:Pendulum-v1&max_episode_steps=20 |" in (found.folder / "table.md").read_text()
+    assert "| gym:Pendulum-v1,max_episode_steps=20 |" in (found.folder / "table.md").read_text()
     assert (found.folder / "curves.png").stat().st_size > 0
     before = (end.folder / LOG).stat().st_mtime_ns
     (again,) = sweep(found, told.append)
