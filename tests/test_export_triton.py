@@ -5,7 +5,6 @@ one. No Triton server is run: its sequence batcher is imitated over ONNX Runtime
 """
 
 import json
-import os
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,8 +23,8 @@ from agentzoo.runtime.bundle.manifest import read_manifest
 from agentzoo.runtime.client.triton import TritonSession
 from agentzoo.runtime.errors import BundleError, ConfigError
 from agentzoo.runtime.spec import Arrays
+from tests.interpreters import interpreter_of
 
-VARIABLE = "AGENTZOO_TRITON_PYTHON"
 CARTPOLE, PENDULUM = "gym:CartPole-v1", "gym:Pendulum-v1"
 READER = """
 import json, sys
@@ -158,11 +157,7 @@ def test_the_mode_variant_has_no_noise_and_takes_the_likeliest_latents(
 
 @pytest.fixture(scope="module")
 def interpreter() -> str:
-    found = os.environ.get(VARIABLE, "")
-    if not found and not os.environ.get("CI"):
-        pytest.skip(f"set {VARIABLE} to what .ci/triton_client prints; in CI this is a failure")
-    assert Path(found).is_file(), f"{VARIABLE} is {found!r}, expected an interpreter"
-    return found
+    return interpreter_of("AGENTZOO_TRITON_PYTHON", ".ci/triton_client")
 
 
 @pytest.mark.parametrize("latents", ["sample", "mode"])

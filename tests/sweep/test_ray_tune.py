@@ -15,8 +15,8 @@ import pytest
 from agentzoo.sweep.plan import read_plan
 from agentzoo.sweep.processes import LOG, is_finished
 from agentzoo.train.checkpoint import newest
+from tests.interpreters import interpreter_of
 
-VARIABLE = "AGENTZOO_RAY_PYTHON"
 ROOT = Path(__file__).parents[2]
 SWEEP = """
 agent = "planet"
@@ -46,11 +46,7 @@ print(json.dumps([told, [[str(end.folder), end.error] for end in over], kept]))
 
 @pytest.fixture(scope="module")
 def interpreter() -> str:
-    found = os.environ.get(VARIABLE, "")
-    if not found and not os.environ.get("CI"):
-        pytest.skip(f"set {VARIABLE} to what .ci/ray_tune prints; in CI this is a failure")
-    assert Path(found).is_file(), f"{VARIABLE} is {found!r}, expected an interpreter"
-    return found
+    return interpreter_of("AGENTZOO_RAY_PYTHON", ".ci/ray_tune")
 
 
 def test_runs_are_trials_and_finished_ones_are_kept(interpreter: str, tmp_path: Path) -> None:

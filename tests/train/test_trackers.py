@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-VARIABLE = "AGENTZOO_TRACKERS_PYTHON"
+from tests.interpreters import interpreter_of
+
 ROOT = Path(__file__).parents[2]
 DRIVER = Path(__file__).with_name("drive_tracker.py")
 TITLE = "Dreamer, dmc:walker-walk, seed 3"
@@ -26,11 +27,7 @@ SETTINGS = {
 
 @pytest.fixture(scope="module")
 def interpreter() -> str:
-    found = os.environ.get(VARIABLE, "")
-    if not found and not os.environ.get("CI"):
-        pytest.skip(f"set {VARIABLE} to what .ci/trackers prints; in CI this is a failure")
-    assert Path(found).is_file(), f"{VARIABLE} is {found!r}, expected an interpreter"
-    return found
+    return interpreter_of("AGENTZOO_TRACKERS_PYTHON", ".ci/trackers")
 
 
 def kept(interpreter: str, tracker: str, folder: Path) -> dict[str, Any]:

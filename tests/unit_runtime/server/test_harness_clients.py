@@ -13,6 +13,7 @@ import pytest
 
 from agentzoo.runtime import load_policy
 from soak.handmade_bundle import write_bundle
+from tests.interpreters import interpreter_of
 from tests.unit_runtime.server.live import serving
 
 VARIABLE = "AGENTZOO_HARNESS_PYTHON"
@@ -22,11 +23,7 @@ EPISODES = np.random.default_rng(5).standard_normal((2, 6, 4)).astype(np.float32
 
 @pytest.fixture(scope="module")
 def interpreter():
-    found = os.environ.get(VARIABLE, "")
-    if not found and not os.environ.get("CI"):
-        pytest.skip(f"set {VARIABLE} to what .ci/harness_clients prints; in CI this is a failure")
-    assert Path(found).is_file(), f"{VARIABLE} is {found!r}, expected an interpreter"
-    return found
+    return interpreter_of("AGENTZOO_HARNESS_PYTHON", ".ci/harness_clients")
 
 
 @pytest.fixture(scope="module")

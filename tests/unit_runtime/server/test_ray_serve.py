@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
+from tests.interpreters import interpreter_of
 from tests.unit_runtime.bundles import linear
 
-VARIABLE = "AGENTZOO_RAY_PYTHON"
 ROOT = Path(__file__).parents[3]
 DRIVER = Path(__file__).with_name("drive_ray_serve.py")
 ALONE = ["unshare", "--net"] if os.geteuid() == 0 else ["unshare", "--net", "--map-root-user"]
@@ -22,11 +22,7 @@ GONE = "the replica that kept this sequence is gone, and the sequence with it: b
 
 @pytest.fixture(scope="module")
 def interpreter() -> Path:
-    found = os.environ.get(VARIABLE, "")
-    if not found and not os.environ.get("CI"):
-        pytest.skip(f"set {VARIABLE} to what .ci/ray_tune prints; in CI this is a failure")
-    assert Path(found).is_file(), f"{VARIABLE} is {found!r}, expected an interpreter"
-    return Path(found)
+    return Path(interpreter_of("AGENTZOO_RAY_PYTHON", ".ci/ray_tune"))
 
 
 @pytest.fixture(scope="module")
