@@ -52,23 +52,6 @@ def test_vla_eval_acts_as_the_policy_here_episode_after_episode(live, folder):
             assert np.array_equal(found, alone(folder, seed=3 + episode))
 
 
-def test_vla_eval_takes_a_seed(live, folder):
-    with Vla(live.ws) as client:
-        client.tell("episode_start", {"seed": 41})
-        assert np.array_equal([client.act(row) for row in VECTORS], alone(folder, 41))
-
-
-def test_a_rest_sequence_acts_as_the_policy_here(live, folder):
-    with Rest(live.http) as client:
-        found = [
-            client.act(row, "robot", sequence_start=i == 0, sequence_end=i == 11, seed=5)
-            for i, row in enumerate(VECTORS)
-        ]
-        assert np.array_equal(found, alone(folder, 5))
-        status, body = client.infer({"observation": VECTORS[:1]}, sequence_id="robot")
-        assert (status, body["reason"]) == (409, "session_lost")  # it ended
-
-
 def test_a_stateless_client_carries_the_state_and_any_replica_answers(live, folder):
     policy = load_policy(folder, provider="cpu")
     expected, state = policy.predict(VECTORS[:2], None, None, None)
