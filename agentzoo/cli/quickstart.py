@@ -286,7 +286,7 @@ def directions(paths: Paths) -> str:
         f"agentzoo inspect {paths.bundle}",
         f"agentzoo verify {paths.bundle}",
         f"tensorboard --logdir {paths.run}",
-        "agentzoo learn dreamer dmc:cartpole-balance,obs=state --preset cpu --steps 4e4",
+        "agentzoo learn tdmpc2 dmc:reacher-easy,obs=state --preset cpu --steps 5e4",
     ]
     return "\n".join([*lines, "", "What to type next:", *(f"  {line}" for line in commands)])
 
