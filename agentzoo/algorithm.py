@@ -35,14 +35,14 @@ Carry = dict[str, Tensor]  # always holds "prev_action" (B, A) in model units
 Obs = dict[str, Tensor]  # raw observations (B, ...) and "is_first" (B,) bool
 Noise = Mapping[str, Tensor]  # name -> (B, *shape)
 Metrics = dict[str, Tensor]  # scalars, left on the device
-WriteBack = dict[str, Tensor]  # mutable replay columns (B, T, ...) of the batch's rows; often empty
+WriteBack = dict[str, Tensor]  # mutable replay columns (B, T, ...) of the batch; often empty
 
 
 class DelayedValue(NamedTuple):
-    """A value that arrives after its row was stored: `back` rows before the newest one of `env`."""
+    """A value for a stored transition: the one `back` before the newest of `env`."""
 
     env: int  # the environment's index, one of this decision's where `back` is 0
-    back: int  # 0 is the row being stored now
+    back: int  # 0 is the transition being stored now
     values: Mapping[str, np.ndarray | float | int | bool]
 
 
@@ -51,7 +51,7 @@ class NoiseSource:
 
     Update k of a run draws from a generator seeded by (run seed, k), so a resumed run needs no
     saved generator state. Several learners draw the whole batch's numbers, and each takes those of
-    its own rows.
+    its own sequences.
     """
 
     def __init__(
@@ -138,33 +138,33 @@ class Algorithm(Protocol):
 
 @runtime_checkable
 class Annotating(Protocol):
-    """Algorithms that add columns to the rows they collect (latents, late rewards)."""
+    """Algorithms that add columns to the transitions they collect (latents, late rewards)."""
 
     def annotate(
-        self, rows: Transitions, envs: Sequence[int], carry: Carry, state: object
+        self, transitions: Transitions, envs: Sequence[int], carry: Carry, state: object
     ) -> tuple[Transitions, Sequence[DelayedValue], object]:
-        """Derived columns for the rows of this decision, values for earlier rows, own state.
+        """Derived columns for this decision's transitions, values for earlier ones, own state.
 
-        Row i belongs to environment `envs[i]`, and has the side observations too, which neither
-        `step` nor replay gets; `carry` is what the step left for the rows, latents
+        Transition i is of environment `envs[i]`, and has the side observations too, which neither
+        `step` nor replay gets; `carry` is what the step left for the transitions, latents
         included. `state` is None at the start of a run and after a checkpoint, where every
-        environment starts an episode; rows carry `is_first`, to reset per-episode state from.
+        environment starts an episode; `is_first` says where to reset per-episode state.
         """
         ...
 
 
 @runtime_checkable
 class Measuring(Protocol):
-    """Algorithms that keep statistics of the rows they collect, in buffers."""
+    """Algorithms that keep statistics of the transitions they collect, in buffers."""
 
-    def measure(self, rows: Transitions, *, learning: bool) -> None:
-        """Take in the rows of one decision; `learning` says that updates have begun."""
+    def measure(self, transitions: Transitions, *, learning: bool) -> None:
+        """Take in the transitions of one decision; `learning` says that updates have begun."""
         ...
 
 
 @runtime_checkable
 class Pooling(Protocol):
-    """Modules that keep statistics of collected rows, which several learners bring together."""
+    """Modules that keep statistics of transitions, which several learners bring together."""
 
     def pool(self) -> None:
         """Take in what every rank has measured since the last call; called after each decision.
@@ -179,7 +179,7 @@ class Several(Protocol):
     """Algorithms that say whether several learners may share them.
 
     Attributes:
-        several_learners: whether whatever is no mean over rows is brought together by `ranks()`.
+        several_learners: whether whatever is no mean over a batch is brought together by `ranks()`.
     """
 
     several_learners: bool
@@ -233,7 +233,7 @@ class Imagining(Protocol):
     """Algorithms that can show what they expect to see."""
 
     def open_loop(self, batch: Batch, noise: NoiseSource, context: int = 5) -> dict[str, Tensor]:
-        """Observations by key: seen for `context` rows of each sequence, imagined after.
+        """Observations by key: seen for `context` steps of each sequence, imagined after.
 
         (B, T, h, w, c) in [0, 1] for images, (B, T, n) for vectors.
         """
@@ -304,7 +304,7 @@ class Proposing(Protocol):
 class WorldModel(Protocol):
     """Algorithms whose world model can be called from outside; all of ours.
 
-    A carry of N rows holds the state; `prev_action` is not read. Says more where it is
+    A carry of N batch elements holds the state; `prev_action` is not read. Says more where it is
     `DreamActing`, `DreamChoosing` or `Spreading`, too.
     """
 

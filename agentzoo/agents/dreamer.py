@@ -223,9 +223,9 @@ class DreamerAlgorithm(nn.Module):
         state = acting.filter_step(self.rssm, carry, embed, obs["is_first"], noise["latent"])
         return state, self.actor(self.rssm.feat(state))
 
-    def measure(self, rows: Transitions, *, learning: bool) -> None:
+    def measure(self, transitions: Transitions, *, learning: bool) -> None:
         """Take vector observations into their statistics, where they are standardised."""
-        self.encoder.measure(rows, learning=learning)
+        self.encoder.measure(transitions, learning=learning)
 
     # -- learning --------------------------------------------------------------------------------
 

@@ -274,14 +274,14 @@ class DreamerV3Algorithm(nn.Module):
         return torch.minimum(latent, self.actor.margin(stats, noise["action"], deterministic))
 
     def annotate(
-        self, rows: Transitions, envs: Sequence[int], carry: Carry, state: object
+        self, transitions: Transitions, envs: Sequence[int], carry: Carry, state: object
     ) -> tuple[Transitions, Sequence[DelayedValue], object]:
-        """Add the latents that the rows were collected with; the classes as their indices."""
+        """Add the latents that decisions were made with; the classes as their indices."""
         latents = {
             "deter": carry["deter"].half().numpy(force=True),
             "stoch": self.latent.index(carry["stoch"]).numpy(force=True),
         }
-        return {**rows, **latents}, (), None
+        return {**transitions, **latents}, (), None
 
     def _perceive(self, carry: Carry, obs: Obs, noise: Noise) -> tuple[State, Tensor]:
         embed = self.encoder(obs)

@@ -413,7 +413,7 @@ class LSImagineAlgorithm(nn.Module):
         return torch.minimum(latent, self.actor.margin(stats, noise["action"], deterministic))
 
     def annotate(
-        self, rows: Transitions, envs: Sequence[int], carry: Carry, state: object
+        self, transitions: Transitions, envs: Sequence[int], carry: Carry, state: object
     ) -> tuple[Transitions, Sequence[DelayedValue], object]:
         """Add the latents, and what the map says: rewards, jumps, zoomed views, pairs that close.
 
@@ -427,31 +427,31 @@ class LSImagineAlgorithm(nn.Module):
         }
         c = self.config
         if self.maps is not None:
-            rows = {**rows, MAP: as_bytes(self.mapped(rows[IMAGE]))}
+            transitions = {**transitions, MAP: as_bytes(self.mapped(transitions[IMAGE]))}
         videos: dict[int, VideoReward] = {}
         if c.scorer:
-            rows, videos = self._watched(rows, envs, state)
+            transitions, videos = self._watched(transitions, envs, state)
         if not (c.alpha or c.long_branch):
-            return {**rows, **latents}, (), Memory({}, videos)
+            return {**transitions, **latents}, (), Memory({}, videos)
         episodes = dict(cast("Memory", state).episodes) if state else {}
         jumps, scores = self.statistics()
         kept = (*latents, MAP, *VIDEO_COLUMNS)
         added = {name: self._empty(name, len(envs)) for name in self.columns if name not in kept}
         late: list[DelayedValue] = []
         for i, env in enumerate(envs):
-            if rows["is_first"][i]:
+            if transitions["is_first"][i]:
                 episodes[env] = self.new_episode()
-            map_, frame = self.view(rows, i)
+            map_, frame = self.view(transitions, i)
             seen = episodes[env].look(
                 map_,
                 frame,
-                float(rows["reward"][i] + (rows["video"][i] if c.scorer else 0)),
+                float(transitions["reward"][i] + (transitions["video"][i] if c.scorer else 0)),
                 jumps,
                 scores,
                 alpha=c.alpha,
-                is_last=bool(rows["is_last"][i]),
+                is_last=bool(transitions["is_last"][i]),
             )
-            for name, value in self._columns(seen, rows[IMAGE].shape[1]).items():
+            for name, value in self._columns(seen, transitions[IMAGE].shape[1]).items():
                 added[name][i] = value
             late += [
                 DelayedValue(
@@ -463,7 +463,7 @@ class LSImagineAlgorithm(nn.Module):
             ]
         for buffer, numbers in ((self.jump_statistics, jumps), (self.score_statistics, scores)):
             buffer.copy_(torch.tensor([numbers.count, numbers.mean, numbers.squares]))
-        return {**rows, **latents, **added}, late, Memory(episodes, videos)
+        return {**transitions, **latents, **added}, late, Memory(episodes, videos)
 
     def pool(self) -> None:
         """Take in the maps that every learner has seen since the last call."""
@@ -480,7 +480,7 @@ class LSImagineAlgorithm(nn.Module):
         self._shared = now
 
     def _watched(
-        self, rows: Transitions, envs: Sequence[int], state: object
+        self, transitions: Transitions, envs: Sequence[int], state: object
     ) -> tuple[Transitions, dict[int, VideoReward]]:
         """Rows with what the scorer pays for their frames, and its memory of the episodes."""
         c, paid = self.config, np.zeros(len(envs), np.float32)
@@ -488,12 +488,12 @@ class LSImagineAlgorithm(nn.Module):
         if self.scorer is None:
             self.scorer = open_scorer(c)
         for i, env in enumerate(envs):
-            if rows["is_first"][i]:
+            if transitions["is_first"][i]:
                 negatives = [one.strip() for one in c.scorer_negatives.split(";") if one.strip()]
                 videos[env] = VideoReward(self.scorer, c.goal, c.scorer_form, negatives)
-            frame = rows[FRAME if FRAME in rows else IMAGE][i]
+            frame = transitions[FRAME if FRAME in transitions else IMAGE][i]
             paid[i] = videos[env].look(frame)
-        return {**rows, "video": paid}, videos
+        return {**transitions, "video": paid}, videos
 
     def new_episode(self) -> views.EpisodeViews:
         """The memory of an episode that begins."""

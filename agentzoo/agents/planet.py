@@ -165,10 +165,10 @@ class PlaNetAlgorithm(nn.Module):
         images = {key: dequantise(obs[key], part, self.config.image_bits) for key, part in pairs}
         return {**obs, **images}
 
-    def measure(self, rows: Transitions, *, learning: bool) -> None:
+    def measure(self, transitions: Transitions, *, learning: bool) -> None:
         """Take vector observations into their statistics, where they are standardised."""
         if any(one.requires_grad for one in self.encoder.parameters()):
-            self.encoder.measure(rows, learning=learning)
+            self.encoder.measure(transitions, learning=learning)
 
     # -- learning --------------------------------------------------------------------------------
 

@@ -164,12 +164,12 @@ class Encoder(nn.Module):
             return None
         return Standardizer(each, running=form == "running")
 
-    def measure(self, rows: Mapping[str, np.ndarray], *, learning: bool) -> None:
-        """Take the vectors of rows (B, ...) into their statistics, if they are standardised."""
+    def measure(self, transitions: Mapping[str, np.ndarray], *, learning: bool) -> None:
+        """Take vectors (B, ...) into their statistics, if they are standardised."""
         if self.standardizer is None:
             return
         device = self.standardizer.mean.device
-        vectors = {key: torch.from_numpy(rows[key]).to(device) for key in self.vectors}
+        vectors = {key: torch.from_numpy(transitions[key]).to(device) for key in self.vectors}
         self.standardizer.measure(join_vectors(vectors, self.vectors), learning=learning)
 
     def forward(self, obs: Mapping[str, Tensor]) -> Tensor:

@@ -193,9 +193,9 @@ class LatentStoreAlgorithm(Toy):
     columns: ClassVar = {"deter": ColumnSpec(shape=(UNITS,), mutable=True)}
 
     def annotate(
-        self, rows: Transitions, envs: Sequence[int], carry: Carry, state: object
+        self, transitions: Transitions, envs: Sequence[int], carry: Carry, state: object
     ) -> tuple[Transitions, Sequence[DelayedValue], object]:
-        return {**rows, "deter": carry["deter"].numpy()}, [], None
+        return {**transitions, "deter": carry["deter"].numpy()}, [], None
 
     def update(self, batch: Batch, noise: NoiseSource) -> tuple[Metrics, WriteBack]:
         context = batch["deter"][:, 0]
@@ -321,16 +321,19 @@ class LateRewardsAlgorithm(Toy):
         return {**super().initial(batch), "deter": self.first.expand(batch, -1)}
 
     def annotate(
-        self, rows: Transitions, envs: Sequence[int], carry: Carry, state: object
+        self, transitions: Transitions, envs: Sequence[int], carry: Carry, state: object
     ) -> tuple[Transitions, Sequence[DelayedValue], object]:
         recent: dict[int, list[float]] = state if isinstance(state, dict) else {}
         late = []
-        for env, reward, first in zip(envs, rows["reward"], rows["is_first"], strict=True):
+        for env, reward, first in zip(
+            envs, transitions["reward"], transitions["is_first"], strict=True
+        ):
             window = [] if first else recent.get(env, [])
             recent[env] = [*window, float(reward)][-3:]
             if len(recent[env]) == 3:
                 late.append(DelayedValue(env, 2, {"summed": np.float32(sum(recent[env]))}))
-        return {**rows, "summed": np.full(len(rows["reward"]), np.nan, np.float32)}, late, recent
+        unknown = np.full(len(envs), np.nan, np.float32)
+        return {**transitions, "summed": unknown}, late, recent
 
     def update(self, batch: Batch, noise: NoiseSource) -> tuple[Metrics, WriteBack]:
         known = torch.isfinite(batch["summed"])

@@ -31,15 +31,17 @@ class SeeingAlgorithm(Toy):
     }  # fmt: skip
 
     def annotate(
-        self, rows: Transitions, envs: Sequence[int], carry: Carry, state: object
+        self, transitions: Transitions, envs: Sequence[int], carry: Carry, state: object
     ) -> tuple[Transitions, Sequence[DelayedValue], object]:
         late = []
-        for env, twice, first in zip(envs, rows["twice"][:, 0], rows["is_first"], strict=True):
+        for env, twice, first in zip(
+            envs, transitions["twice"][:, 0], transitions["is_first"], strict=True
+        ):
             late.append(DelayedValue(env, 0, {"seen": np.float32(twice)}))
             if not first:
                 late.append(DelayedValue(env, 1, {"before": np.float32(twice)}))
         empty = np.broadcast_to(np.float32(-1), len(envs))  # read-only, as arrays may be
-        return {**rows, "seen": empty, "before": empty}, late, None
+        return {**transitions, "seen": empty, "before": empty}, late, None
 
 
 SEEING = agent("Seeing", SeeingAlgorithm)
