@@ -20,12 +20,12 @@ from .policy import NEXT_STEP, Policy
 from .spaces import Observation, encode
 
 POLICY = "policy.onnx"
-PROOF_STEPS = 8  # each of the two captured graphs is captured, then replayed three times
+PROOF_STEPS = 8  # each of the two captured graphs is captured, then launched three times
 GRAPH_IDS = (1, 2)  # 0 is onnxruntime's own
 
 
 class DeviceStep:
-    """The acting step of a fixed number of rows, whose carry stays in the device's memory.
+    """The acting step of a fixed number of batch elements; the carry stays in the device's memory.
 
     Two carries take turns: one is read, the other written. onnxruntime captures a CUDA graph by
     running it several times, which would advance a carry that is written where it is read
@@ -34,25 +34,25 @@ class DeviceStep:
 
     Attributes:
         graph: what runs.
-        rows: B.
+        elements: B.
     """
 
-    def __init__(self, graph: Graph, rows: int) -> None:
+    def __init__(self, graph: Graph, elements: int) -> None:
         """Set memory aside; the carry is zeros.
 
         Args:
             graph: an open `policy.onnx`.
-            rows: B, of every call.
+            elements: B, of every call.
         """
-        self.graph, self.rows = graph, rows
+        self.graph, self.elements = graph, elements
         inputs, outputs = graph.spec.inputs, graph.spec.outputs
         given = {name: port for name, port in inputs.items() if port.role != "carry"}
-        buffers = {name: graph.buffer(port, rows) for name, port in given.items()}
+        buffers = {name: graph.buffer(port, elements) for name, port in given.items()}
         self._given = [(port, buffers[name]) for name, port in given.items()]
-        self._action = graph.buffer(outputs["action"], rows)
+        self._action = graph.buffer(outputs["action"], elements)
         ports = {port.key: port for port in inputs.values() if port.role == "carry"}
         self._carries = [
-            {key: graph.buffer(port, rows) for key, port in ports.items()} for _ in GRAPH_IDS
+            {key: graph.buffer(port, elements) for key, port in ports.items()} for _ in GRAPH_IDS
         ]
         self._turns = [
             graph.bind(
@@ -88,7 +88,7 @@ class DeviceStep:
         }
         for port, buffer in self._given:
             array = np.ascontiguousarray(values[port.role][port.key])
-            expected = ((self.rows, *port.shape), port.dtype)
+            expected = ((self.elements, *port.shape), port.dtype)
             assert (array.shape, str(array.dtype)) == expected, (port, array.shape, array.dtype)
             buffer.update_inplace(array)
         self.graph.run_bound(self._turns[self._turn])
@@ -102,9 +102,9 @@ def _named(graph: Graph, carry: Mapping[str, Buffer], side: str) -> dict[str, Bu
 
 
 class DeviceBatch:
-    """Environments stepped together by one policy; each row has its own episode and noise.
+    """Environments stepped together by one policy, each with an episode and noise of its own.
 
-    The actions are those of `Policy.predict` with the same seed, row by row.
+    The actions are those of `Policy.predict` with the same seed, element by element.
 
     Attributes:
         policy: the same weights, one session; not touched.
@@ -116,7 +116,7 @@ class DeviceBatch:
         """Put all batch elements at the start of their first episode."""
         self.policy, self.step = policy, step
         self._noise = with_plan_axes(policy.spec.noise)
-        self.address = policy.start(step.rows).address
+        self.address = policy.start(step.elements).address
 
     def act(
         self,
@@ -125,37 +125,37 @@ class DeviceBatch:
         *,
         deterministic: bool | None = None,
     ) -> Array:
-        """An action for each row.
+        """An action for each batch element.
 
         Args:
-            observation: raw observations with a batch axis of B rows.
-            is_first: (B,) bool, whether each row's observation is its episode's first.
+            observation: raw observations with a batch axis of length B.
+            is_first: (B,) bool, whether each element's observation is its episode's first.
             deterministic: whether actions are the distribution's mode; None is the protocol.
 
         Returns:
             (B, *action.shape), the environment's own.
 
         Raises:
-            ObservationError: if the observation is not what the spec says, or not B rows.
+            ObservationError: if the observation is not what the spec says, or not B of them.
         """
-        spec, rows = self.policy.spec, self.step.rows
+        spec, elements = self.policy.spec, self.step.elements
         obs = encode(spec.obs, observation, batched=True)
         first = np.array(is_first, bool).reshape(-1)
-        if not len(next(iter(obs.values()))) == len(first) == rows:
+        if not len(next(iter(obs.values()))) == len(first) == elements:
             raise ObservationError(
                 f"{len(next(iter(obs.values())))} observations came with {len(first)} is_first, "
-                f"expected {rows} of each; load_batch as many as there are environments"
+                f"expected {elements} of each; load_batch as many as there are environments"
             )
         mode = self.policy.deterministic if deterministic is None else bool(deterministic)
         noise = draw(self._noise, self.address)
-        action = self.step({**obs, "is_first": first}, noise, np.full(rows, mode))
+        action = self.step({**obs, "is_first": first}, noise, np.full(elements, mode))
         self.address = self.address + NEXT_STEP
         return action.astype(spec.action.dtype, copy=False)
 
 
 def load_batch(
     folder: str | Path,
-    rows: int,
+    elements: int,
     *,
     provider: Provider = "auto",
     threads: int = 1,
@@ -163,25 +163,28 @@ def load_batch(
     deterministic: bool | None = None,
     cuda_graph: bool = False,
 ) -> DeviceBatch:
-    """Open a bundle's policy for a fixed number of rows that act together.
+    """Open a bundle's policy for a fixed number of batch elements that act together.
 
     Args:
         folder: what `export` wrote.
-        rows: B, of every call.
+        elements: B, of every call.
         provider: "cpu", "cuda", or "auto" for CUDA where there is a device.
         threads: of onnxruntime, for one step.
         seed: keys the noise; None is the bundle's.
         deterministic: None is the paper's evaluation protocol.
-        cuda_graph: capture the step once and replay it; only after replayed steps have agreed with
+        cuda_graph: capture the step once and launch it; only after launched steps have agreed with
             plain ones here and now.
 
     Raises:
         BundleError, MissingExtraError: as `load_policy`.
-        ConfigError: if there are no rows, or the policy plans.
-        ProviderError: if CUDA was asked for and is not there, or a replay differs.
+        ConfigError: if there are no batch elements, or the policy plans.
+        ProviderError: if CUDA was asked for and is not there, or a launch differs.
     """
-    if rows < 1:
-        raise ConfigError(f"there are {rows} rows, expected at least 1; pass the environments'")
+    if elements < 1:
+        raise ConfigError(
+            f"there are {elements} batch elements, expected at least 1; pass as many as there are "
+            "environments"
+        )
     policy = load_policy(
         folder, provider=provider, threads=threads, seed=seed, deterministic=deterministic
     )
@@ -192,8 +195,8 @@ def load_batch(
             "stays on the host; use load_policy and predict"
         )
     if not cuda_graph:
-        return DeviceBatch(policy, DeviceStep(plain.graph, rows))
-    step = DeviceStep(_captured(Path(folder), plain.graph, threads), rows)
+        return DeviceBatch(policy, DeviceStep(plain.graph, elements))
+    step = DeviceStep(_captured(Path(folder), plain.graph, threads), elements)
     prove(step, plain, policy.spec)
     return DeviceBatch(policy, step)
 
@@ -230,10 +233,10 @@ def prove(step: DeviceStep, plain: OnnxStep, spec: PolicySpec) -> None:
     )
     for t in range(PROOF_STEPS):
         before = step.carry
-        obs = _random_obs(spec, step.rows, rng)
-        obs["is_first"] = (rng.random(step.rows) < 0.2) | (t == 0)
-        noise = draw(noise_spec, [(0, row, t) for row in range(step.rows)])
-        mode = rng.random(step.rows) < 0.5
+        obs = _random_obs(spec, step.elements, rng)
+        obs["is_first"] = (rng.random(step.elements) < 0.2) | (t == 0)
+        noise = draw(noise_spec, [(0, element, t) for element in range(step.elements)])
+        mode = rng.random(step.elements) < 0.5
         action = step(obs, noise, mode)
         carry, expected = plain(before, obs, noise, mode)
         worst = max(
@@ -252,10 +255,10 @@ def prove(step: DeviceStep, plain: OnnxStep, spec: PolicySpec) -> None:
     step.carry = zeros
 
 
-def _random_obs(spec: PolicySpec, rows: int, rng: np.random.Generator) -> Arrays:
+def _random_obs(spec: PolicySpec, elements: int, rng: np.random.Generator) -> Arrays:
     obs: Arrays = {}
     for key, one in spec.obs.items():
-        shape = (rows, *one.shape)
+        shape = (elements, *one.shape)
         image = one.kind == "image"
         obs[key] = rng.integers(0, 256, shape, np.uint8) if image else rng.random(shape, np.float32)
     return obs

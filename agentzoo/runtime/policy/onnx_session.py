@@ -262,7 +262,7 @@ class Graph:
             spec: the inputs and outputs it has to have.
             provider: auto takes CUDA where there is a device, else the CPU.
             threads: onnxruntime's intra-op threads.
-            cuda_graph: capture bound runs on CUDA, and replay them; see `device`.
+            cuda_graph: capture bound runs on CUDA, and launch them; see `device_batch`.
 
         Raises:
             MissingExtraError: without onnxruntime.

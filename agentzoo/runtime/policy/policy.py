@@ -58,7 +58,7 @@ class PolicyState:
         """B, the number of batch elements."""
         return len(self.address)
 
-    def row(self, i: int) -> "PolicyState":
+    def element(self, i: int) -> "PolicyState":
         """The state of one batch element, still with its axis B."""
         carry = {name: array[i : i + 1] for name, array in self.carry.items()}
         return PolicyState(carry, self.address[i : i + 1])
@@ -247,7 +247,7 @@ class Policy:
         modes = np.array([one._mode(deterministic) for one in sessions])
         actions, state = first.advance(obs, is_first, state, modes)
         for i, one in enumerate(sessions):
-            one._state, one._is_first = state.row(i), False
+            one._state, one._is_first = state.element(i), False
         return list(actions)
 
     def advance(

@@ -254,7 +254,7 @@ class Service:
             StepRequest(
                 obs=_element(encoded, i),
                 is_first=bool(first[i]),
-                state=state.row(i),
+                state=state.element(i),
                 deterministic=bool(modes[i]),
                 deadline=deadline,
             )

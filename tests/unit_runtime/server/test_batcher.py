@@ -229,7 +229,7 @@ def test_states_join_and_part_again():
     states = [policy.session(seed).start(1) for seed in (3, 4)]
     joined = PolicyState.joined(states)
     assert len(joined) == 2
-    assert np.array_equal(joined.row(1).address, states[1].address)
+    assert np.array_equal(joined.element(1).address, states[1].address)
 
 
 def test_it_says_how_long_its_step_takes(waiting):
