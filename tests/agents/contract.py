@@ -53,7 +53,7 @@ class Keep(Callback):
         self.training = training
 
 
-def all_rows(replay: ReplayBuffer) -> list[dict[str, np.ndarray]]:
+def all_transitions(replay: ReplayBuffer) -> list[dict[str, np.ndarray]]:
     """Every column of every stream, in order."""
     streams = []
     for stream in replay.streams:
@@ -70,7 +70,9 @@ def all_rows(replay: ReplayBuffer) -> list[dict[str, np.ndarray]]:
 
 def assert_same_run(a: Keep, b: Keep) -> None:
     """Transitions, weights, optimisers and counters, bit for bit."""
-    for mine, theirs in zip(all_rows(a.training.replay), all_rows(b.training.replay), strict=True):
+    for mine, theirs in zip(
+        all_transitions(a.training.replay), all_transitions(b.training.replay), strict=True
+    ):
         assert mine.keys() == theirs.keys()
         for name in mine:
             np.testing.assert_array_equal(mine[name], theirs[name], err_msg=name)

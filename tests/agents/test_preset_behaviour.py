@@ -19,7 +19,7 @@ from agentzoo.agent import Agent
 from agentzoo.agents.registry import OWN
 from agentzoo.train.callbacks import Callback
 from agentzoo.train.loop import Training
-from tests.agents.contract import all_rows
+from tests.agents.contract import all_transitions
 from tests.agents.fake_envs import Catch
 
 UPDATES = 100  # of which the prior must have a gradient in half
@@ -181,7 +181,7 @@ def test_a_preset_in_its_world(case: Case, tmp_path: Path) -> None:
         len(training.adapter),
     )
     # Episodes end where the environment ends them, but for the ones that the run's end cuts
-    for rows in all_rows(training.replay):
+    for rows in all_transitions(training.replay):
         firsts, lasts = rows["is_first"].nonzero()[0], rows["is_last"].nonzero()[0]
         finished = list(zip(firsts, lasts, strict=True))[:-1]
         assert finished, "no episode was finished"

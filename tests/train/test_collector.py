@@ -22,7 +22,7 @@ from agentzoo.train.checkpoint import newest, whole
 from agentzoo.train.logger import read_metrics
 from agentzoo.train.loop import Training
 from agentzoo.train.schedule import ByBurst
-from tests.agents.contract import CARTPOLE, Keep, all_rows, assert_same_run
+from tests.agents.contract import CARTPOLE, Keep, all_transitions, assert_same_run
 from tests.agents.toys import TOYS
 from tests.train.test_loop import counters
 from tests.unit_runtime.envs.fake_envs import Countdown, Marking, Mortal
@@ -66,7 +66,7 @@ def test_processes_change_no_row_and_no_weight(tmp_path: Path):
     fields = {"envs": 3, "checkpoint_every": 160}
     serial = learn(toy(parallel=False, **fields), 1_500, tmp_path / "a")
     parallel = learn(toy(**fields), 1_500, tmp_path / "b")
-    assert len(all_rows(serial.training.replay)) == 3
+    assert len(all_transitions(serial.training.replay)) == 3
     assert serial.training.counters.updates > 10
     assert_same_run(serial, parallel)
 
@@ -105,7 +105,7 @@ def two(mode: AutoresetMode) -> SyncVectorEnv:
 @pytest.mark.parametrize("mode", MODES)
 def test_rows_of_a_vector_environment(mode: AutoresetMode, tmp_path: Path):
     keep = learn(toy(two(mode)), 1_000, tmp_path)
-    for env, (rows, length) in enumerate(zip(all_rows(keep.training.replay), (20, 30),
+    for env, (rows, length) in enumerate(zip(all_transitions(keep.training.replay), (20, 30),
                                              strict=True)):  # fmt: skip
         seed, step = rows["observation"].T
         first, last = rows["is_first"], rows["is_last"]
@@ -122,7 +122,7 @@ def test_rows_of_a_vector_environment(mode: AutoresetMode, tmp_path: Path):
         assert seed[0] == np.float32(episode_seed(3, env, 0))
         assert keep.training.counters.rows[env] == len(first)
     # what counts is what was stored, not what a waiting environment went through
-    decisions = sum((~rows["is_first"]).sum() for rows in all_rows(keep.training.replay))
+    decisions = sum((~rows["is_first"]).sum() for rows in all_transitions(keep.training.replay))
     assert keep.training.counters.env_step == decisions
 
 
@@ -143,7 +143,7 @@ def test_stopped_in_a_vector_environment_leaves_whole_episodes(mode: AutoresetMo
 
     keep = learn(toy(two(mode)), 10**6, tmp_path, Stop())
     assert keep.training.counters.interrupted
-    for rows in all_rows(keep.training.replay):
+    for rows in all_transitions(keep.training.replay):
         assert rows["is_last"][-1]
         assert (rows["is_first"][1:] == rows["is_last"][:-1]).all()
 
@@ -241,7 +241,7 @@ def test_a_function_that_cannot_be_sent_says_what_to_do(tmp_path: Path):
     with pytest.raises(ConfigError, match=r"cannot be sent .* set parallel=False"):
         learn(toy(holding, envs=2), 500, tmp_path / "a")
     keep = learn(toy(holding, envs=2, parallel=False), 500, tmp_path / "b")
-    assert len(all_rows(keep.training.replay)) == 2
+    assert len(all_transitions(keep.training.replay)) == 2
 
 
 @pytest.mark.slow

@@ -24,7 +24,7 @@ from agentzoo.train.logger import read_metrics
 from agentzoo.train.loop import Training, checkpoint_grace
 from agentzoo.train.run_folder import locked
 from agentzoo.train.schedule import ByBurst, ByDecision, ByEpisode, ByRatio
-from tests.agents.contract import CASES, PENDULUM, Keep, all_rows
+from tests.agents.contract import CASES, PENDULUM, Keep, all_transitions
 from tests.agents.toys import TOYS
 
 TOY = TOYS["TruncatedActor"]
@@ -389,7 +389,7 @@ def test_a_signal_saves_whole_episodes_and_ends_the_script(sent: signal.Signals,
     toy(checkpoint_every=400).learn(
         stopped.env_step + 400, run=run, callbacks=[keep], progress=False
     )
-    (rows,) = all_rows(keep.training.replay)
+    (rows,) = all_transitions(keep.training.replay)
     assert rows["is_last"][np.flatnonzero(rows["is_first"])[1:] - 1].all()
     assert not rows["is_terminal"].any()
 
@@ -525,7 +525,7 @@ def test_an_unfinished_episode_is_cut_for_a_checkpoint_after_the_grace(tmp_path:
     keep = Keep()
     agent = toy(Short(length=10**6), checkpoint_every=300, checkpoint_grace=50)
     agent.learn(1_000, run=tmp_path, callbacks=[keep], progress=False)
-    (rows,) = all_rows(keep.training.replay)
+    (rows,) = all_transitions(keep.training.replay)
     assert np.flatnonzero(rows["is_last"]).tolist() == [350, 651, 952, 1003]
     assert not rows["is_terminal"].any()
 
@@ -535,7 +535,7 @@ def lengths(folder: Path, agent: Agent, total: int) -> list[list[int]]:
     keep = Keep()
     agent.learn(total, run=folder, callbacks=[keep], progress=False)
     found = []
-    for rows in all_rows(keep.training.replay):
+    for rows in all_transitions(keep.training.replay):
         first, last = np.flatnonzero(rows["is_first"]), np.flatnonzero(rows["is_last"])
         found.append((last - first).tolist())
     return found
@@ -592,7 +592,7 @@ def test_a_run_that_ends_while_environments_are_held_has_one_last_checkpoint(tmp
 def test_actions_are_stored_with_the_row_they_were_chosen_at(tmp_path: Path):
     keep = Keep()
     toy(Short()).learn(600, run=tmp_path, callbacks=[keep], progress=False)
-    (rows,) = all_rows(keep.training.replay)
+    (rows,) = all_transitions(keep.training.replay)
     assert (rows["action"][rows["is_last"]] == 0).all()
     assert (rows["action"][~rows["is_last"]] != 0).all()
     assert rows["is_first"][:8].tolist() == [True, False, False, False] * 2

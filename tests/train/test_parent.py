@@ -14,7 +14,7 @@ from agentzoo.agent import Agent
 from agentzoo.runtime.errors import ConfigError, RunError
 from agentzoo.train.checkpoint import Counters, newest
 from agentzoo.train.parent import WARMUP
-from tests.agents.contract import Keep, all_rows
+from tests.agents.contract import Keep, all_transitions
 from tests.agents.toys import TOYS
 from tests.train.test_loop import counters
 
@@ -79,7 +79,7 @@ def test_no_action_is_random_and_no_episode_is_played_twice(first: Path, tmp_pat
     agent = TOY.load(first, device="cpu")
     keep = go_on(agent, tmp_path / "run", 200)
     assert agent.seed != 3
-    (old,) = all_rows(keep.training.replay)
+    (old,) = all_transitions(keep.training.replay)
     starts = old["observation"][old["is_first"]]
     assert len({tuple(row) for row in starts.tolist()}) == len(starts)
     assert keep.training.collector.prefill == 0

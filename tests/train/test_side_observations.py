@@ -18,7 +18,7 @@ from agentzoo.runtime.errors import ConfigError, ObservationError, WorkerError
 from agentzoo.runtime.spec import ActionSpec, ColumnSpec, ObsSpec
 from agentzoo.train.callbacks import Callback
 from agentzoo.train.loop import Training
-from tests.agents.contract import Keep, all_rows
+from tests.agents.contract import Keep, all_transitions
 from tests.agents.toys import Toy, agent
 from tests.unit_runtime.envs.fake_envs import Breaking, Countdown, Doomed, Mortal, Watched
 
@@ -64,13 +64,13 @@ def test_annotate_sees_what_neither_replay_nor_policy_gets(tmp_path: Path, paral
     replay = keep.training.replay
     assert list(learner.spec.obs) == ["observation"]
     assert "twice" not in (replay.dtype.names or ())
-    for rows in all_rows(replay):
+    for rows in all_transitions(replay):
         count = rows["observation"][:, 1]
         np.testing.assert_array_equal(rows["seen"], 2 * count)
         np.testing.assert_array_equal(
             rows["before"], np.where(rows["is_last"], -1, 2 * (count + 1))
         )
-    assert len(all_rows(replay)[0]["seen"]) > 1_024
+    assert len(all_transitions(replay)[0]["seen"]) > 1_024
     assert learner.evaluate(Watched(), episodes=1).lengths == (25,)
 
 
@@ -121,7 +121,7 @@ def test_a_lost_world_ends_its_episode_at_the_last_stored_transition(
     said = capfd.readouterr().err
     assert said.count("was lost, the next begins: the lights went out") == 1
     short = 0
-    for rows in all_rows(keep.training.replay):
+    for rows in all_transitions(keep.training.replay):
         step, last = rows["observation"][:, 1], rows["is_last"]
         assert (rows["is_first"][1:] == last[:-1]).all()
         assert (np.diff(step)[~last[:-1]] == 1).all(), "no row was made up"
@@ -130,7 +130,7 @@ def test_a_lost_world_ends_its_episode_at_the_last_stored_transition(
         assert (rows["is_terminal"] == (step == 25)).all(), "a lost world is no termination"
         short += int((last & (step == count - 1)).sum())
     assert short >= 1
-    counters, stored = keep.training.counters, all_rows(keep.training.replay)
+    counters, stored = keep.training.counters, all_transitions(keep.training.replay)
     assert counters.rows == [len(rows["reward"]) for rows in stored]
     assert counters.env_step == sum(int((~rows["is_first"]).sum()) for rows in stored)
     assert counters.episodes == sum(int(rows["is_last"].sum()) for rows in stored)
