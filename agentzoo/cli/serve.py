@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -51,6 +51,10 @@ def serve(
     max_batch: Annotated[int, typer.Option(min=1, help="Sessions in one step.")] = 64,
     max_wait_ms: Annotated[float, typer.Option(help="How long one waits for others.")] = 2.0,
     max_queue: Annotated[int, typer.Option(min=1, help="Requests that may wait.")] = 1024,
+    lone_steps: Annotated[
+        Literal["auto", "thread"],
+        typer.Option(help="In the event loop where that is quicker, or always in the thread."),
+    ] = "auto",
     provider: Provider = "auto",
     page: Annotated[
         bool | None,
@@ -73,7 +77,7 @@ def serve(
         raise AgentZooError("name the policies to serve, or a --config models.toml; one of the two")
     limits = {
         "threads": threads, "max_batch": max_batch, "max_wait_ms": max_wait_ms,
-        "max_queue": max_queue, "provider": provider, "plan": plan or "",
+        "max_queue": max_queue, "lone_steps": lone_steps, "provider": provider, "plan": plan or "",
     }  # fmt: skip
     models = (
         read_models(config) if config else [model_settings(one, **limits) for one in sources or []]

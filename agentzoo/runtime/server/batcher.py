@@ -4,6 +4,9 @@ A thread of its own runs the step. It waits for company only while it can expect
 `max_wait_s`, and no longer than until as many requests are there as the batch before had. A request
 is computed from the state it came with and gives a new one; whether that state is kept is decided
 by whoever asked, so a step that fails or comes too late changes nothing.
+
+A request that nobody is beside may be computed by whoever asks, if its step is shorter than the way
+to the thread and back (`lone_steps`); only one of the two computes at a time.
 """
 
 import logging
@@ -21,6 +24,7 @@ import numpy as np
 from ..errors import ServingError
 from ..policy.policy import Policy, PolicyState, flags, stack
 from ..spec import Array, Arrays
+from .lone_steps import LoneSteps
 
 log = logging.getLogger(__name__)
 
@@ -33,11 +37,13 @@ class BatchLimits:
         max_batch: requests in one call of the step.
         max_wait_s: how long a request may wait for others once the step is free.
         max_queue: requests that may wait; further ones are refused.
+        lone_steps: whether `compute_alone` may compute.
     """
 
     max_batch: int = 64
     max_wait_s: float = 0.002
     max_queue: int = 1024
+    lone_steps: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -52,6 +58,8 @@ class StepRequest:
         deadline: on the clock of `time.monotonic`; a request that is later is not computed.
         reply: for the receiver's own use.
         queued: when it was submitted, on the same clock.
+        is_lone: whether it came alone, and woke the thread.
+        seconds: that its step took, if it was computed alone.
     """
 
     obs: Arrays
@@ -61,6 +69,8 @@ class StepRequest:
     deadline: float
     reply: object = None
     queued: float = 0.0
+    is_lone: bool = False
+    seconds: float = 0.0
 
 
 class Answer(NamedTuple):
@@ -98,6 +108,7 @@ class Batcher:
     Attributes:
         policy: whose step is called.
         limits: how requests are gathered.
+        lone_steps: the times of lone requests.
     """
 
     def __init__(
@@ -111,9 +122,11 @@ class Batcher:
             limits: how requests are gathered.
         """
         self.policy, self.limits = policy, limits or BatchLimits()
+        self.lone_steps = LoneSteps(is_on=self.limits.lone_steps)
         self._deliver = deliver
         self._waiting: deque[StepRequest] = deque()
         self._lock = threading.Lock()
+        self._stepping = threading.Lock()  # held by whoever calls the step; before `_lock`
         self._bell = threading.Lock()  # held; letting go of it wakes the thread, and nothing else
         self._bell.acquire()
         self._wanted = 0  # requests that are worth waking the thread for; 0 while it is awake
@@ -140,6 +153,29 @@ class Batcher:
         """Whether its thread still runs."""
         return self._thread.is_alive()
 
+    @property
+    def may_compute_alone(self) -> bool:
+        """Whether `compute_alone` would compute, as far as one can know before."""
+        return self.lone_steps.is_quicker and self._usual == 1 and not self._waiting
+
+    def compute_alone(self, request: StepRequest) -> Batch | None:
+        """Compute a request here and now if none waits, none is computed, and that is quicker.
+
+        Returns:
+            The batch of this one request, which is not delivered; None if it was not computed.
+
+        Raises:
+            ServingError: as `submit`.
+        """
+        with self._lock:
+            self._check_open()
+            if not self.may_compute_alone or not self._stepping.acquire(blocking=False):
+                return None
+        try:
+            return self._compute([request])
+        finally:
+            self._stepping.release()
+
     def submit(self, request: StepRequest) -> None:
         """Let a request wait for its turn; it is delivered later, exactly once.
 
@@ -149,10 +185,7 @@ class Batcher:
         """
         request.queued = time.monotonic()
         with self._lock:
-            if self._is_closed:
-                raise ServingError("this policy is no longer served; start again", "draining")
-            if not self._thread.is_alive():
-                raise _died()
+            self._check_open()
             if len(self._waiting) >= self.limits.max_queue:
                 raise ServingError(
                     f"{len(self._waiting)} requests wait already; ask again later", "overloaded"
@@ -160,9 +193,16 @@ class Batcher:
             self._waiting.append(request)
             is_wanted = 0 < self._wanted <= len(self._waiting)
             if is_wanted:
+                request.is_lone = self._wanted == self._usual == 1
                 self._wanted = 0
         if is_wanted:
             self._bell.release()
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise ServingError("this policy is no longer served; start again", "draining")
+        if not self._thread.is_alive():
+            raise _died()
 
     def close(self) -> None:
         """Take no more requests; those that wait are still computed, then the thread ends."""
@@ -179,8 +219,13 @@ class Batcher:
     def _work(self) -> None:
         requests: list[StepRequest] = []
         try:
-            while requests := self._gather():
-                self._deliver(self._compute(requests))
+            while True:
+                self._gather()
+                with self._stepping:
+                    if not (requests := self._take()):
+                        return
+                    batch = self._compute(requests)
+                self._deliver(batch)
                 requests = []
         except Exception:  # a step's own are caught where it is called
             log.exception("the thread that computes steps has died; restart the server")
@@ -190,10 +235,13 @@ class Batcher:
             with suppress(Exception):  # it may be what killed the thread
                 self._deliver(Batch(requests, [_died()] * len(requests), time.monotonic(), 0.0))
 
-    def _gather(self) -> list[StepRequest]:
-        """The next requests; empty once closed and everything is computed."""
+    def _gather(self) -> None:
+        """Wait until some requests should be computed, or it is closed."""
         self._wait_for(1)
         self._wait_for(min(self._usual, self.limits.max_batch), self.limits.max_wait_s)
+
+    def _take(self) -> list[StepRequest]:
+        """The next requests; empty once closed and everything is computed."""
         with self._lock:
             count = min(len(self._waiting), self.limits.max_batch)
             self._usual = max(count, 1)
@@ -217,7 +265,11 @@ class Batcher:
         found = iter(self._outcomes(live) if live else ())
         outcomes = [next(found) if request.deadline > started else _late() for request in requests]
         self._started = None
-        return Batch(requests, outcomes, started, time.monotonic() - started)
+        seconds = time.monotonic() - started
+        if len(requests) == 1:
+            requests[0].seconds = seconds
+            self.lone_steps.took(seconds)
+        return Batch(requests, outcomes, started, seconds)
 
     def _outcomes(self, requests: Sequence[StepRequest]) -> list[Answer | ServingError]:
         try:

@@ -44,6 +44,7 @@ class Version:
         batcher: computes its requests.
         sessions: open ones.
         steps: under way that belong to no session.
+        coming: requests that are about to be computed alone or submitted.
         is_current: whether new sessions get it.
     """
 
@@ -56,6 +57,7 @@ class Version:
     batcher: Batcher = field(init=False)
     sessions: int = 0
     steps: int = 0
+    coming: int = 0
     is_current: bool = True
 
     @property
@@ -127,7 +129,7 @@ class Model:
     def adopt(self, settings: ModelSettings, version: Version) -> None:
         """Let new sessions have a version that `open` gave."""
         deliver = partial(self._deliver, asyncio.get_running_loop(), version)
-        version.batcher = Batcher(version.policy, deliver, _limits(settings))
+        version.batcher = Batcher(version.policy, deliver, _limits(settings, version))
         self.settings, self._count, before = settings, version.number, self.current
         self.current = version
         self.versions.append(version)
@@ -170,11 +172,13 @@ def _open(settings: ModelSettings, locate: Locate, number: int) -> Version:
     )
 
 
-def _limits(settings: ModelSettings) -> BatchLimits:
+def _limits(settings: ModelSettings, version: Version) -> BatchLimits:
     return BatchLimits(
         max_batch=settings.max_batch,
         max_wait_s=settings.max_wait_ms / 1e3,
         max_queue=settings.max_queue,
+        # on a GPU a step is never so short, and CUDA keeps its own state for each thread
+        lone_steps=settings.lone_steps == "auto" and version.provider == "cpu",
     )
 
 

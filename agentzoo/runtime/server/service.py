@@ -193,7 +193,7 @@ class Service:
         )
         session.is_busy = True
         try:
-            action, state = await _computed(session.version, request)
+            action, state = await self._computed(session.version, request)
         except ServingError as error:
             session.has_diverged |= error.reason == "diverged"
             raise
@@ -261,7 +261,7 @@ class Service:
             for i in range(count)
         ]
         with version.kept():
-            answers = await asyncio.gather(*(_computed(version, request) for request in requests))
+            answers = await asyncio.gather(*(self._computed(version, one) for one in requests))
         return np.stack([one.action for one in answers]), PolicyState.joined(
             [a.state for a in answers]
         )
@@ -351,6 +351,25 @@ class Service:
         allowed = self.settings.deadline_s
         return time.monotonic() + (allowed if timeout_s is None else min(timeout_s, allowed))
 
+    async def _computed(self, version: Version, request: StepRequest) -> Answer:
+        """A request's answer.
+
+        Raises:
+            ServingError: if it is refused, fails, or its deadline passes.
+        """
+        if version.batcher.may_compute_alone:
+            request.queued = time.monotonic()
+            version.coming += 1
+            try:
+                await asyncio.sleep(0)  # whoever asked at the same moment has been read by then
+                batch = version.batcher.compute_alone(request) if version.coming == 1 else None
+            finally:
+                version.coming -= 1
+            if batch is not None:
+                asyncio.get_running_loop().call_soon(self.metrics.batch, version, batch)
+                return _in_time(batch)
+        return await _from_thread(version, request)
+
     def _settle(self, version: Version, batch: Batch) -> None:
         for request, outcome in zip(batch.requests, batch.outcomes, strict=True):
             reply = cast("Reply", request.reply)
@@ -387,8 +406,22 @@ def check_seed(seed: int) -> int:
     return seed
 
 
-async def _computed(version: Version, request: StepRequest) -> Answer:
-    """A request's answer.
+def _in_time(batch: Batch) -> Answer:
+    """The answer to a request that was computed alone.
+
+    Raises:
+        ServingError: if it is refused, or its deadline has passed meanwhile.
+    """
+    (request,), (outcome,) = batch.requests, batch.outcomes
+    if isinstance(outcome, ServingError):
+        raise outcome
+    if time.monotonic() >= request.deadline:
+        raise _too_late()
+    return outcome
+
+
+async def _from_thread(version: Version, request: StepRequest) -> Answer:
+    """A request's answer from the batcher's thread.
 
     Raises:
         ServingError: if it is refused, fails, or its deadline passes.
@@ -400,19 +433,24 @@ async def _computed(version: Version, request: StepRequest) -> Answer:
     timer = loop.call_later(request.deadline - time.monotonic(), _give_up, reply)
     try:
         version.batcher.submit(request)
-        return await reply
+        answer = await reply
+        if request.is_lone:
+            way = time.monotonic() - request.queued - request.seconds
+            version.batcher.lone_steps.went(way)
+        return answer
     finally:
         timer.cancel()
 
 
 def _give_up(reply: Reply) -> None:
     if not reply.done():
-        reply.set_exception(
-            ServingError(
-                "the deadline passed before the step was computed; the state is as it was",
-                "deadline",
-            )
-        )
+        reply.set_exception(_too_late())
+
+
+def _too_late() -> ServingError:
+    return ServingError(
+        "the deadline passed before the step was computed; the state is as it was", "deadline"
+    )
 
 
 def _element(arrays: Arrays, i: int) -> Arrays:

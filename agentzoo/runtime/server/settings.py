@@ -29,6 +29,8 @@ class ModelSettings:
         max_batch: requests in one call of the step.
         max_wait_ms: how long a request may wait for others.
         max_queue: requests that may wait; further ones are refused.
+        lone_steps: where a step of one request is computed: in the event loop where that is
+            quicker ("auto"), or always in the thread of the others ("thread").
         plan: a planner's settings ("candidates=200,elites=20"), "off" for its policy network alone,
             or "" for those of the bundle.
     """
@@ -41,6 +43,7 @@ class ModelSettings:
     max_batch: int = 64
     max_wait_ms: float = 2.0
     max_queue: int = 1024
+    lone_steps: Literal["auto", "thread"] = "auto"
     plan: str = ""
 
     def __post_init__(self) -> None:
