@@ -32,7 +32,7 @@ from agentzoo.agents.dreamer import DreamerAlgorithm
 from agentzoo.export import export, tensors
 from agentzoo.runtime import Policy, load_policy
 from agentzoo.runtime.policy.noise import draw
-from agentzoo.runtime.policy.onnx_session import OnnxStep
+from agentzoo.runtime.policy.onnx_step import OnnxStep
 from agentzoo.runtime.policy.spaces import encode
 from agentzoo.runtime.spec import Array, Arrays
 

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
         performance_profile,
         probability_of_improvement,
     )
-    from .policy.device_batch import DeviceBatch, load_batch
     from .policy.policy import Policy
     from .spec import PolicySpec
     from .world import DreamEnv, World, load_world
@@ -26,7 +25,6 @@ if __name__ != "agentzoo.runtime":  # a checkout's link "runtime" is for people,
 
 __all__ = [
     "AgentZooError",
-    "DeviceBatch",
     "DreamEnv",
     "Evaluation",
     "Policy",
@@ -39,7 +37,6 @@ __all__ = [
     "inspect",
     "iqm",
     "iqm_interval",
-    "load_batch",
     "load_policy",
     "load_world",
     "make_env",
@@ -50,7 +47,6 @@ __all__ = [
 
 HOMES = {
     "AgentZooError": "errors",
-    "DeviceBatch": "policy.device_batch",
     "DreamEnv": "world.env",
     "Evaluation": "evaluation.rollout",
     "Policy": "policy.policy",
@@ -64,7 +60,6 @@ HOMES = {
     "iqm": "evaluation.statistics",
     "iqm_interval": "evaluation.statistics",
     "load_policy": "bundle.load",
-    "load_batch": "policy.device_batch",
     "load_world": "world.load",
     "make_env": "envs",
     "performance_profile": "evaluation.statistics",

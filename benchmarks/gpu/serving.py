@@ -1,4 +1,4 @@
-"""A step of 1, 16 and 256 rows: the carry on the host, on the device, and in CUDA graphs.
+"""A step of 1, 16 and 256 rows: the carry on the host, and where the graph runs.
 
 Each setting takes its turn in one process: latency of a whole step with its noise (p50, p99), and
 rows a second. Without a bundle the policy is one written by hand, small enough that a GPU has
@@ -20,7 +20,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from agentzoo.runtime import load_batch, load_policy  # noqa: E402
+from agentzoo.runtime import load_policy  # noqa: E402
 from agentzoo.runtime.errors import ProviderError  # noqa: E402
 from agentzoo.runtime.policy.onnx_session import Provider  # noqa: E402
 from agentzoo.runtime.policy.policy import Policy  # noqa: E402
@@ -28,7 +28,7 @@ from agentzoo.runtime.spec import Arrays, PolicySpec  # noqa: E402
 from soak.handmade_bundle import write_bundle  # noqa: E402
 
 ROWS = (1, 16, 256)
-WARM = 20  # steps before the first that counts; CUDA graphs are captured in them
+WARM = 20  # steps before the first that counts
 TURN = 10  # steps before it is the next setting's turn
 
 Step = Callable[[], object]
@@ -58,16 +58,12 @@ def on_host(policy: Policy, rows: int) -> Step:
     return step
 
 
-def on_device(folder: Path, rows: int, provider: Provider, *, cuda_graph: bool) -> Step:
-    """Steps whose carry stays where they are computed."""
-    found = load_batch(folder, rows, provider=provider, cuda_graph=cuda_graph)
-    obs, first = observations(found.policy.spec, rows), [np.full(rows, True)]
-
-    def step() -> None:
-        found.act(obs, first[0])
-        first[0] = np.full(rows, False)
-
-    return step
+def in_place(policy: Policy, rows: int) -> Step:
+    """Steps of sessions whose carry stays where they are computed."""
+    sessions = [policy.session(seed) for seed in range(rows)]
+    obs = observations(policy.spec, rows)
+    seen = [{key: array[i] for key, array in obs.items()} for i in range(rows)]
+    return lambda: Policy.act_batch(sessions, seen)
 
 
 def settings(folder: Path, provider: Provider, rows: int) -> dict[str, Step]:
@@ -76,12 +72,8 @@ def settings(folder: Path, provider: Provider, rows: int) -> dict[str, Step]:
     Raises:
         ProviderError: if it is not there.
     """
-    found = {
-        "carry on the host": on_host(load_policy(folder, provider=provider), rows),
-        "IO binding": on_device(folder, rows, provider, cuda_graph=False),
-    }
-    if provider == "cuda":
-        found["IO binding, CUDA graph"] = on_device(folder, rows, provider, cuda_graph=True)
+    policy = load_policy(folder, provider=provider)
+    found = {"carry on the host": on_host(policy, rows), "IO binding": in_place(policy, rows)}
     return {f"{provider}, {name}": step for name, step in found.items()}
 
 

@@ -46,7 +46,6 @@ NOT_RUN = {  # (page, words of the snippet) -> why
         "own_agent.md",
         "check(Case",
     ): "minutes: learns, kills and resumes; the contract tests do that",
-    ("serving.md", "cuda_graph=True"): "needs an NVIDIA GPU",
     ("cluster.md", "tritonclient"): "needs a Triton server",
     ("world_model.md", "stable_baselines3"): "minutes: PPO rounds up to 2,048 dreamed steps",
 }

@@ -12,7 +12,8 @@ import numpy as np
 
 from ..errors import BundleError
 from ..files import at_home, stands
-from ..policy.onnx_session import Graph, OnnxStep, Provider, graph_specs, onnx_model
+from ..policy.onnx_session import Graph, Provider, graph_specs, onnx_model
+from ..policy.onnx_step import OnnxStep
 from ..policy.planners import Changes, PlanStep, as_changes, replanned
 from ..policy.policy import Policy, Step
 from ..printable import printable

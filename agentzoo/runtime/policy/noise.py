@@ -76,19 +76,22 @@ class _Scratch(threading.local):
     def __init__(self) -> None:
         self.bits = np.random.Philox(key=0)
         self.rng = np.random.Generator(self.bits)
-
-    def at(self, seed: int, env: int, step: int, tensor: int) -> np.random.Generator:
-        """The same numbers as `generator` at that address."""
-        # of plain numbers: those of an array are unpacked one by one, which takes twice as long
-        state: Any = {
+        self.place: dict[str, tuple[int, ...]] = {}
+        self.state: Any = {
             "bit_generator": "Philox",
-            "state": {"counter": (0, step & MASK, tensor, 0), "key": (seed & MASK, env & MASK)},
+            "state": self.place,
             "buffer": (0, 0, 0, 0),
             "buffer_pos": 4,  # used up: the next number opens a fresh block
             "has_uint32": 0,
             "uinteger": 0,
         }
-        self.bits.state = state
+
+    def at(self, seed: int, env: int, step: int, tensor: int) -> np.random.Generator:
+        """The same numbers as `generator` at that address."""
+        # of plain numbers: those of an array are unpacked one by one, which takes twice as long
+        self.place["counter"] = (0, step & MASK, tensor, 0)
+        self.place["key"] = (seed & MASK, env & MASK)
+        self.bits.state = self.state
         return self.rng
 
 

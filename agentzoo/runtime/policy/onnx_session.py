@@ -1,8 +1,7 @@
 """ONNX graphs as acting steps: the names of their tensors, and the device they run on."""
 
 import re
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -208,27 +207,21 @@ class Buffer(Protocol):
         ...
 
 
-class _Binding(Protocol):
-    def bind_ortvalue_input(self, name: str, ortvalue: Buffer, /) -> None: ...
-    def bind_ortvalue_output(self, name: str, ortvalue: Buffer, /) -> None: ...
+class Binding(Protocol):
+    """A graph's inputs and outputs at fixed addresses: onnxruntime's IOBinding."""
 
+    def bind_ortvalue_input(self, name: str, ortvalue: Buffer, /) -> None:
+        """Read an input from there."""
+        ...
 
-@dataclass(frozen=True)
-class Bound:
-    """A graph's inputs and outputs at fixed addresses.
-
-    Attributes:
-        binding: onnxruntime's.
-        options: of each run; names the CUDA graph, if there are any.
-    """
-
-    binding: _Binding
-    options: object
+    def bind_ortvalue_output(self, name: str, ortvalue: Buffer, /) -> None:
+        """Write an output there."""
+        ...
 
 
 class _Session(Protocol):
-    def io_binding(self) -> _Binding: ...
-    def run_with_iobinding(self, iobinding: _Binding, run_options: object, /) -> None: ...
+    def io_binding(self) -> Binding: ...
+    def run_with_iobinding(self, iobinding: Binding, /) -> None: ...
     def run(self, outputs: Sequence[str], feeds: Mapping[str, Array]) -> list[Array]: ...
     def get_inputs(self) -> list[_Node]: ...
     def get_outputs(self) -> list[_Node]: ...
@@ -252,7 +245,6 @@ class Graph:
         *,
         provider: Provider = "auto",
         threads: int = 1,
-        cuda_graph: bool = False,
     ) -> None:
         """Open a graph; `content` has been checked (see `bundle`).
 
@@ -262,7 +254,6 @@ class Graph:
             spec: the inputs and outputs it has to have.
             provider: auto takes CUDA where there is a device, else the CPU.
             threads: onnxruntime's intra-op threads.
-            cuda_graph: capture bound runs on CUDA, and launch them; see `device_batch`.
 
         Raises:
             MissingExtraError: without onnxruntime.
@@ -270,7 +261,7 @@ class Graph:
             BundleError: if onnxruntime refuses the graph, or its tensors are not the spec's.
         """
         self.file, self.spec = file, spec
-        self._session = _open(file, content, provider, threads, cuda_graph)
+        self._session = _open(file, content, provider, threads)
         self.provider = "cuda" if CUDA in self._session.get_providers() else "cpu"
         _compare(file, "input", self._session.get_inputs(), spec.inputs)
         _compare(file, "output", self._session.get_outputs(), spec.outputs)
@@ -287,8 +278,10 @@ class Graph:
                 than the spec says.
         """
         feeds = {name: values[role][key] for name, role, key in self._inputs}
-        with self._said_plainly():
+        try:
             outputs = self._session.run(self._outputs, feeds)
+        except _refusals() as error:
+            raise self._refusal(error) from error
         batch = (len(next(iter(feeds.values()))),)
         for name, array, shape in zip(self._outputs, outputs, self._shapes, strict=True):
             if array.shape != batch + shape:
@@ -299,60 +292,46 @@ class Graph:
                 )
         return dict(zip(self._keys, outputs, strict=True))
 
-    @contextmanager
-    def _said_plainly(self) -> Generator[None]:
-        try:
-            yield
-        except _refusals() as error:
-            raise BundleError(
-                f"onnxruntime cannot run {self.file}: {_first_line(error)}; export the policy again"
-            ) from error
+    def _refusal(self, error: Exception) -> BundleError:
+        return BundleError(
+            f"onnxruntime cannot run {self.file}: {_first_line(error)}; export the policy again"
+        )
 
     def buffer(self, port: Port, batch: int) -> Buffer:
         """Memory for a tensor of `batch` elements where the graph runs; zeros."""
         zeros = np.zeros((batch, *port.shape), port.dtype)
         kind = zeros.dtype.type
-        made: Buffer = _onnxruntime().OrtValue.ortvalue_from_shape_and_type(
+        made: Buffer = import_module("onnxruntime").OrtValue.ortvalue_from_shape_and_type(
             list(zeros.shape), kind, self.provider, 0
         )
         made.update_inplace(zeros)
         return made
 
-    def bind(
-        self, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer], graph_id: int
-    ) -> Bound:
-        """Fix where all inputs and outputs are.
-
-        Args:
-            inputs: by the names they have in the graph.
-            outputs: likewise.
-            graph_id: of the CUDA graph that these addresses get, if graphs are captured.
-        """
+    def bind(self, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]) -> Binding:
+        """Fix where all inputs and outputs are, by the names they have in the graph."""
         binding = self._session.io_binding()
         for name, buffer in inputs.items():
             binding.bind_ortvalue_input(name, buffer)
         for name, buffer in outputs.items():
             binding.bind_ortvalue_output(name, buffer)
-        options = _onnxruntime().RunOptions()
-        options.add_run_config_entry("gpu_graph_id", str(graph_id))
-        return Bound(binding, options)
+        return binding
 
-    def run_bound(self, bound: Bound) -> None:
+    def run_bound(self, binding: Binding) -> None:
         """Read the bound inputs, write the bound outputs.
 
         Raises:
             BundleError: if onnxruntime cannot run the graph on them.
         """
-        with self._said_plainly():
-            self._session.run_with_iobinding(bound.binding, bound.options)
+        try:  # no context manager: this is the innermost of every action
+            self._session.run_with_iobinding(binding)
+        except _refusals() as error:
+            raise self._refusal(error) from error
 
 
-def _open(
-    file: str, content: bytes, provider: Provider, threads: int, cuda_graph: bool
-) -> _Session:
+def _open(file: str, content: bytes, provider: Provider, threads: int) -> _Session:
     ort = _onnxruntime()
     available: list[str] = ort.get_available_providers()
-    wanted = _wanted(provider, available, cuda_graph)
+    wanted = _wanted(provider, available)
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -376,7 +355,7 @@ def _open(
     return session
 
 
-def _wanted(provider: Provider, available: Sequence[str], cuda_graph: bool) -> list[object]:
+def _wanted(provider: Provider, available: Sequence[str]) -> list[object]:
     if provider not in PROVIDERS:
         raise ProviderError(f"the provider is {provider!r}, expected {', '.join(PROVIDERS)}")
     if provider == "cuda" and CUDA not in available:
@@ -388,7 +367,7 @@ def _wanted(provider: Provider, available: Sequence[str], cuda_graph: bool) -> l
     if provider == "cpu" or CUDA not in available:
         return [CPU]
     # TF32 rounds products to 10 bits
-    return [(CUDA, {"use_tf32": 0, "enable_cuda_graph": int(cuda_graph)}), CPU]
+    return [(CUDA, {"use_tf32": 0}), CPU]
 
 
 def _onnxruntime() -> ModuleType:
@@ -440,29 +419,6 @@ def _compare(file: str, kind: str, nodes: Sequence[_Node], ports: Mapping[str, P
 # -- steps ---------------------------------------------------------------------------------------
 
 
-class OnnxStep:
-    """The acting step of `policy.onnx`."""
-
-    def __init__(self, graph: Graph) -> None:
-        """Wrap an open graph."""
-        self.graph = graph
-
-    def __call__(
-        self, carry: Arrays, obs: Arrays, noise: Arrays, deterministic: Array, /
-    ) -> tuple[Arrays, Array]:
-        """One acting step; see `policy.Step`."""
-        outputs = self.graph.run(
-            {
-                "carry": carry,
-                "obs": obs,
-                "noise": noise,
-                "is_first": {"": obs["is_first"]},
-                "deterministic": {"": deterministic},
-            }
-        )
-        return _carried(outputs), outputs["action", ""]
-
-
 class OnnxObserve:
     """The filtering step of `observe.onnx`."""
 
@@ -473,7 +429,7 @@ class OnnxObserve:
     def __call__(self, carry: Arrays, obs: Arrays, noise: Arrays, /) -> Arrays:
         """The carry after this observation; `prev_action` is left as it was."""
         inputs = {"carry": carry, "obs": obs, "noise": noise, "is_first": {"": obs["is_first"]}}
-        return _carried(self.graph.run(inputs))
+        return carried(self.graph.run(inputs))
 
 
 class OnnxImagine:
@@ -486,7 +442,7 @@ class OnnxImagine:
     def __call__(self, carry: Arrays, action: Array, noise: Arrays, /) -> ImaginedStep:
         """The next carry without `prev_action`, the reward (N,) of actions (N, A), and more."""
         outputs = self.graph.run({"carry": carry, "action": {"": action}, "noise": noise})
-        return ImaginedStep(_carried(outputs), outputs["reward", ""], outputs.get(("continue", "")))
+        return ImaginedStep(carried(outputs), outputs["reward", ""], outputs.get(("continue", "")))
 
 
 class OnnxValue:
@@ -514,7 +470,8 @@ class OnnxPropose:
         return self.graph.run(values)["action", ""]
 
 
-def _carried(outputs: Mapping[tuple[str, str], Array]) -> Arrays:
+def carried(outputs: Mapping[tuple[str, str], Array]) -> Arrays:
+    """The carry among a graph's outputs."""
     return {key: array for (role, key), array in outputs.items() if role == "carry"}
 
 

@@ -7,7 +7,7 @@ computes them.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol, cast
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -40,6 +40,41 @@ class Step(Protocol):
             The new carry, and (B, *action.shape) in the environment's own form.
         """
         ...
+
+
+class KeepingStep(Protocol):
+    """An acting step of a fixed number of batch elements, which keeps their carry."""
+
+    elements: int
+    carry: Arrays
+
+    def __call__(
+        self, obs: Arrays, is_first: Array, noise: Arrays, deterministic: Array, /
+    ) -> Array:
+        """Observe and act; see `Step`."""
+        ...
+
+
+class Bindable(Protocol):
+    """A step that can keep the carry of batch elements that act again and again."""
+
+    def bound(self, elements: int) -> KeepingStep:
+        """The same step for so many batch elements."""
+        ...
+
+
+class Seat(NamedTuple):
+    """The place of a session's carry while it stays in a bound step.
+
+    Attributes:
+        step: that keeps it.
+        of: the step that it is of.
+        element: which one of its batch elements.
+    """
+
+    step: KeepingStep
+    of: Step
+    element: int
 
 
 @dataclass(frozen=True)
@@ -115,7 +150,14 @@ class Policy:
             raise ConfigError(f"the seed is {self.seed}, expected 0 <= seed < 2**63; pass another")
         self._noise = with_plan_axes(spec.noise, spec.plan)
         self.reset()
-        self._state = self.start(1)
+        start = self.start(1)
+        self._address = start.address
+        self._carry: Arrays | None = start.carry  # None while it has a seat
+        self._seat: Seat | None = None
+
+    def __getstate__(self) -> dict[str, object]:
+        """The session with its carry, which leaves its seat, to be pickled and copied."""
+        return {**self.__dict__, "_carry": self._where_it_was(), "_seat": None}
 
     def __repr__(self) -> str:
         """Say which agent, where it learned, and whose noise it draws."""
@@ -166,9 +208,7 @@ class Policy:
         """
         encoded = encode(self.spec.obs, obs, batched=False)
         first, mode = ONE[self._is_first], ONE[self._mode(deterministic)]
-        actions, self._state = self.advance(encoded, first, self._state, mode)
-        self._is_first = False
-        return actions[0]
+        return _acted((self,), encoded, first, mode)[0]
 
     def predict(
         self,
@@ -241,14 +281,11 @@ class Policy:
         """
         first = sessions[0]
         assert all(one.step is first.step for one in sessions), "sessions of different weights"
+        assert len({id(one) for one in sessions}) == len(sessions), "a session acts twice"
         obs = stack([encode(first.spec.obs, obs, batched=False) for obs in observations])
-        state = PolicyState.joined([one._state for one in sessions])
         is_first = np.array([one._is_first for one in sessions])
         modes = np.array([one._mode(deterministic) for one in sessions])
-        actions, state = first.advance(obs, is_first, state, modes)
-        for i, one in enumerate(sessions):
-            one._state, one._is_first = state.element(i), False
-        return list(actions)
+        return list(_acted(sessions, obs, is_first, modes))
 
     def advance(
         self, obs: Arrays, is_first: Array, state: PolicyState, deterministic: Array
@@ -273,8 +310,61 @@ class Policy:
         action = action.astype(self.spec.action.dtype, copy=False)
         return action, PolicyState(carry, state.address + NEXT_STEP)
 
+    def _where_it_was(self) -> Arrays:
+        """The carry, wherever it is: name -> (1, *shape)."""
+        if self._seat is None:
+            assert self._carry is not None, self
+            return self._carry
+        i = self._seat.element
+        return {name: array[i : i + 1] for name, array in self._seat.step.carry.items()}
+
     def _mode(self, deterministic: bool | None) -> bool:
         return self.deterministic if deterministic is None else bool(deterministic)
+
+
+# The functions below are the sessions' own: they share a step, and several may sit in one.
+# pyright: reportPrivateUsage=false
+
+
+def _acted(sessions: Sequence[Policy], obs: Arrays, is_first: Array, deterministic: Array) -> Array:
+    """One step of several sessions, in place where their step can keep the carry.
+
+    Returns:
+        (B, *action.shape).
+    """
+    first = sessions[0]
+    addresses = [one._address for one in sessions]
+    address = addresses[0] if len(addresses) == 1 else np.concatenate(addresses)
+    if hasattr(first.step, "bound"):
+        noise = draw(first._noise, address)
+        actions = _seated(sessions)(obs, is_first, noise, deterministic)
+        actions = actions.astype(first.spec.action.dtype, copy=False)
+        after = address + NEXT_STEP
+    else:
+        parts = [one._where_it_was() for one in sessions]
+        actions, state = first.advance(
+            obs, is_first, PolicyState(stack(parts), address), deterministic
+        )
+        after = state.address
+        for i, one in enumerate(sessions):
+            one._carry, one._seat = state.element(i).carry, None
+    for i, one in enumerate(sessions):
+        one._address, one._is_first = after[i : i + 1], False
+    return actions
+
+
+def _seated(sessions: Sequence[Policy]) -> KeepingStep:
+    """The step that keeps the carry of these sessions in this order; they sit down if need be."""
+    of, seat, count = sessions[0].step, sessions[0]._seat, len(sessions)
+    seats = [one._seat for one in sessions]
+    sits = seat is not None and seat.step.elements == count
+    if seat is not None and sits and seats == [Seat(seat.step, of, i) for i in range(count)]:
+        return seat.step
+    step = cast("Bindable", of).bound(count)
+    step.carry = stack([one._where_it_was() for one in sessions])
+    for i, one in enumerate(sessions):
+        one._carry, one._seat = None, Seat(step, of, i)
+    return step
 
 
 def flags(values: Sequence[bool]) -> Array:

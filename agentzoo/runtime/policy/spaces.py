@@ -24,6 +24,7 @@ RESERVED = frozenset(
 CHANNELS = (1, 3, 4)  # grey, RGB, RGBA or four stacked grey frames
 PICTURE = 16  # two axes this long or longer are taken for a picture's
 OBSERVE = "gymnasium.wrappers.TransformObservation"
+FLOAT32 = np.dtype(np.float32)
 LARGEST = 1e38  # stands for an infinite bound: JSON has no infinity, float32 holds this
 
 Observation = ArrayLike | Mapping[str, ArrayLike]
@@ -322,6 +323,8 @@ def encode(specs: Mapping[str, ObsSpec], observation: Observation, *, batched: b
     """
     values = _by_key(specs, observation)
     encoded = {key: _encode(key, spec, values[key], batched) for key, spec in specs.items()}
+    if not batched:
+        return encoded
     sizes = {len(array) for array in encoded.values()}
     if len(sizes) != 1:
         lengths = ", ".join(f'"{key}" has {len(array)}' for key, array in encoded.items())
@@ -425,10 +428,10 @@ def _image(key: str, spec: ObsSpec, array: Array) -> Array:
 def _vector(key: str, spec: ObsSpec, array: Array) -> Array:
     if array.dtype.kind not in "fiub":
         raise _wrong_dtype(key, array, "real numbers", "pass a numpy array of floats")
-    if array.dtype != np.float32:
+    if array.dtype != FLOAT32:
         with np.errstate(over="ignore"):  # a float64 beyond float32 is reported below
             array = array.astype(np.float32)
-    if not np.isfinite(array).all():
+    if not np.logical_and.reduce(np.isfinite(array), axis=None):  # half the time of its `all`
         raise NotFiniteError(
             f'the observation "{key}" holds NaN or infinity (or a number beyond float32), expected '
             "finite numbers; look at what the environment or sensor gave"

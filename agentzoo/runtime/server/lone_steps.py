@@ -1,4 +1,4 @@
-"""Whether a lone request's step is computed where it was asked for, or in the batcher's thread.
+"""The place where a lone request is computed: the event loop that took it, or the batcher's thread.
 
 The way to a thread and back takes a tenth of a millisecond, and the step there begins with cold
 caches. A step that is not longer than that is computed sooner in the event loop, and keeps it for

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 
 from ..bundle.onnx_check import check_onnx
-from ..policy.onnx_session import Graph, OnnxObserve, OnnxStep, Provider, onnx_model
+from ..policy.onnx_session import Graph, OnnxObserve, Provider, onnx_model
+from ..policy.onnx_step import OnnxStep
 from ..policy.planners import PlanModel
 from ..spec import Array, Arrays, PolicySpec
 from .signature import DECODE, IMAGINE, WorldSpec, latent_tensors, world_graph_specs
