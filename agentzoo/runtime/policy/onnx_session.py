@@ -324,7 +324,7 @@ class Graph:
         """
         try:  # no context manager: this is the innermost of every action
             self._session.run_with_iobinding(binding)
-        except _refusals() as error:
+        except (*_refusals(), RuntimeError) as error:  # with bindings it raises no kinds of its own
             raise self._refusal(error) from error
 
 

@@ -300,7 +300,7 @@ def test_cuda_that_falls_back_is_refused(folder, monkeypatch):
     session = onnxruntime.InferenceSession
 
     def fallen_back(content, options, providers):
-        assert providers[0] == ("CUDAExecutionProvider", {"use_tf32": 0, "enable_cuda_graph": 0})
+        assert providers[0] == ("CUDAExecutionProvider", {"use_tf32": 0})
         return session(content, options, providers=["CPUExecutionProvider"])
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", fallen_back)
