@@ -1,12 +1,15 @@
-"""Time of one DreamerV3 update: ours, and sheeprl's `dreamer_v3_5`, the same sizes.
+"""Time of one DreamerV3 update: ours, sheeprl's `dreamer_v3_5` and TorchRL's learner, same sizes.
 
     python benchmarks/dreamer_v3_update.py --peer-python PEER/bin/python [--compiled]
+        [--torchrl-python TORCHRL/bin/python]
         [--worlds state images images-12m] [--rounds 6] [--updates 2] [--threads 2]
 
 An update is one gradient step of model, actor and value on 16 prepared windows of 64 random rows,
 imagining 15 steps from each row, in float32. Every side has a process of its own, so that peak
 memory is its own; they take turns (paired_timing.py). --compiled adds sheeprl's compiled losses,
-which take minutes to compile. Without --peer-python, ours is measured alone.
+which take minutes to compile, and TorchRL's compiled recurrence. TorchRL learns from state only
+here: its image networks are another architecture. Without the peers' interpreters, ours is measured
+alone.
 
 The floor is what the side's own products and convolutions would take at the rates of one large
 product and one large convolution, measured in the same turns.
@@ -44,7 +47,7 @@ over the floor | over ours | peak MB | ready, s |
 |---|---|---:|---:|---:|---:|---:|---:|---:|"""
 WORLDS = {"state": ("1m", 0), "images": ("1m", 64), "images-12m": ("12m", 64)}  # size, pixels
 ROWS, WINDOWS, HORIZON = 64, 16, 15
-CONVOLUTION = "convolution"
+CONVOLUTION, TORCHRL = "convolution", "torchrl"
 IMAGES, CHANNELS, KERNEL, SIDE = 16, 64, 5, 32  # of the large convolution
 
 
@@ -79,17 +82,21 @@ class Convolution:
         return self.about.flops / median(time for block in times[CONVOLUTION] for time in block)
 
 
-def started(world: str, python: str | None, threads: int, *, compiled: bool) -> dict[str, Peer]:
+def started(world: str, given: argparse.Namespace) -> dict[str, Peer]:
     """The sides, each in its process and ready."""
-    set_to, ours = sizes(world), {"PYTHONPATH": str(ROOT)}
+    set_to, ours, threads = sizes(world), {"PYTHONPATH": str(ROOT)}, given.threads
     sides = {
         OURS: Peer("agentzoo_dreamer_v3.py", sys.executable, set_to, threads, environment=ours)
     }
-    if python:
-        sides[PEER] = Peer("sheeprl_dreamer_v3.py", python, set_to, threads)
-    if python and compiled:
-        set_to = {**set_to, "compile": 1}
-        sides[f"{PEER}, compiled"] = Peer("sheeprl_dreamer_v3.py", python, set_to, threads)
+    torchrl = None if set_to["image"] else given.torchrl_python
+    for name, script, python in (
+        (PEER, "sheeprl_dreamer_v3.py", given.peer_python),
+        (TORCHRL, "torchrl_dreamer_v3.py", torchrl),
+    ):
+        if python:
+            sides[name] = Peer(script, python, set_to, threads)
+        if python and given.compiled:
+            sides[f"{name}, compiled"] = Peer(script, python, {**set_to, "compile": 1}, threads)
     return sides
 
 
@@ -116,7 +123,7 @@ def row(
 
 def compare(world: str, given: argparse.Namespace) -> tuple[Times, Convolution]:
     """Print the lines of one world."""
-    sides = started(world, given.peer_python, given.threads, compiled=given.compiled)
+    sides = started(world, given)
     convolution, before = Convolution(), {name: side.spent()[0] for name, side in sides.items()}
     every: dict[str, Side] = {**sides, CONVOLUTION: convolution}
     times, updates = measure(every, given.rounds, given.updates), given.updates
@@ -130,7 +137,8 @@ def compare(world: str, given: argparse.Namespace) -> tuple[Times, Convolution]:
 def main() -> None:
     parser = arguments("How long one DreamerV3 update takes.", 6, 2)
     parser.add_argument("--worlds", nargs="+", default=list(WORLDS), choices=list(WORLDS))
-    parser.add_argument("--compiled", action="store_true", help="sheeprl's compiled losses, too")
+    parser.add_argument("--compiled", action="store_true", help="the peers compiled, too")
+    parser.add_argument("--torchrl-python", help="the interpreter where torchrl is installed")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     print(setting(given.threads, "torch"), "\n")
