@@ -117,7 +117,7 @@ def top2_margin(scores: Tensor) -> Tensor:
     """Margin of the largest score of the last axis: (..., K) -> (...); inf where K is 1.
 
     The two best scores' difference over max(1, the larger magnitude of the two): the unit that
-    replays of recorded steps are compared in.
+    checks of recorded steps compare in.
     """
     if scores.shape[-1] == 1:
         return torch.full_like(scores[..., 0], torch.inf)

@@ -1,4 +1,4 @@
-"""Returns of imagined and replayed trajectories."""
+"""Returns of trajectories that were imagined, and of those that replay holds."""
 
 import torch
 from torch import Tensor

@@ -37,14 +37,14 @@ class Deployment:
         gpus: that Ray sets aside for each.
         provider: what ONNX Runtime runs on.
         threads: of ONNX Runtime, for one step.
-        max_batch: rows in one call of the step.
-        max_wait_ms: how long a row may wait for others.
-        max_queue: rows that may wait; further ones are refused.
+        max_batch: requests in one call of the step.
+        max_wait_ms: how long a request may wait for others.
+        max_queue: requests that may wait; further ones are refused.
         plan: a planner's settings, "off", or "" for those of the bundle.
         max_sessions: sessions open at once in each replica.
         session_ttl_s: how long a session may be idle.
         deadline_s: how long a request may take.
-        max_rows: rows of one stateless request.
+        max_rows: batch elements of one stateless request.
         drain_s: how long open websockets may go on when a replica is to end.
         allow_hosts: names in the header Host that are let in without a key, with commas between.
         allow_origins: values of the header Origin that are let in, with commas between.

@@ -16,7 +16,7 @@ from agentzoo.runtime.policy.spaces import action_spec, observation_specs
 from agentzoo.runtime.spec import Arrays, NoiseSpec, PolicySpec, TensorSpec
 
 ENV = "gym:CartPole-v1?repeat=1"
-ROWS = 12
+STEPS = 12
 DTYPES = {"float32": TensorProto.FLOAT, "int64": TensorProto.INT64, "bool": TensorProto.BOOL}
 WEIGHTS = np.array([[0, 0], [-0.5, 0.5], [-8, 8], [-2, 2]], np.float32)  # falls left: push left
 REPLAY = b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom" + bytes(2_000)  # not a film, but not text either
@@ -126,16 +126,16 @@ def _value(name, port):
 def trace(spec: PolicySpec, weights: np.ndarray) -> Arrays:
     """A golden trace, by numpy."""
     rng = np.random.default_rng(1)
-    address = np.array([[spec.seed, 0, t] for t in range(ROWS)], np.int64)
+    address = np.array([[spec.seed, 0, t] for t in range(STEPS)], np.int64)
     noise = draw(with_plan_axes(spec.noise, spec.plan), address)["action"]
-    mode = np.arange(ROWS) % 2 == 1
-    obs = rng.standard_normal((ROWS, 4), np.float32)
+    mode = np.arange(STEPS) % 2 == 1
+    obs = rng.standard_normal((STEPS, 4), np.float32)
     scores = obs @ weights + np.where(mode[:, None], 0, noise)
     action = scores.argmax(1)
     arrays = {
-        "state_in_00_prev_action": np.zeros((ROWS, 2), np.float32),
+        "state_in_00_prev_action": np.zeros((STEPS, 2), np.float32),
         "obs_00_observation": obs,
-        "is_first": np.arange(ROWS) == 0,
+        "is_first": np.arange(STEPS) == 0,
         "noise_00_action": noise,
         "deterministic": mode,
         "state_out_00_prev_action": np.eye(2, dtype=np.float32)[action],

@@ -176,5 +176,5 @@ def random_inputs(spec: PolicySpec, batch: int, t: int) -> tuple[Arrays, Arrays,
         image = one.kind == "image"
         obs[key] = rng.integers(0, 256, shape, np.uint8) if image else rng.random(shape, np.float32)
     obs["is_first"] = rng.random(batch) < 0.2
-    address = np.array([(7, row, t) for row in range(batch)])
+    address = np.array([(7, element, t) for element in range(batch)])
     return carry, obs, draw(with_plan_axes(spec.noise, spec.plan), address)

@@ -41,7 +41,7 @@ class ParentRecord:
         env: its resolved environment string, or "".
         env_steps: environment steps that it had learned for, its own parents' included.
         has_optimizer: whether the optimisers' state came along.
-        has_replay: whether its rows came along.
+        has_replay: whether its transitions came along.
         parts: that alone learned on; () is all of them.
     """
 

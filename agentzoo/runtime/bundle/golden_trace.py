@@ -1,6 +1,6 @@
 """The golden trace: recorded acting steps that an exported graph has to reproduce.
 
-Every row is one step on its own, with the carry that torch had before it. The replay is therefore
+Every step stands on its own, with the carry that torch had before it. The check is therefore
 teacher-forced: categorical latents flip where two logits tie, and closed loops diverge from there.
 """
 
@@ -22,11 +22,11 @@ from ..policy.onnx_session import Graph, Port, Ports, graph_specs, onnx_model
 from ..policy.planners import PlanModel, first_returns
 from ..spec import Array, Arrays, PlanSpec, PolicySpec
 
-SCORED = 10  # rows whose proposals are scored: a whole planner's decision costs 1,000 rollouts
+SCORED = 10  # steps whose proposals are scored: a whole planner's decision costs 1,000 rollouts
 BYTES = 2 << 30  # of the unpacked trace
-ROWS = 100_000
-BATCHES = (1, 7)  # rows in one call: each alone, then together, since a graph may mix rows
-EXCUSABLE = 0.1  # largest share of a trace's rows that may differ with an excuse
+STEPS = 100_000
+BATCHES = (1, 7)  # steps in one call: each alone, then together, since a graph may mix them
+EXCUSABLE = 0.1  # largest share of a trace's steps that may differ with an excuse
 HEADER = re.compile(  # of an array as numpy writes it; what else may stand there is not parsed
     rb"\x93NUMPY\x01\x00(?s:..)"
     rb"\{'descr': '([<>|][a-zA-Z]\d+)', 'fortran_order': (True|False), "
@@ -48,8 +48,8 @@ class TraceComparison(NamedTuple):
     """Comparison of an exported graph with the recording.
 
     Attributes:
-        error: (T,) largest difference in each row, relative where numbers exceed 1.
-        margin: (T,) how far each row's closest discrete choice was from falling otherwise,
+        error: (T,) largest difference in each step, relative where numbers exceed 1.
+        margin: (T,) how far each step's closest discrete choice was from falling otherwise,
             relative to the scores it separates; inf where nothing was chosen.
     """
 
@@ -57,22 +57,22 @@ class TraceComparison(NamedTuple):
     margin: Array
 
     def excused(self, tolerance: float) -> Array:
-        """(T,) bool: rows that differ in a discrete choice too close to call."""
+        """(T,) bool: steps that differ in a discrete choice too close to call."""
         differs = np.isfinite(self.error) & ~(self.error <= tolerance)
         return differs & (self.margin < tolerance)
 
     def failed(self, tolerance: float) -> Array:
-        """(T,) bool: rows that differ without an excuse; NaN is a difference."""
+        """(T,) bool: steps that differ without an excuse; NaN is a difference."""
         return ~(self.error <= tolerance) & ~self.excused(tolerance)
 
 
 def golden_ports(spec: PolicySpec) -> Ports:
     """The arrays of a trace, each (T, *shape): the acting graph's inputs and outputs, and two more.
 
-    `address` is each row's noise address. `margin` is the smallest top-2 margin of its discrete
+    `address` is each step's noise address. `margin` is the smallest top-2 margin of its discrete
     choices, inf where nothing is chosen: the difference of the two best scores over max(1, the
     larger magnitude of the two), so that it has the unit of `difference`. A planning agent's trace
-    also holds `returns` of the first proposals of the first 10 rows, each a whole rollout of
+    also holds `returns` of the first proposals of the first 10 steps, each a whole rollout of
     imagined steps.
     """
     graph = next(iter(graph_specs(spec).values()))
@@ -100,7 +100,7 @@ def read_golden(content: bytes, spec: PolicySpec) -> Arrays:
 
 
 def read_recording(content: bytes, ports: Mapping[str, Port], file: str) -> Arrays:
-    """Recorded steps, T rows of every port; `margin` is one of them.
+    """Recorded steps, T of every port; `margin` is one of them.
 
     Args:
         content: an npz file as numpy writes it.
@@ -166,21 +166,21 @@ def _header(archive: zipfile.ZipFile, name: str, file: str) -> _Header:
 
 
 def _arrays(archive: zipfile.ZipFile, ports: Mapping[str, Port], file: str) -> Arrays:
-    rows = (*_header(archive, "margin", file).shape, 0)[0]
-    if not 0 < rows <= ROWS:
+    steps = (*_header(archive, "margin", file).shape, 0)[0]
+    if not 0 < steps <= STEPS:
         raise BundleError(
-            f"{file} records {rows:,} steps, expected 1 to {ROWS:,}; export the policy again"
+            f"{file} records {steps:,} steps, expected 1 to {STEPS:,}; export the policy again"
         )
-    counts = {"returns": min(rows, SCORED)}
+    counts = {"returns": min(steps, SCORED)}
     return {
-        name: _array(archive, name, port, counts.get(name, rows), file)
+        name: _array(archive, name, port, counts.get(name, steps), file)
         for name, port in ports.items()
     }
 
 
-def _array(archive: zipfile.ZipFile, name: str, port: Port, rows: int, file: str) -> Array:
+def _array(archive: zipfile.ZipFile, name: str, port: Port, steps: int, file: str) -> Array:
     """An array of the trace; nothing is unpacked before its header is what it has to be."""
-    header, expected = _header(archive, name, file), (rows, *port.shape)
+    header, expected = _header(archive, name, file), (steps, *port.shape)
     dtype = np.dtype(port.dtype).newbyteorder("<")
     if (header.shape, header.dtype) != (expected, dtype.str):
         raise BundleError(
@@ -199,52 +199,52 @@ def _array(archive: zipfile.ZipFile, name: str, port: Port, rows: int, file: str
 def check_trace(
     graphs: Mapping[str, Graph], spec: PolicySpec, golden: Arrays, batch: int = 1
 ) -> TraceComparison:
-    """Run the recorded rows through the graphs, `batch` rows at a time.
+    """Run the recorded steps through the graphs, `batch` of them at a time.
 
     Args:
         graphs: the policy's open graphs by file name.
         spec: the policy's spec.
         golden: a trace (see `golden_ports`).
-        batch: rows in one call.
+        batch: steps in one call.
 
     Returns:
-        Each row's largest difference from the recording, and its margin.
+        Each step's largest difference from the recording, and its margin.
 
     Raises:
-        BundleError: if a graph cannot run the rows.
+        BundleError: if a graph cannot run the steps.
     """
     graph = next(iter(graphs.values()))
-    rows = len(golden["margin"])
-    chunks = [slice(at, at + batch) for at in range(0, rows, batch)]
+    steps = len(golden["margin"])
+    chunks = [slice(at, at + batch) for at in range(0, steps, batch)]
     error = np.concatenate([_step_error(graph, golden, chunk) for chunk in chunks])
     if spec.plan is not None:
         model = onnx_model(graphs)
-        chunks = [slice(at, min(at + batch, SCORED)) for at in range(0, min(rows, SCORED), batch)]
+        chunks = [slice(at, min(at + batch, SCORED)) for at in range(0, min(steps, SCORED), batch)]
         for chunk in chunks:
             returns = score_first(model, spec, golden, chunk)
             error[chunk] = np.maximum(error[chunk], difference(returns, golden["returns"][chunk]))
     return TraceComparison(error, golden["margin"])
 
 
-def _step_error(graph: Graph, golden: Arrays, rows: slice) -> Array:
-    outputs = graph.run(by_role(graph.spec.inputs, golden, rows))
+def _step_error(graph: Graph, golden: Arrays, steps: slice) -> Array:
+    outputs = graph.run(by_role(graph.spec.inputs, golden, steps))
     return np.max(
         [
-            difference(outputs[port.role, port.key], golden[name][rows])
+            difference(outputs[port.role, port.key], golden[name][steps])
             for name, port in graph.spec.outputs.items()
         ],
         axis=0,
     )
 
 
-def score_first(model: PlanModel, spec: PolicySpec, golden: Arrays, rows: slice) -> Array:
-    """Returns (B, J) of what a planner scores first in rows of the trace.
+def score_first(model: PlanModel, spec: PolicySpec, golden: Arrays, steps: slice) -> Array:
+    """Returns (B, J) of what a planner scores first in steps of the trace.
 
     The planner's noise is drawn again by its address; recorded it would be most of the file.
     """
     ports = graph_specs(spec)["observe.onnx"].outputs
-    carry = by_role(ports, golden, rows)["carry"]
-    return first_returns(model, spec, carry, trace_noise(spec, golden["address"][rows]))
+    carry = by_role(ports, golden, steps)["carry"]
+    return first_returns(model, spec, carry, trace_noise(spec, golden["address"][steps]))
 
 
 def trace_noise(spec: PolicySpec, address: Array) -> Arrays:
@@ -253,16 +253,16 @@ def trace_noise(spec: PolicySpec, address: Array) -> Arrays:
     return draw(with_plan_axes(spec.noise, plan), address)
 
 
-def by_role(ports: Mapping[str, Port], arrays: Arrays, rows: slice) -> dict[str, Arrays]:
+def by_role(ports: Mapping[str, Port], arrays: Arrays, steps: slice) -> dict[str, Arrays]:
     """Arrays that are named as in a graph, by role and key."""
     values: dict[str, Arrays] = {"carry": {}, "noise": {}}  # which a policy may do without
     for name, port in ports.items():
-        values.setdefault(port.role, {})[port.key] = arrays[name][rows]
+        values.setdefault(port.role, {})[port.key] = arrays[name][steps]
     return values
 
 
 def difference(found: Array, expected: Array) -> Array:
-    """(B,) each row's largest |found - expected| / max(1, |expected|); 1 where an index differs."""
+    """(B,) largest |found - expected| / max(1, |expected|) of each; 1 where an index differs."""
     found, expected = found.reshape(len(found), -1), expected.reshape(len(expected), -1)
     if expected.dtype.kind in "iub":
         return (found != expected).max(1, initial=0).astype(np.float64)

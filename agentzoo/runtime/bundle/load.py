@@ -20,7 +20,7 @@ from ..printable import printable
 from ..spec import Arrays, PlanSpec, PolicySpec
 from ..world.graphs import open_world_graphs
 from ..world.signature import TRACE, world_graph_specs
-from ..world.trace import read_trace, replay_dream
+from ..world.trace import check_dream, read_trace
 from .golden_trace import BATCHES, EXCUSABLE, TraceComparison, check_trace, read_golden
 from .manifest import (
     GOLDEN,
@@ -34,12 +34,12 @@ from .manifest import (
 )
 from .onnx_check import check_onnx
 
-TOLERANCE = {"cpu": 1e-4, "cuda": 1e-3}  # between the recording and a replay, by provider
+TOLERANCE = {"cpu": 1e-4, "cuda": 1e-3}  # of a step from the recording, by provider
 
 
 @dataclass(frozen=True)
 class Verification:
-    """The outcome of replaying a bundle's golden trace.
+    """The outcome of checking a bundle's golden trace.
 
     Attributes:
         agent: class name of the agent.
@@ -118,7 +118,7 @@ def load_verified(
     threads: int = 1,
     plan: Changes | Literal["off"] | None = None,
 ) -> tuple[Policy, Verification]:
-    """`load_policy` and `verify` in one: what replayed the trace is what acts.
+    """`load_policy` and `verify` in one: the graphs that were checked are the graphs that act.
 
     Raises:
         BundleError, ConfigError, MissingExtraError, ProviderError: as those two.
@@ -195,7 +195,7 @@ def read_trace_of(folder: Path, manifest: Manifest) -> Arrays:
 def verify(folder: str | Path, *, provider: Provider = "auto", threads: int = 1) -> Verification:
     """Check a bundle's golden trace on this machine, step by step from the recorded carry.
 
-    Each step is replayed alone and together with others.
+    Each step is run alone and together with others.
 
     Raises:
         BundleError: if the folder does not pass its checks, if a step differs by more than the
@@ -244,7 +244,7 @@ def judge_dream(
         BundleError: as `judge`.
     """
     provider = next(iter(graphs.values())).provider
-    return _judged(lambda batch: replay_dream(graphs, trace, batch), spec.agent, provider, batches)
+    return _judged(lambda batch: check_dream(graphs, trace, batch), spec.agent, provider, batches)
 
 
 def judge(
@@ -253,13 +253,13 @@ def judge(
     golden: Arrays,
     batches: Sequence[int] = BATCHES,
 ) -> Verification:
-    """Check a trace through open graphs, its rows alone and together, and say how they agree.
+    """Check a trace through open graphs, its steps alone and together, and say how they agree.
 
     Args:
         graphs: the policy's open graphs by file name.
         spec: the policy's spec.
         golden: the trace.
-        batches: rows in one call; the whole trace is replayed with each.
+        batches: steps in one call; the whole trace is checked with each.
 
     Raises:
         BundleError: if a step differs (naming the worst one), or if more than a tenth of the steps
@@ -274,7 +274,7 @@ def judge(
 def _judged(
     run: Callable[[int], TraceComparison], agent: str, provider: str, batches: Sequence[int]
 ) -> Verification:
-    """Judge a recording that is replayed once with each number of rows."""
+    """Judge a recording that is checked once with each number of steps in a call."""
     tolerance = TOLERANCE[provider]
     found: TraceComparison | None = None
     for batch in batches:
@@ -284,7 +284,7 @@ def _judged(
         if found is not None:  # of the same recording, so the margins are the same
             one = TraceComparison(np.maximum(found.error, one.error), one.margin)
         found = one
-    assert found is not None, "a recording is replayed at least once"
+    assert found is not None, "a recording is checked at least once"
     excused = found.excused(tolerance)
     if excused.sum() > EXCUSABLE * len(excused):
         raise _undecided(found, tolerance, provider)
@@ -302,7 +302,7 @@ def _differs(found: TraceComparison, tolerance: float, provider: str, batch: int
     failed = found.failed(tolerance)
     error = np.where(failed, np.nan_to_num(found.error, nan=np.inf), -1.0)
     worst = int(error.argmax())
-    together = f", {batch} rows together" if batch > 1 else ""
+    together = f", {batch} steps together" if batch > 1 else ""
     return BundleError(
         f"{int(failed.sum())} of {len(failed)} recorded steps differ on {provider}{together}; the "
         f"worst is step {worst}, by {found.error[worst]:.2e} with {tolerance:.0e} allowed, and its "
@@ -316,7 +316,7 @@ def _undecided(found: TraceComparison, tolerance: float, provider: str) -> Bundl
     return BundleError(
         f"{int(excused.sum())} of {len(excused)} recorded steps differ on {provider} in discrete "
         f"choices with margins below {tolerance:.0e}; at most a tenth may, since beyond that the "
-        "replay says nothing: if the agent has hardly learned, let it learn and export it again; "
+        "check says nothing: if the agent has hardly learned, let it learn and export it again; "
         "else look at the unit of its margins (Algorithm.margin)"
     )
 

@@ -9,7 +9,7 @@ from ..errors import BundleError
 from ..policy.noise import with_plan_axes
 from ..spec import ActionSpec, ObsSpec, PolicySpec, TensorSpec
 
-TENSOR_LIMIT = 1 << 28  # numbers in one row of one tensor
+TENSOR_LIMIT = 1 << 28  # numbers in one tensor of one batch element
 INDEX_LIMIT = 1 << 62  # of a class: what int64 holds with room to add
 DTYPES = ("bool", "float16", "float32", "float64", "uint8", "int8", "int16", "int32", "int64")
 INDICES = ("uint8", "int8", "int16", "int32", "int64", "uint16", "uint32", "uint64")

@@ -199,7 +199,7 @@ class RemotePolicy:
         """
         batched = is_batched(self.spec.obs, observation)
         encode(self.spec.obs, observation, batched=batched)
-        rows = {
+        obs = {
             key: np.asarray(value) if batched else np.asarray(value)[None]
             for key, value in _by_key(self.spec, observation).items()
         }
@@ -208,7 +208,7 @@ class RemotePolicy:
                 f"the state is a {type(state).__name__}; pass what this policy's predict gave "
                 "before, or None"
             )
-        message: dict[str, object] = {**rows, "carried": None, "seed": self.seed}
+        message: dict[str, object] = {**obs, "carried": None, "seed": self.seed}
         if state is not None:
             carried = {"carry": state.carry, "address": state.address, "policy": state.policy}
             message |= {"carried": carried}
@@ -225,7 +225,7 @@ class RemotePolicy:
                 raise
             self._ask(message)  # the server closed an idle connection; this needs no session
             reply = self._answer()
-        state = self._state(reply.get("carried"), len(next(iter(rows.values()))))
+        state = self._state(reply.get("carried"), len(next(iter(obs.values()))))
         actions = self._actions(reply, len(state))
         self._answered = self._asked
         return (actions if batched else actions[0]), state

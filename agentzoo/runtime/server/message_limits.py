@@ -39,7 +39,7 @@ def item_limit(spec: PolicySpec, batch: int) -> int:
 
 
 def json_limits(spec: PolicySpec, batch: int) -> tuple[int, int]:
-    """Lists and objects, and values in them, that JSON may hold: one list for each axis's row."""
+    """Lists and objects, and values in them, that JSON may hold: an array is a list of lists."""
     shapes = [one.source for one in spec.obs.values()]
     shapes += [one.shape for one in spec.carry.values()]
     lists = sum(math.prod(shape[:i]) for shape in shapes for i in range(len(shape)))

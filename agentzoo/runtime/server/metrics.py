@@ -32,7 +32,7 @@ class Metrics:
         )
         self._queue = self._histogram("queue_seconds", "Wait before the step.", SECONDS)
         self._step = self._histogram("step_seconds", "One call of the step.", SECONDS)
-        self._rows = self._histogram("batch_rows", "Requests in one call of the step.", SIZES)
+        self._sizes = self._histogram("batch_rows", "Requests in one call of the step.", SIZES)
         self.sessions = Gauge(
             "agentzoo_sessions", "Open sessions.", ("model", "version"), registry=self.registry
         )
@@ -85,11 +85,11 @@ class Metrics:
         """Record one call of the step."""
         name = version.model
         if name not in self._calls:  # looking labels up takes longer than counting
-            parts = (self._step, self._rows, self._queue)
+            parts = (self._step, self._sizes, self._queue)
             self._calls[name] = tuple(one.labels(name) for one in parts)
-        step, rows, queue = self._calls[name]
+        step, sizes, queue = self._calls[name]
         step.observe(batch.seconds)
-        rows.observe(len(batch.requests))
+        sizes.observe(len(batch.requests))
         for request in batch.requests:
             queue.observe(max(0.0, batch.started - request.queued))
         if self.histories is not None:

@@ -122,7 +122,7 @@ class Model:
         """Open a source beside what is served; nothing changes until it is adopted.
 
         Raises:
-            AgentZooError: if it cannot be had, does not pass its checks, or does not replay.
+            AgentZooError: if it cannot be had, does not pass its checks, or fails its trace.
         """
         return await asyncio.to_thread(_open, settings, self._locate, self._count + 1)
 

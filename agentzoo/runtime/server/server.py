@@ -74,7 +74,7 @@ class Server:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
-        """Listen, then load; ready once every model has replayed its golden trace.
+        """Listen, then load; ready once every model's golden trace is checked.
 
         Raises:
             ConfigError: if the address cannot be bound.

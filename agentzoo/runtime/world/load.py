@@ -96,7 +96,7 @@ def golden_starts(spec: PolicySpec, golden: Arrays) -> Sequence[Start]:
     return [
         Start(
             obs={key: raw_observation(spec.obs[key], array[a:b]) for key, array in seen.items()},
-            # the carry before row t holds the action that led to it
+            # the carry before step t holds the action that led to it
             actions=env_action(spec.action, units[a + 1 : b]),
         )
         for a, b in episodes

@@ -1,7 +1,7 @@
-"""The recorded dream that exported world models have to reproduce, row by row.
+"""The recorded dream that exported world models have to reproduce, step by step.
 
-Every row is one imagined step from a state that the policy's own trace reached, and one decoding of
-that state: what went into the graphs and what torch made of it.
+Every step is imagined from a state that the policy's own trace reached, and comes with a decoding
+of that state: what went into the graphs and what torch made of it.
 """
 
 from collections.abc import Mapping
@@ -48,13 +48,13 @@ def read_trace(content: bytes, spec: PolicySpec, world: WorldSpec) -> Arrays:
     return read_recording(content, trace_ports(spec, world), TRACE)
 
 
-def replay_dream(graphs: Mapping[str, Graph], trace: Arrays, batch: int = 1) -> TraceComparison:
-    """Run the recorded rows through both graphs, `batch` rows at a time.
+def check_dream(graphs: Mapping[str, Graph], trace: Arrays, batch: int = 1) -> TraceComparison:
+    """Run the recorded steps through both graphs, `batch` of them at a time.
 
-    A decoding makes no choice, so it has no excuse: where it differs, the row's margin is inf.
+    A decoding makes no choice, so it has no excuse: where it differs, the step's margin is inf.
     """
-    rows = len(trace["margin"])
-    chunks = [slice(at, at + batch) for at in range(0, rows, batch)]
+    steps = len(trace["margin"])
+    chunks = [slice(at, at + batch) for at in range(0, steps, batch)]
     error = {
         file: np.concatenate([_error(graphs[file], trace, PREFIXES[file], one) for one in chunks])
         for file in (IMAGINE, DECODE)
@@ -64,16 +64,16 @@ def replay_dream(graphs: Mapping[str, Graph], trace: Arrays, batch: int = 1) -> 
     return TraceComparison(np.maximum(error[IMAGINE], error[DECODE]), margin)
 
 
-def _error(graph: Graph, trace: Arrays, prefix: str, rows: slice) -> Array:
+def _error(graph: Graph, trace: Arrays, prefix: str, steps: slice) -> Array:
     values: dict[str, Arrays] = {}
     for name, port in graph.spec.inputs.items():
-        values.setdefault(port.role, {})[port.key] = trace[f"{prefix}_{name}"][rows]
+        values.setdefault(port.role, {})[port.key] = trace[f"{prefix}_{name}"][steps]
     found = graph.run(values)
     errors: list[Array] = []
     for name, port in graph.spec.outputs.items():
-        error = difference(found[port.role, port.key], trace[f"{prefix}_{name}"][rows])
+        error = difference(found[port.role, port.key], trace[f"{prefix}_{name}"][steps])
         if port.role == "judgement":
-            scale = np.maximum(1.0, np.abs(trace[f"{prefix}_{name}"][rows]))
-            error = error * scale / np.maximum(scale, trace[f"{prefix}_{name}_spread"][rows])
+            scale = np.maximum(1.0, np.abs(trace[f"{prefix}_{name}"][steps]))
+            error = error * scale / np.maximum(scale, trace[f"{prefix}_{name}_spread"][steps])
         errors.append(error)
     return np.max(errors, axis=0)

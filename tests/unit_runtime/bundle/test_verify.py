@@ -32,7 +32,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def folder(made: Path, tmp_path: Path) -> Path:
-    """A copy that a test may spoil; 12 rows, no margin below 0.01."""
+    """A copy that a test may spoil; 12 steps, no margin below 0.01."""
     target = tmp_path / "bundle"
     target.mkdir()
     for path in made.iterdir():
@@ -56,8 +56,8 @@ def edit(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
     path.write_text(json.dumps(manifest))
 
 
-def other_actions(golden: Arrays, rows: int) -> None:
-    golden["action"][:rows] = 1 - golden["action"][:rows]
+def other_actions(golden: Arrays, steps: int) -> None:
+    golden["action"][:steps] = 1 - golden["action"][:steps]
 
 
 # -- excuses -------------------------------------------------------------------------------------
@@ -105,21 +105,21 @@ def test_nan_is_no_discrete_choice(folder: Path) -> None:
         verify(folder)
 
 
-# -- rows ----------------------------------------------------------------------------------------
+# -- batches -------------------------------------------------------------------------------------
 
 
 def mixing() -> bytes:
-    """The linear policy, but each row acts by the largest logits of the batch."""
+    """The linear policy, but each element acts by the largest logits of the batch."""
     model = onnx.load_model_from_string(graph(linear_spec(0), weights()))
     node = next(one for one in model.graph.node if one.op_type == "MatMul")
     node.output[0] = "own"
-    first = [helper.make_node("ReduceMax", ["own", "rows"], ["largest"], keepdims=1),
+    first = [helper.make_node("ReduceMax", ["own", "elements"], ["largest"], keepdims=1),
              helper.make_node("Sub", ["own", "own"], ["none"]),
              helper.make_node("Add", ["largest", "none"], ["logits"])]  # fmt: skip
     nodes = [model.graph.node[0], *first, *model.graph.node[1:]]
     del model.graph.node[:]
     model.graph.node.extend(nodes)
-    model.graph.initializer.append(numpy_helper.from_array(np.array([0]), "rows"))
+    model.graph.initializer.append(numpy_helper.from_array(np.array([0]), "elements"))
     return model.SerializeToString()
 
 
@@ -127,19 +127,19 @@ def weights() -> NDArray[np.float32]:
     return WEIGHTS + np.random.default_rng(0).normal(0, 0.1, WEIGHTS.shape).astype("f4")
 
 
-def test_a_graph_that_mixes_its_rows_does_not_pass(folder: Path) -> None:
+def test_a_graph_that_mixes_its_batch_does_not_pass(folder: Path) -> None:
     replace(folder, "policy.onnx", mixing())
     policy = load_policy(folder)
-    with pytest.raises(BundleError, match="recorded steps differ on cpu, 7 rows together"):
+    with pytest.raises(BundleError, match="recorded steps differ on cpu, 7 steps together"):
         verify(folder)
-    with pytest.raises(BundleError, match="7 rows together"):
+    with pytest.raises(BundleError, match="7 steps together"):
         load_verified(folder)
     alone = policy.predict(np.ones((1, 4), "f4"), deterministic=True)[0]
-    assert alone.shape == (1,)  # what each row alone does is right
+    assert alone.shape == (1,)  # what each element alone does is right
 
 
-def test_a_graph_of_one_row_is_named(folder: Path) -> None:
-    """Its axis is open, and it gives one row whatever it is given."""
+def test_a_graph_of_one_element_is_named(folder: Path) -> None:
+    """Its axis is open, and it gives one element whatever it is given."""
     model = onnx.load_model_from_string(graph(linear_spec(0), weights()))
     node = next(one for one in model.graph.node if one.op_type == "ArgMax")
     node.output[0] = "all"
@@ -292,7 +292,7 @@ LIES = {
     "64 Gi numbers": (plain(FLOATS % b"68719476736,"), r"records 68,719,476,736 steps, expected 1"),
     "too few numbers": (plain(FLOATS % b"12,"), LENGTH),
     "too many numbers": (plain(FLOATS % b"12,", bytes(100)), LENGTH),
-    "no rows": (plain(FLOATS % b"0,"), r"records 0 steps, expected 1 to 100,000"),
+    "no steps": (plain(FLOATS % b"0,"), r"records 0 steps, expected 1 to 100,000"),
     "one number": (plain(FLOATS % b"", bytes(4)), r"records 0 steps"),
     "900 digits": (plain(FLOATS % (b"9" * 900 + b",")), r"records 999,999,.* steps, expected 1"),
     "deep header": (plain(b"(" * 900), NO_ARRAY),

@@ -68,7 +68,7 @@ def test_the_same_dreams_as_the_agents(made) -> None:
     )
 
 
-def test_verify_replays_the_dream_too(made) -> None:
+def test_verify_checks_the_dream_too(made) -> None:
     found = verify(made[1], provider="cpu")
     assert found.dream is not None
     assert found.dream.steps == 20

@@ -129,7 +129,7 @@ def test_a_dream_goes_on_as_if_it_had_never_stopped(agent: Agent) -> None:
     np.testing.assert_array_equal(whole.reward[:, 2:], rest.reward)
 
 
-def test_the_same_seed_dreams_the_same_and_rows_do_not_disturb_each_other(agent: Agent) -> None:
+def test_the_same_seed_dreams_the_same_and_no_batch_element_disturbs_another(agent: Agent) -> None:
     world, obs = agent.world, first(agent)
     one = world.encode(obs, world.start(seed=5), episode_start=[True])
     again = world.encode(obs, world.start(seed=5), episode_start=[True])
@@ -226,7 +226,7 @@ def test_what_makes_no_dream_is_refused(agents, arguments, error, match) -> None
         world.imagine(world.encode(first(agents("dreamer-discrete"))), **arguments)
 
 
-def test_rows_that_differ_in_number_are_refused(agents) -> None:
+def test_parts_that_differ_in_batch_size_are_refused(agents) -> None:
     world, obs = agents("dreamer-discrete").world, first(agents("dreamer-discrete"))
     with pytest.raises(ObservationError, match="batch size 2, the state 1"):
         world.encode(np.stack([obs, obs]), world.start(1), episode_start=[True, True])
@@ -255,10 +255,10 @@ def test_an_algorithm_without_a_world_model_says_what_it_lacks() -> None:
 
 
 def starts(agent: Agent, count: int = 3):
-    rows = [first(agent, seed) for seed in range(count)]
-    if isinstance(rows[0], dict):
-        return {key: np.stack([row[key] for row in rows]) for key in rows[0]}
-    return np.stack(rows)
+    found = [first(agent, seed) for seed in range(count)]
+    if isinstance(found[0], dict):
+        return {key: np.stack([one[key] for one in found]) for key in found[0]}
+    return np.stack(found)
 
 
 @pytest.mark.filterwarnings("ignore:.*Box observation space m.*imum value is")  # they are

@@ -191,10 +191,10 @@ class Watching:
         reward: float,
         total: float,
     ) -> None:
-        row = {key: one[0] for key, one in batch.items()}
-        seen = picture_of(self.spec.obs, row)
+        element = {key: one[0] for key, one in batch.items()}
+        seen = picture_of(self.spec.obs, element)
         pictures = {"real": shown(self.env.render()) if seen is None else seen}  # pyright: ignore[reportArgumentType]
-        vectors = {} if seen is not None else {"real": numbers_of(self.spec.obs, row)}
+        vectors = {} if seen is not None else {"real": numbers_of(self.spec.obs, element)}
         facts: dict[str, object] = {"reward": reward if step else None}
         if self.world is not None:
             facts["value"] = value_of(self.world, state)
@@ -277,10 +277,10 @@ class Playing:
         pictures, vectors = dict[str, Array](), dict[str, list[float]]()
         numbers: dict[str, dict[str, object]] = {}
         for i, slot in enumerate(("person", "policy")):
-            row = {key: one[i] for key, one in drawn.items()}
-            picture = picture_of(self.spec.obs, row)
+            element = {key: one[i] for key, one in drawn.items()}
+            picture = picture_of(self.spec.obs, element)
             if picture is None:
-                vectors[slot] = numbers_of(self.spec.obs, row)
+                vectors[slot] = numbers_of(self.spec.obs, element)
             else:
                 pictures[slot] = picture
             numbers[slot] = {name: float(one[i]) for name, one in judged.items()}
@@ -347,7 +347,7 @@ def by_key(spec: Any, obs: object) -> dict[str, Array]:
 
 
 def value_of(world: World, state: PolicyState) -> float | None:
-    """The critic's value of a state of one row; None where there is no critic."""
+    """The critic's value of a state of one batch element; None where there is no critic."""
     return float(world.value(state)[0]) if "value" in world.judges else None
 
 
