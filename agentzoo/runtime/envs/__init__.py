@@ -1,4 +1,4 @@
-"""Environments: `suite:task` strings, and the adapter that turns their steps into rows."""
+"""Environments: `suite:task` strings, and the adapter that turns their steps into transitions."""
 
 from .adapter import Adapter, Transitions, episode_seed, require_environment_like
 from .backend import FiveTuple, reset_env, step_env

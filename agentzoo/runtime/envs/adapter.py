@@ -1,4 +1,4 @@
-"""The only row maker: Gymnasium's five-tuples become rows of agentzoo/algorithm.py's timeline."""
+"""Gymnasium's five-tuples become transitions of agentzoo/algorithm.py's timeline, here alone."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -30,20 +30,21 @@ def episode_seed(run_seed: int, env_index: int, episode: int) -> int:
 class Adapter:
     """Several environments behind one interface, each stepped and reset by its index.
 
-    `reset` and `step` return rows: every observation key as `spaces.encode` gives it, `is_first`,
-    `is_last`, `is_terminal` (bool) and `reward` (float32), each with the leading axis
-    B = len(indices). Nothing resets by itself: after a row with `is_last` comes `reset`. `send` and
-    `receive` do both at once, and let environments in processes work while the caller does.
+    `reset` and `step` return transitions: every observation key as `spaces.encode` gives it,
+    `is_first`, `is_last`, `is_terminal` (bool) and `reward` (float32), each with the leading axis
+    B = len(indices). Nothing resets by itself: after a transition with `is_last` comes `reset`.
+    `send` and `receive` do both at once, and let environments in processes work while the caller
+    does.
 
-    An environment whose world is lost (`info["world_lost"]`, or its process died) gives no row for
-    that step: its episode ended with the row before. `lost` then says why.
+    An environment whose world is lost (`info["world_lost"]`, or its process died) gives no
+    transition for that step: its episode ended with the one before. `lost` then says why.
 
     Attributes:
         obs: observation specs by key.
-        side: specs of what rows have besides, for `annotate` alone; the environments declare them
-            as a Dict space `metadata["side"]` and give them as `info["side"]`.
+        side: specs of what transitions have besides, for `annotate` alone; the environments declare
+            them as a Dict space `metadata["side"]` and give them as `info["side"]`.
         lost: index -> reason, of worlds lost in the last `receive`; those that were stepped have
-            no row, those that were reset have begun after all.
+            no transition, those that were reset have begun after all.
         action: the environments' action.
         repeat: environment steps in one decision.
         name: the resolved environment string, or "" for environments of the user's own making.
@@ -150,7 +151,7 @@ class Adapter:
         """Start a new episode in each of the environments; an open one is left behind.
 
         Returns:
-            First rows: `is_first` set, reward 0.
+            First transitions: `is_first` set, reward 0.
 
         Raises:
             ObservationError: if an observation is not what the space says.
@@ -181,7 +182,7 @@ class Adapter:
         resets: Sequence[int] = (),
         seeds: Sequence[int] = (),
     ) -> None:
-        """Take one decision in some environments and reset others; `receive` gives the rows.
+        """Take one decision in some environments and reset others; `receive` gives the transitions.
 
         Raises:
             EpisodeError: if an action is not finite.
@@ -197,31 +198,31 @@ class Adapter:
         )
 
     def receive(self) -> tuple[list[int], Transitions]:
-        """The rows of all that was sent, in the order of their environments, which come first.
+        """Environments and the transitions of all that was sent, in the order of the environments.
 
         Raises:
             EpisodeError: if a reward is not finite.
             ObservationError: if an observation is not what the space says.
             WorkerError: if a process that holds an environment raised, died or hangs.
         """
-        rows = self._rows()
-        indices = sorted(rows)
-        return indices, _stacked([rows[index] for index in indices]) if rows else {}
+        found = self._transitions()
+        indices = sorted(found)
+        return indices, _stacked([found[index] for index in indices]) if found else {}
 
     def _received(self, indices: Sequence[int]) -> Transitions:
-        rows = self._rows()
+        found = self._transitions()
         for index in indices:
-            if index not in rows:
+            if index not in found:
                 raise EpisodeError(f"environment {index} was lost: {self.lost[index]}")
-        return _stacked([rows[index] for index in indices])
+        return _stacked([found[index] for index in indices])
 
-    def _rows(self) -> dict[int, Transitions]:
+    def _transitions(self) -> dict[int, Transitions]:
         outcomes = self._source.receive()
         self.lost = {i: one.lost for i, one in outcomes.items() if one.lost}
         gone = [i for i in self.lost if i not in self._resets]
         for index in gone:
             self._steps[index] = -1
-        return {i: self._row(i, one) for i, one in outcomes.items() if i not in gone}
+        return {i: self._transition(i, one) for i, one in outcomes.items() if i not in gone}
 
     def _typed(self, indices: Sequence[int], actions: ArrayLike) -> Array:
         given: Array = np.asarray(actions)
@@ -252,24 +253,24 @@ class Adapter:
         """Close every environment of our own making."""
         self._source.close()
 
-    def _row(self, index: int, outcome: StepResult) -> Transitions:
+    def _transition(self, index: int, outcome: StepResult) -> Transitions:
         is_first = index in self._resets
         self._steps[index] = 0 if is_first else self._steps[index] + 1
         self._follow(index, outcome.info, is_first)
         try:
-            row = encode(self.obs, outcome.observation, batched=False)
+            found = encode(self.obs, outcome.observation, batched=False)
             if self.side:
-                row |= encode(self.side, outcome.info.get(SIDE, {}), batched=False)
+                found |= encode(self.side, outcome.info.get(SIDE, {}), batched=False)
         except ObservationError as error:
             raise ObservationError(f"{self._where(index)}: {error}") from error
         is_last = bool(outcome.terminated or outcome.truncated)
-        row["is_first"] = np.array([is_first])
-        row["is_last"] = np.array([is_last])
-        row["is_terminal"] = np.array([bool(outcome.terminated)])
-        row["reward"] = self._finite(index, outcome.reward)
+        found["is_first"] = np.array([is_first])
+        found["is_last"] = np.array([is_last])
+        found["is_terminal"] = np.array([bool(outcome.terminated)])
+        found["reward"] = self._finite(index, outcome.reward)
         if is_last:
             self._steps[index] = -1
-        return row
+        return found
 
     def _follow(self, index: int, info: Mapping[str, object], is_first: bool) -> None:
         """Keep what an info says of success and achievements."""
@@ -377,5 +378,5 @@ def require_environment_like(env: object, *, made: bool = False) -> None:
     raise ConfigError(f"{given} as environment, expected {expected}; {instead}")
 
 
-def _stacked(rows: Sequence[Transitions]) -> Transitions:
-    return {key: np.concatenate([row[key] for row in rows]) for key in rows[0]}
+def _stacked(parts: Sequence[Transitions]) -> Transitions:
+    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}

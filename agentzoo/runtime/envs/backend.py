@@ -21,7 +21,7 @@ NOTHING: Mapping[str, Any] = MappingProxyType({})
 SIDE = "side"  # in info: what `annotate` sees, and neither policy nor replay
 LOST = "world_lost"  # in info: why the world is gone and its episode with it, a sentence
 ACHIEVEMENTS = "achievements"  # in info: how often each was reached in this episode, by name
-KEPT = (SIDE, LOST, ACHIEVEMENTS, *SPELLINGS)  # of an info, where rows are made
+KEPT = (SIDE, LOST, ACHIEVEMENTS, *SPELLINGS)  # of an info, where transitions are made
 
 
 class StepResult(NamedTuple):

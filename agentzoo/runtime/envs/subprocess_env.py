@@ -59,7 +59,7 @@ class Worker:
         """Start it; what it answers first is what its environment is like."""
         self.index, self.doing = index, "made"
         self.request: tuple[object, ...] = ()
-        kept = "infos" if infos else "rows"
+        kept = "infos" if infos else "transitions"
         self.process, self.connection = start(kept, {**os.environ, **ONE_THREAD})
         self._send(make)
 
@@ -231,10 +231,10 @@ class ProcessVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         chosen = enumerate(iterate(self.action_space, actions))
         self.send({i: action for i, action in chosen if not self._waiting[i]}, {})
         found = self.receive()
-        rows = [found.get(i, StepResult(self._newest[i])) for i in range(self.num_envs)]
-        rewards = np.array([self._reward(i, row.reward) for i, row in enumerate(rows)])
-        terminations = np.array([row.terminated for row in rows], np.bool_)
-        truncations = np.array([row.truncated for row in rows], np.bool_)
+        results = [found.get(i, StepResult(self._newest[i])) for i in range(self.num_envs)]
+        rewards = np.array([self._reward(i, result.reward) for i, result in enumerate(results)])
+        terminations = np.array([result.terminated for result in results], np.bool_)
+        truncations = np.array([result.truncated for result in results], np.bool_)
         return self._batch(), rewards, terminations, truncations, {}
 
     def render(self, index: int | None = None) -> Any:

@@ -106,8 +106,8 @@ class Vector:
         listed = [seeds.get(i) for i in range(len(self))]
         observations, _ = self._seeded(listed, options)
         self._over[mask] = False
-        rows = self._rows(observations)
-        return {i: StepResult(rows[i]) for i in seeds}
+        found = self._split(observations)
+        return {i: StepResult(found[i]) for i in seeds}
 
     def _seeded(self, seeds: list[int | None], options: dict[str, Any] | None) -> Any:
         """Reset with a seed for each environment, or for all where it takes one alone."""
@@ -129,24 +129,24 @@ class Vector:
         batch = np.stack([actions.get(i, self._idle) for i in range(len(self))])
         observations, rewards, terminated, truncated, infos = self._venv.step(batch)
         self._over = np.logical_or(terminated, truncated)
-        rows = self._rows(observations)
+        found = self._split(observations)
         if self._mode is AutoresetMode.SAME_STEP:
-            self._first = {int(i): deepcopy(rows[i]) for i in np.flatnonzero(self._over)}
+            self._first = {int(i): deepcopy(found[i]) for i in np.flatnonzero(self._over)}
             for i in self._first:
-                rows[i] = self._final(infos, i)
+                found[i] = self._final(infos, i)
         outcomes = {
-            i: StepResult(rows[i], rewards[i], bool(terminated[i]), bool(truncated[i]))
+            i: StepResult(found[i], rewards[i], bool(terminated[i]), bool(truncated[i]))
             for i in actions
         }
         for i in self._seeds:
             assert began[i], f"environment {i} was to begin, but its episode goes on"
-            outcomes[i] = StepResult(rows[i])
+            outcomes[i] = StepResult(found[i])
         return outcomes
 
     def _reset_unseen(self, mask: Array) -> None:
         self._seeded([None] * len(self), {"reset_mask": mask})
 
-    def _rows(self, observations: Any) -> list[Observation]:
+    def _split(self, observations: Any) -> list[Observation]:
         return list(cast("Any", iterate(self._venv.observation_space, observations)))
 
     def _final(self, infos: Mapping[str, Any], index: int) -> Observation:

@@ -42,7 +42,7 @@ def serve(where: str, *, infos: bool = False) -> None:
 
     Args:
         where: the connection is.
-        infos: whether whole infos are sent, or only what rows are made of.
+        infos: whether whole infos are sent, or only what transitions are made of.
     """
     connection: Connection[Answer, Any] = connect(where, LIFELINE)
     die_with_the_learner()

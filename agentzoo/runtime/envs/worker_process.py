@@ -37,7 +37,7 @@ def start(kept: str, environ: dict[str, str]) -> tuple["subprocess.Popen[bytes]"
     """Start a worker and connect to it.
 
     Args:
-        kept: what it sends of infos, "infos" or "rows".
+        kept: what it sends of infos, "infos" or "transitions".
         environ: its environment variables.
 
     Returns:

@@ -269,8 +269,8 @@ def bootstrap(values: Sequence[float]) -> tuple[float, float]:
     """
     sample = np.asarray(values, np.float64)
     rng = np.random.default_rng(0)
-    rows = max(1, RESAMPLED // len(sample))  # at once; the numbers drawn are the same
-    counts = [min(rows, RESAMPLES - at) for at in range(0, RESAMPLES, rows)]
+    most = max(1, RESAMPLED // len(sample))  # at once; the numbers drawn are the same
+    counts = [min(most, RESAMPLES - at) for at in range(0, RESAMPLES, most)]
     means = np.concatenate(
         [sample[rng.integers(0, len(sample), (count, len(sample)))].mean(1) for count in counts]
     )

@@ -64,7 +64,7 @@ def play_vector(
     obs, _ = _first_reset(env, seeds)
     for i, one in enumerate(running):
         if one:
-            one.begin(_row(obs, i))
+            one.begin(_element(obs, i))
     idle = cast(
         Any, env
     ).single_action_space.sample()  # for sub-environments that have nothing left to play
@@ -73,7 +73,7 @@ def play_vector(
         obs, rewards, over, infos = _step(env, [next(chosen) if one else idle for one in running])
         for i, one in enumerate(running):
             if one:
-                one.take(_row(obs, i), rewards[i], bool(over[i]), _info(infos, i))
+                one.take(_element(obs, i), rewards[i], bool(over[i]), _info(infos, i))
                 if one.is_over:
                     tell(one)
         _next_round(env, over, running, waiting)
@@ -91,7 +91,7 @@ def _next_round(
     obs, _ = _reset(env, seeds, {"reset_mask": over})
     for i in ended:
         if (one := running[i]) is not None:
-            one.begin(_row(obs, i))
+            one.begin(_element(obs, i))
 
 
 def _first_reset(env: Vector, seeds: list[int]) -> tuple[object, object]:
@@ -122,7 +122,7 @@ def _step(
     return cast(Observation, obs), np.asarray(rewards), over, infos
 
 
-def _row(obs: object, i: int) -> Observation:
+def _element(obs: object, i: int) -> Observation:
     if isinstance(obs, Mapping):
         return {key: array[i] for key, array in cast("Mapping[str, Array]", obs).items()}
     return cast(Array, obs)[i]

@@ -46,15 +46,15 @@ class Countdown(gym.Env[np.ndarray, int]):
 
 
 def episode(adapter: Adapter, steps: int, index: int = 0) -> dict[str, list]:
-    rows = [adapter.reset([index], [7])]
-    rows += [adapter.step([index], [t % 2]) for t in range(steps)]
-    return {key: [row[key][0].tolist() for row in rows] for key in rows[0]}
+    found = [adapter.reset([index], [7])]
+    found += [adapter.step([index], [t % 2]) for t in range(steps)]
+    return {key: [one[key][0].tolist() for one in found] for key in found[0]}
 
 
 @pytest.mark.parametrize("terminates", [True, False])
 def test_flags_and_rewards_of_one_episode(terminates: bool) -> None:
-    rows = episode(Adapter([Countdown(3, terminates=terminates)]), 3)
-    assert rows == {
+    transitions = episode(Adapter([Countdown(3, terminates=terminates)]), 3)
+    assert transitions == {
         "observation": [[7, 0], [7, 1], [7, 2], [7, 3]],
         "is_first": [True, False, False, False],
         "is_last": [False, False, False, True],
@@ -64,23 +64,23 @@ def test_flags_and_rewards_of_one_episode(terminates: bool) -> None:
 
 
 def test_an_episode_of_one_step() -> None:
-    rows = episode(Adapter([Countdown(1)]), 1)
-    assert rows["is_first"] == [True, False]
-    assert rows["is_last"] == rows["is_terminal"] == [False, True]
-    assert rows["reward"] == [0, 10]
+    transitions = episode(Adapter([Countdown(1)]), 1)
+    assert transitions["is_first"] == [True, False]
+    assert transitions["is_last"] == transitions["is_terminal"] == [False, True]
+    assert transitions["reward"] == [0, 10]
 
 
 def test_dtypes_and_leading_axis() -> None:
     adapter = Adapter([Countdown(), Countdown(), Countdown()])
-    rows = adapter.reset([2, 0], [5, 6])
-    assert {key: (array.shape, array.dtype.name) for key, array in rows.items()} == {
+    transitions = adapter.reset([2, 0], [5, 6])
+    assert {key: (array.shape, array.dtype.name) for key, array in transitions.items()} == {
         "observation": ((2, 2), "float32"),
         "is_first": ((2,), "bool"),
         "is_last": ((2,), "bool"),
         "is_terminal": ((2,), "bool"),
         "reward": ((2,), "float32"),
     }
-    assert rows["observation"][:, 0].tolist() == [5, 6]
+    assert transitions["observation"][:, 0].tolist() == [5, 6]
     assert len(adapter) == 3
 
 
@@ -90,12 +90,12 @@ def test_environments_end_and_restart_on_their_own() -> None:
     adapter.step([0, 1], [0, 0])
     assert adapter.step([0, 1], [0, 0])["is_last"].tolist() == [True, False]
     assert adapter.reset([0], [9])["observation"].tolist() == [[9, 0]]
-    rows = adapter.step([1, 0], [1, 0])
-    assert rows["observation"].tolist() == [[2, 3], [9, 1]]
-    assert rows["is_last"].tolist() == [True, False]
+    transitions = adapter.step([1, 0], [1, 0])
+    assert transitions["observation"].tolist() == [[2, 3], [9, 1]]
+    assert transitions["is_last"].tolist() == [True, False]
 
 
-def test_rows_do_not_alias_what_the_environment_reuses() -> None:
+def test_transitions_do_not_alias_what_the_environment_reuses() -> None:
     class Reusing(Countdown):
         buffer = np.zeros(2, np.float32)
 
@@ -165,10 +165,10 @@ def test_an_action_must_be_finite() -> None:
 
 
 def test_repeat_sums_rewards_and_stops_at_the_end() -> None:
-    rows = episode(Adapter([Repeat(Countdown(5), 2)]), 3)
-    assert rows["observation"] == [[7, 0], [7, 2], [7, 4], [7, 5]]
-    assert rows["reward"] == [0, 30, 72, 50]
-    assert rows["is_last"] == [False, False, False, True]
+    transitions = episode(Adapter([Repeat(Countdown(5), 2)]), 3)
+    assert transitions["observation"] == [[7, 0], [7, 2], [7, 4], [7, 5]]
+    assert transitions["reward"] == [0, 30, 72, 50]
+    assert transitions["is_last"] == [False, False, False, True]
 
 
 def test_open_makes_environments_from_strings_objects_and_functions() -> None:
@@ -235,13 +235,13 @@ def test_episode_seeds_are_31_bits_and_differ() -> None:
     assert episode_seed(0, 1, 2) == episode_seed(0, 1, 2)
 
 
-def test_the_same_seed_gives_the_same_rows() -> None:
+def test_the_same_seed_gives_the_same_transitions() -> None:
     def rollout() -> np.ndarray:
         adapter = Adapter.open("gym:CartPole-v1", 2)
         adapter.reset([0, 1], [3, 4])
-        rows = [adapter.step([0, 1], [t % 2, 0])["observation"] for t in range(5)]
+        found = [adapter.step([0, 1], [t % 2, 0])["observation"] for t in range(5)]
         adapter.close()
-        return np.stack(rows)
+        return np.stack(found)
 
     np.testing.assert_array_equal(rollout(), rollout())
 
@@ -301,8 +301,8 @@ class TestOldGym:
     def test_flags_of_numpy_and_of_numbers_are_taken(self) -> None:
         adapter = Adapter([Ported((OBS, 1.0, np.bool_(False), np.array([1]), {}))])
         adapter.reset([0], [1])
-        rows = adapter.step([0], [0])
-        assert (rows["is_last"].tolist(), rows["is_terminal"].tolist()) == ([True], [False])
+        found = adapter.step([0], [0])
+        assert (found["is_last"].tolist(), found["is_terminal"].tolist()) == ([True], [False])
 
     def test_a_reset_without_a_seed_or_an_info(self) -> None:
         with pytest.raises(EpisodeError, match=r"Unseeded takes no seed .*options=None\)"):

@@ -325,8 +325,8 @@ def test_a_time_limit_is_a_truncation() -> None:
     adapter.reset([0], [0])
     ends = []
     while not (ends and ends[-1][0]):
-        row = adapter.step([0], [0])
-        ends.append((row["is_last"][0], row["is_terminal"][0]))
+        found = adapter.step([0], [0])
+        ends.append((found["is_last"][0], found["is_terminal"][0]))
     assert ends == [(False, False)] * (len(ends) - 1) + [(True, False)]
     assert 15 <= len(ends) <= 17  # 100 frames, up to 10 of them without an action
 

@@ -90,7 +90,7 @@ def test_a_seed_is_one_world_in_every_process(env: gym.Env) -> None:
     assert found == {play(env, 3, 600) + "\n"}
 
 
-def test_spaces_and_rows(env: gym.Env) -> None:
+def test_spaces_and_transitions(env: gym.Env) -> None:
     observation, info = env.reset(seed=0)
     assert env.observation_space.contains(observation)
     assert observation["image"].shape == (64, 64, 3)
@@ -142,9 +142,9 @@ def test_death_is_a_termination(env: gym.Env) -> None:
 def test_a_time_limit_is_a_truncation() -> None:
     adapter = Adapter.open("crafter:reward?max_episode_steps=5")
     adapter.reset([0], [0])
-    rows = [adapter.step([0], [0]) for _ in range(5)]
-    assert [bool(row["is_last"][0]) for row in rows] == [False] * 4 + [True]
-    assert not any(row["is_terminal"][0] for row in rows)
+    transitions = [adapter.step([0], [0]) for _ in range(5)]
+    assert [bool(one["is_last"][0]) for one in transitions] == [False] * 4 + [True]
+    assert not any(one["is_terminal"][0] for one in transitions)
 
 
 def test_the_limit_is_ten_thousand_steps() -> None:

@@ -99,11 +99,11 @@ def test_repeat_sums_rewards_and_ends_on_time() -> None:
 def test_a_time_limit_truncates() -> None:
     adapter = Adapter.open("dmc:cartpole-balance?obs=state&repeat=300")
     assert adapter.repeat == 300
-    rows = [adapter.reset([0], [0])] + [adapter.step([0], [[0.0]]) for _ in range(4)]
-    assert [row["is_last"][0] for row in rows] == [False, False, False, False, True]
-    assert [row["is_terminal"][0] for row in rows] == [False] * 5
+    transitions = [adapter.reset([0], [0])] + [adapter.step([0], [[0.0]]) for _ in range(4)]
+    assert [one["is_last"][0] for one in transitions] == [False, False, False, False, True]
+    assert [one["is_terminal"][0] for one in transitions] == [False] * 5
     # 1000 steps: the last decision holds 100 of them
-    assert 0 < rows[4]["reward"][0] <= 100 < rows[1]["reward"][0] <= 300
+    assert 0 < transitions[4]["reward"][0] <= 100 < transitions[1]["reward"][0] <= 300
     adapter.close()
 
 

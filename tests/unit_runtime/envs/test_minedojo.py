@@ -221,18 +221,18 @@ def test_a_game_that_never_starts_is_an_error(fate: Path, monkeypatch: pytest.Mo
         assert len(tries) == 3
 
 
-def test_rows_of_a_lost_game_end_with_the_last_transition(fate: Path) -> None:
+def test_a_lost_game_ends_with_its_last_transition(fate: Path) -> None:
     adapter = Adapter.open(LOG)
     assert list(adapter.side) == ["frame"]
-    rows = adapter.reset([0], [0])
-    assert rows["frame"].shape == (1, 160, 256, 3)
+    transitions = adapter.reset([0], [0])
+    assert transitions["frame"].shape == (1, 160, 256, 3)
     fate.write_text("die 1")
     adapter.send([0], [0])
     assert adapter.receive() == ([], {})
     assert adapter.lost == {0: "MineDojo's process ended while asked to step"}
     adapter.send([], [], [0], [1])
-    envs, rows = adapter.receive()
-    assert (envs, rows["is_first"].tolist()) == ([0], [True])
+    envs, transitions = adapter.receive()
+    assert (envs, transitions["is_first"].tolist()) == ([0], [True])
     adapter.close()
 
 

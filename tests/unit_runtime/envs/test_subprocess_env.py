@@ -1,4 +1,4 @@
-"""Environments in processes: the rows of serial stepping, errors that name them, no orphans."""
+"""Environments in processes: transitions as in serial stepping, errors by name, no orphans."""
 
 import os
 import signal
@@ -50,21 +50,21 @@ def rollout(adapter: Adapter, rounds: int) -> list[tuple[list[int], dict[str, li
         outside = [i for i in range(n) if i not in inside]
         actions = np.array([np.full(adapter.action.shape, (t + i) % 2) for i in inside])
         adapter.send(inside, actions, outside, [10 * t + i for i in outside])
-        envs, rows = adapter.receive()
-        found.append((envs, {name: column.tolist() for name, column in rows.items()}))
-        inside = [i for i, last in zip(envs, rows["is_last"], strict=True) if not last]
+        envs, transitions = adapter.receive()
+        found.append((envs, {name: column.tolist() for name, column in transitions.items()}))
+        inside = [i for i, last in zip(envs, transitions["is_last"], strict=True) if not last]
     return found
 
 
 @pytest.mark.parametrize("env", ["gym:CartPole-v1", "gym:Pendulum-v1?max_episode_steps=7", Named])
-def test_rows_are_those_of_serial_stepping(env: object) -> None:
-    rows = []
+def test_transitions_are_those_of_serial_stepping(env: object) -> None:
+    found = []
     for parallel in (False, True):
         adapter = Adapter.open(env, 3, parallel=parallel)
-        rows.append(rollout(adapter, 40))
+        found.append(rollout(adapter, 40))
         adapter.close()
-    assert rows[0] == rows[1]
-    assert any(any(row["is_last"]) for _, row in rows[0])
+    assert found[0] == found[1]
+    assert any(any(transitions["is_last"]) for _, transitions in found[0])
 
 
 def test_it_is_a_vector_environment_of_gymnasiums() -> None:
@@ -99,9 +99,9 @@ def test_an_environment_that_waits_for_its_reset_is_left_alone() -> None:
 
 def test_each_has_a_process_and_one_thread() -> None:
     adapter = Adapter.open(Telling, 2, parallel=True)
-    rows = adapter.reset([0, 1], [0, 0])["observation"]
-    assert rows[:, 0].tolist() == [float(pid) for pid in workers(adapter)]
-    assert rows[:, 1].tolist() == [1, 1]
+    observations = adapter.reset([0, 1], [0, 0])["observation"]
+    assert observations[:, 0].tolist() == [float(pid) for pid in workers(adapter)]
+    assert observations[:, 1].tolist() == [1, 1]
     adapter.close()
 
 
@@ -154,7 +154,7 @@ def test_what_cannot_be_made_or_sent_is_said() -> None:
         Adapter.open(holding, 2, parallel=True)
 
 
-def test_a_bad_row_names_its_environment() -> None:
+def test_a_bad_transition_names_its_environment() -> None:
     class Bad(Countdown):
         def step(self, action: int) -> tuple:
             observation, _, *rest = super().step(action)

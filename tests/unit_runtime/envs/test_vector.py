@@ -1,4 +1,4 @@
-"""The user's vector environments: exact rows in all three autoreset modes."""
+"""The user's vector environments: exact transitions in all three autoreset modes."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -37,15 +37,15 @@ def play(adapter: Adapter, rounds: int, held: Sequence[int] = ()) -> list[list[l
     streams: list[list[list]] = [[] for _ in range(len(adapter))]
     begun, inside = [0] * len(adapter), []
 
-    def keep(envs: Sequence[int], rows: dict[str, np.ndarray]) -> list[int]:
+    def keep(envs: Sequence[int], transitions: dict[str, np.ndarray]) -> list[int]:
         for k, env in enumerate(envs):
             flags = "".join(
                 letter for letter, name in zip("flt", ("is_first", "is_last", "is_terminal"),
-                                               strict=True) if rows[name][k]
+                                               strict=True) if transitions[name][k]
             )  # fmt: skip
-            obs = next(iter(rows.values()))[k]
-            streams[env].append([*map(int, obs), flags, float(rows["reward"][k])])
-        return [env for k, env in enumerate(envs) if not rows["is_last"][k]]
+            obs = next(iter(transitions.values()))[k]
+            streams[env].append([*map(int, obs), flags, float(transitions["reward"][k])])
+        return [env for k, env in enumerate(envs) if not transitions["is_last"][k]]
 
     for t in range(rounds):
         outside = [] if t in held else [i for i in range(len(adapter)) if i not in inside]
@@ -92,7 +92,7 @@ def test_same_step_keeps_the_final_observation_and_the_next_first_one(
 
 @pytest.mark.parametrize("kind", [SyncVectorEnv, AsyncVectorEnv])
 @pytest.mark.parametrize("env", [Countdown, Named])
-def test_next_step_takes_the_reset_for_a_first_row_and_drops_no_action(
+def test_next_step_takes_the_reset_for_a_first_transition_and_drops_no_action(
     kind: type, env: type
 ) -> None:
     venv = two(NEXT_STEP, kind=kind, env=env)
@@ -102,16 +102,16 @@ def test_next_step_takes_the_reset_for_a_first_row_and_drops_no_action(
     venv.close()
 
 
-def test_rows_of_next_step_come_when_ours_do() -> None:
+def test_transitions_of_next_step_come_when_ours_do() -> None:
     ours = Adapter([Countdown(2), Countdown(3, terminates=False)])
     theirs = Adapter.open(two(NEXT_STEP))
     for streams in zip(play(ours, 12), play(theirs, 12), strict=True):
-        mine, other = ([row[1:] for row in stream] for stream in streams)  # but for the seeds
+        mine, other = ([one[1:] for one in stream] for stream in streams)  # but for the seeds
         assert mine == other
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_environments_that_are_held_back_leave_no_row_and_begin_with_a_seed(
+def test_environments_that_are_held_back_leave_no_transition_and_begin_with_a_seed(
     mode: AutoresetMode,
 ) -> None:
     # the first episodes end in rounds 1 and 2 (at once) or 2 and 3; all begin again in round 5
@@ -245,5 +245,5 @@ def test_ales_own_vector_environment_learns_once_its_channels_are_last() -> None
     last.single_observation_space = gym.spaces.Box(0, 255, (84, 84, 4), np.uint8)
     last.observation_space = gym.spaces.Box(0, 255, (2, 84, 84, 4), np.uint8)
     last.observations = lambda frames: np.moveaxis(frames, 1, -1)
-    rows = Adapter.open(last).reset([0, 1], [3, 4])
-    assert rows["observation"].shape == (2, 84, 84, 4)
+    transitions = Adapter.open(last).reset([0, 1], [3, 4])
+    assert transitions["observation"].shape == (2, 84, 84, 4)

@@ -254,10 +254,10 @@ def test_other_things_are_no_target() -> None:
 
 def test_time_is_a_truncation_and_a_failure() -> None:
     adapter = Adapter.open("vizdoom:harvest-tree?max_episode_steps=10")
-    rows = [adapter.reset([0], [0]), *(adapter.step([0], [0]) for _ in range(3))]
+    transitions = [adapter.reset([0], [0]), *(adapter.step([0], [0]) for _ in range(3))]
     adapter.close()
-    assert [bool(row["is_last"][0]) for row in rows] == [False, False, False, True]
-    assert not any(row["is_terminal"][0] for row in rows)
+    assert [bool(one["is_last"][0]) for one in transitions] == [False, False, False, True]
+    assert not any(one["is_terminal"][0] for one in transitions)
 
 
 def test_one_looks_up_and_down_by_thirty_degrees(field: gym.Env) -> None:
@@ -483,7 +483,7 @@ def test_a_mistake_in_an_actor_ends_a_worker_not_the_learner(
 def test_agents_can_collect_with_a_map() -> None:
     adapter = Adapter.open("vizdoom:harvest-tree?far=near&map=oracle")
     assert list(adapter.side) == ["frame", "mask"]
-    rows = adapter.reset([0], [0])
-    assert rows["mask"].shape == (1, 160, 256, 1)
-    assert rows["mask"].dtype == np.uint8
+    transitions = adapter.reset([0], [0])
+    assert transitions["mask"].shape == (1, 160, 256, 1)
+    assert transitions["mask"].dtype == np.uint8
     adapter.close()
