@@ -31,8 +31,8 @@ class Actor(Protocol):
 
     Attributes:
         net: from features to the stats, or to the units that the output layers read.
-        noise_shape: noise per state that `act`, `mode` and `margin` take; `sample` takes one row
-            of it where it has two axes, all of it where it has one.
+        noise_shape: noise per state that `act`, `mode` and `margin` take; `sample` takes its
+            first sample where it has two axes, all of it where it has one.
         noise_kind: distribution of that noise.
         entropy_shape: noise per state that `entropy` is given; a closed form does not read it.
     """
@@ -77,7 +77,7 @@ class TanhNormalActor(nn.Module):
     mean = scale * tanh(m / scale), std = softplus(s + softplus^-1(init_std)) + min_std, where m is
     the first and s the second half of the network's output. The mode has no closed form. Without
     samples it is the density's maximum, found dimension by dimension (`tanh_normal_mode`); with
-    them the likeliest of so many samples, chosen row by row.
+    them the likeliest of so many samples, chosen state by state.
 
     Args:
         inputs: F, size of the features.
@@ -91,7 +91,7 @@ class TanhNormalActor(nn.Module):
         act: activation.
 
     Source: danijar/dreamer models.py:ActionDecoder and tools.py:SampleDist. Two changes: that code
-    takes the likeliest index of the batch's first row for all rows, and computes log-densities
+    takes the likeliest index of the batch's first element for all, and computes log-densities
     through a clipped atanh.
     """
 

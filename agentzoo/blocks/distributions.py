@@ -37,7 +37,7 @@ def tanh_normal_log_prob(u: Tensor, noise: Tensor, std: Tensor) -> Tensor:
     """Log-density of tanh(u), u = mean + std * noise, in nats, summed over the last axis.
 
     Taken from the sample before tanh and the noise that made it. Going back through a clipped
-    atanh makes most rows of a wide distribution tie exactly.
+    atanh makes most samples of a wide distribution tie exactly.
 
     Args:
         u: (..., A) before tanh.

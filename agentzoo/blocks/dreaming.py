@@ -19,7 +19,7 @@ def dream_step(rssm: RSSM, carry: Carry, action: Tensor, noise: Tensor) -> Carry
 def decoded(
     rssm: RSSM, decoder: Callable[[Tensor], dict[str, Tensor]], carry: Carry
 ) -> dict[str, Tensor]:
-    """Observations by key from a carry of N rows: (N, h, w, c) in [0, 1], and (N, n)."""
+    """Observations by key from a carry of N batch elements: (N, h, w, c) in [0, 1], and (N, n)."""
     feat = rssm.feat(state_of(rssm, carry)).unsqueeze(1)  # decoders read sequences (B, T, F)
     return {key: one.squeeze(1) for key, one in decoder(feat).items()}
 

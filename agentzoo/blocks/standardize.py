@@ -11,9 +11,9 @@ FORMS = ("none", "prefill", "running")
 
 
 class Standardizer(nn.Module):
-    """Means and deviations of joined vectors, measured row by row, and both ways through them.
+    """Means and deviations of joined vectors, measured as they come, and both ways through them.
 
-    Nothing is changed before the first row was measured. The numbers are buffers: they are saved
+    Nothing is changed before the first vector was measured. The numbers are buffers: they are saved
     with the weights, and an exported graph holds them as constants.
 
     Args:
@@ -22,7 +22,7 @@ class Standardizer(nn.Module):
         running: go on measuring while the agent learns; else the statistics stand from the first
             update on.
 
-    Source: batches of rows are joined as in Chan, Golub, LeVeque 1979 (Updating formulae and a
+    Source: batches of vectors are joined as in Chan, Golub, LeVeque 1979 (Updating formulae and a
     pairwise algorithm for computing sample variances). Floor and clip are ours.
     """
 
@@ -45,8 +45,8 @@ class Standardizer(nn.Module):
         self._shared: RunningMoments | None = None  # what all learners know
 
     @torch.no_grad()
-    def measure(self, rows: Tensor, *, learning: bool) -> None:
-        """Take in rows (B, n); with `learning`, which says that updates have begun, if `running`.
+    def measure(self, vectors: Tensor, *, learning: bool) -> None:
+        """Take in vectors (B, n); once `learning`, that is, updates have begun, only if `running`.
 
         Statistics that stood once stand for good, in a run of another task, too.
         """
@@ -54,17 +54,18 @@ class Standardizer(nn.Module):
             self.frozen.fill_(True)
         if self.frozen:
             return
-        added = len(rows)
-        total, center = self.count + added, rows.mean(0)
+        added = len(vectors)
+        total, center = self.count + added, vectors.mean(0)
         away = center - self.mean
-        self.squares += (rows - center).square().sum(0) + away.square() * self.count * added / total
+        spread = (vectors - center).square().sum(0)
+        self.squares += spread + away.square() * self.count * added / total
         self.mean += away * added / total
         self.count.copy_(total)
         self._rescale()
 
     @torch.no_grad()
     def pool(self) -> None:
-        """Take in the rows that every learner has measured since the last call."""
+        """Take in the vectors that every learner has measured since the last call."""
         now = RunningMoments(self.count.double(), self.mean.double(), self.squares.double())
         if self._shared is not None:
             pooled = now.pooled(self._shared)

@@ -37,7 +37,7 @@ def test_agrees_with_its_numpy_twin(space: gym.Space) -> None:
     ours, twin = to_env(units, spec), env_action(spec, units.numpy())
     assert ours.shape == twin.shape == (64, *space.shape)
     assert_allclose(ours.numpy(), twin, rtol=1e-6, atol=1e-6)
-    assert all(space.contains(np.asarray(row)) for row in twin)
+    assert all(space.contains(np.asarray(one)) for one in twin)
 
 
 @pytest.mark.parametrize("space", BOXES, ids=str)

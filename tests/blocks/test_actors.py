@@ -43,7 +43,7 @@ def test_density_and_entropy_are_the_plain_normals() -> None:
     assert_close(actor.entropy(stats), normal.entropy().sum(-1))
 
 
-def test_the_mode_of_a_normal_is_its_mean_row_by_row() -> None:
+def test_the_mode_of_a_normal_is_its_mean_state_by_state() -> None:
     actor = BoundedNormalActor(6, 3, 8, 1)
     stats, noise = actor(torch.randn(2, 6)), torch.randn(2, 3)
     action = actor.act(stats, noise, NO)

@@ -58,7 +58,7 @@ def test_rms_norm_divides_by_the_root_mean_square() -> None:
     assert norm(x.bfloat16()).dtype is torch.float32
 
 
-@pytest.mark.parametrize("piece", [8, 2**17])  # two rows at once, or all
+@pytest.mark.parametrize("piece", [8, 2**17])  # two vectors at once, or all
 def test_norm_and_silu_have_their_gradient_in_pieces_too(
     piece: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -42,13 +42,13 @@ def test_gru_resets_before_the_product() -> None:
     deter, stoch, action = torch.randn(B, D), torch.randn(B, S), torch.randn(B, A)
     x = torch.relu(core.inputs(stoch, core.project(action)))
     W, V = core.gates.weight, core.candidate.weight
-    for row in range(B):
-        joined = torch.cat([x[row], deter[row]])
+    for i in range(B):
+        joined = torch.cat([x[i], deter[i]])
         r = torch.sigmoid(W[:D] @ joined + 1)
         u = torch.sigmoid(W[D:] @ joined + 1)
-        c = torch.tanh(V @ torch.cat([x[row], r * deter[row]]))
-        expected = u * deter[row] + (1 - u) * c
-        assert_close(core(deter, stoch, core.project(action))[row], expected)
+        c = torch.tanh(V @ torch.cat([x[i], r * deter[i]]))
+        expected = u * deter[i] + (1 - u) * c
+        assert_close(core(deter, stoch, core.project(action))[i], expected)
 
 
 def test_gru_parameters_at_paper_size() -> None:

@@ -104,10 +104,10 @@ def test_embedding_joins_images_then_vectors() -> None:
     assert_close(embed[1, 2, 64:], net.vector(torch.cat([obs["speed"], obs["gear"]], -1)[1, 2]))
 
 
-def test_a_batch_is_encoded_as_its_rows() -> None:
+def test_a_batch_is_encoded_as_its_elements() -> None:
     net, obs = encoder(OBS), batch(4)
-    rows = [net({k: v[i : i + 1] for k, v in obs.items()}) for i in range(4)]
-    assert_close(net(obs), torch.cat(rows), rtol=1e-4, atol=1e-5)
+    alone = [net({k: v[i : i + 1] for k, v in obs.items()}) for i in range(4)]
+    assert_close(net(obs), torch.cat(alone), rtol=1e-4, atol=1e-5)
 
 
 def test_only_what_is_observed_is_built() -> None:

@@ -80,7 +80,7 @@ def test_tanh_normal_sample_is_reparameterised() -> None:
     assert (grad != 0).all()
 
 
-def test_mode_is_the_likeliest_sample_of_each_row() -> None:
+def test_mode_is_the_likeliest_sample_of_each_state() -> None:
     actor = tanh_actor(50)
     stats, noise = torch.randn(7, 2 * A), torch.randn(7, 50, A)
     stats[:, A:] -= 4  # deviations near one, so that tanh does not saturate
@@ -154,7 +154,7 @@ def test_margin_of_the_exact_mode_is_the_distance_to_the_other_side() -> None:
     assert margin[2:].tolist() == [torch.inf] * 4
 
 
-def test_sampling_takes_the_first_row_of_noise() -> None:
+def test_sampling_takes_the_first_sample_of_noise() -> None:
     actor, stats = tanh_actor(), torch.randn(4, 2 * A)
     noise = torch.randn(4, *actor.noise_shape)
     chosen = torch.tensor([True, False, True, False])
@@ -261,7 +261,7 @@ def test_truncated_samples_stay_inside_and_keep_their_gradient() -> None:
     assert (grad != 0).all()
 
 
-def test_the_mode_of_a_truncated_normal_is_its_location_row_by_row() -> None:
+def test_the_mode_of_a_truncated_normal_is_its_location_state_by_state() -> None:
     actor = truncated_actor()
     stats, noise = actor(torch.randn(2, F_)), torch.rand(2, A)
     action = actor.act(stats, noise, torch.tensor([False, True]))

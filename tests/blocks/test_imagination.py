@@ -54,8 +54,8 @@ def test_a_policy_that_stops_gradients_is_credited_through_actions_only() -> Non
 
     loss = imagine(rssm, policy, start, eps, xi).feat[:, -1].sum()
     actions = [action.detach().requires_grad_() for action in taken]
-    replay = iter(actions)
-    same = imagine(rssm, lambda feat, noise: next(replay), start, eps, xi).feat[:, -1].sum()
+    recorded = iter(actions)
+    same = imagine(rssm, lambda feat, noise: next(recorded), start, eps, xi).feat[:, -1].sum()
     assert_close(loss, same)
     by_action = torch.autograd.grad(same, actions)
     params = list(net.parameters())

@@ -34,7 +34,7 @@ def sequence(*observations: float) -> State:
     return State(*torch.tensor(observations)[None, None, :, None].expand(3, -1, -1, -1))
 
 
-def rows(post: State, actions: list[float], first: list[int], amount: int) -> list[list[float]]:
+def priors(post: State, actions: list[float], first: list[int], amount: int) -> list[list[float]]:
     flags = torch.zeros(1, len(actions), dtype=torch.bool)
     flags[:, first] = True
     moves = torch.tensor(actions)[None, :, None]
@@ -47,7 +47,7 @@ def rows(post: State, actions: list[float], first: list[int], amount: int) -> li
 
 def test_reference_case() -> None:
     post = sequence(10, 20, 30, 40, 50, 60)
-    assert rows(post, [0.0, 0.1, 0.2, 0.3, 0.4, 0.5], [], 3) == [
+    assert priors(post, [0.0, 0.1, 0.2, 0.3, 0.4, 0.5], [], 3) == [
         [0.0, 10.1, 20.2, 30.3, 40.4, 50.5],
         [0.1, 10.3, 20.5, 30.7, 40.9],
         [0.3, 10.6, 20.9, 31.2],
@@ -57,9 +57,9 @@ def test_reference_case() -> None:
 
 def test_no_loop_runs_into_another_episode() -> None:
     post, actions = sequence(10, 20, 30, 40, 50), [9.0, 0.1, 7.0, 0.3, 0.4]
-    found = torch.tensor(rows(post, actions, [0, 2], 4)[1])
+    found = torch.tensor(priors(post, actions, [0, 2], 4)[1])
     nan = torch.nan
-    assert rows(post, actions, [0, 2], 0) == [[0.0, 10.1, 0.0, 30.3, 40.4]]
+    assert priors(post, actions, [0, 2], 0) == [[0.0, 10.1, 0.0, 30.3, 40.4]]
     assert_close(found, torch.tensor([0.1, nan, 0.3, 30.7]), equal_nan=True)
 
 

@@ -7,11 +7,11 @@ from torch.testing import assert_close
 from agentzoo.blocks.returns import lambda_return
 
 
-def row(*values: float) -> torch.Tensor:
+def sequence(*values: float) -> torch.Tensor:
     return torch.tensor([values], dtype=torch.float64)
 
 
-REWARD, DISCOUNT, NEXT_VALUE = row(1, 2, 3), row(0.99, 0.99, 0.99), row(20, 30, 40)
+REWARD, DISCOUNT, NEXT_VALUE = sequence(1, 2, 3), sequence(0.99, 0.99, 0.99), sequence(20, 30, 40)
 
 
 @pytest.mark.parametrize(
@@ -24,13 +24,13 @@ REWARD, DISCOUNT, NEXT_VALUE = row(1, 2, 3), row(0.99, 0.99, 0.99), row(20, 30, 
 )
 def test_known_returns(lam: float, expected: tuple[float, ...]) -> None:
     assert_close(
-        lambda_return(REWARD, DISCOUNT, NEXT_VALUE, lam), row(*expected), atol=1e-8, rtol=0
+        lambda_return(REWARD, DISCOUNT, NEXT_VALUE, lam), sequence(*expected), atol=1e-8, rtol=0
     )
 
 
 def test_nothing_flows_across_a_termination() -> None:
-    ret = lambda_return(REWARD, row(0.99, 0.0, 0.99), NEXT_VALUE, 0.95)
-    assert_close(ret, row(3.871, 2.0, 42.6))
+    ret = lambda_return(REWARD, sequence(0.99, 0.0, 0.99), NEXT_VALUE, 0.95)
+    assert_close(ret, sequence(3.871, 2.0, 42.6))
 
 
 def test_equals_the_weighted_sum_of_n_step_returns() -> None:
@@ -52,8 +52,8 @@ def test_equals_the_weighted_sum_of_n_step_returns() -> None:
 
 
 def test_lambda_may_differ_from_step_to_step() -> None:
-    ret = lambda_return(REWARD, DISCOUNT, NEXT_VALUE, row(0.95, 0.0, 0.95))
-    assert_close(ret[0, 1:], row(31.7, 42.6)[0])
+    ret = lambda_return(REWARD, DISCOUNT, NEXT_VALUE, sequence(0.95, 0.0, 0.95))
+    assert_close(ret[0, 1:], sequence(31.7, 42.6)[0])
     assert_close(ret[0, 0].item(), 1 + 0.99 * (0.05 * 20 + 0.95 * 31.7))
 
 
@@ -69,5 +69,5 @@ def test_shapes_must_agree() -> None:
 
 def test_a_state_can_own_the_reward_it_is_read_from() -> None:
     # DreamerV2: reward and discount of z_0 .. z_2, values of z_1 .. z_3
-    found = lambda_return(row(1, 2, 3), row(0.9, 0.9, 0.9), row(20, 30, 40), 0.5)
-    assert_close(found, row(24.8725, 33.05, 39.0), atol=1e-9, rtol=0)
+    found = lambda_return(sequence(1, 2, 3), sequence(0.9, 0.9, 0.9), sequence(20, 30, 40), 0.5)
+    assert_close(found, sequence(24.8725, 33.05, 39.0), atol=1e-9, rtol=0)

@@ -100,7 +100,7 @@ def test_is_first_forgets_history_and_previous_action(
         assert_close(a[:, 3:], b)
 
 
-def test_is_first_concerns_its_own_row_only() -> None:
+def test_is_first_concerns_its_own_sequence_only() -> None:
     rssm = build()
     actions, embeds, first, noise = sequence()
     before = rssm.observe(rssm.initial(B), actions, embeds, first, noise)

@@ -17,7 +17,7 @@ GEAR = ObsSpec(kind="onehot", shape=(3,), source=(), nvec=(3,), start=(0,))
 IMAGE = ObsSpec(kind="image", shape=(64, 64, 3), source=(64, 64, 3))
 
 
-def rows(n: int = 1000) -> Tensor:
+def vectors(n: int = 1000) -> Tensor:
     """Numbers of very different sizes, far from zero."""
     noise = torch.randn(n, 3, generator=torch.Generator().manual_seed(0))
     return noise * torch.tensor([0.05, 1.0, 40.0]) + torch.tensor([3.0, 0.0, -200.0])
@@ -25,27 +25,27 @@ def rows(n: int = 1000) -> Tensor:
 
 def measured(*, running: bool = False, chunks: int = 1) -> Standardizer:
     one = Standardizer([True] * 3, running=running)
-    for chunk in rows().chunk(chunks):
+    for chunk in vectors().chunk(chunks):
         one.measure(chunk, learning=False)
     return one
 
 
 @pytest.mark.parametrize("chunks", [1, 7, 1000])
-def test_statistics_are_those_of_all_rows_however_they_came(chunks: int) -> None:
+def test_statistics_are_those_of_all_vectors_however_they_came(chunks: int) -> None:
     one = measured(chunks=chunks)
-    assert_close(one.mean, rows().mean(0))
-    assert_close(1 / one.scale, rows().std(0, unbiased=False), rtol=1e-4, atol=0)
-    scaled = one(rows())
+    assert_close(one.mean, vectors().mean(0))
+    assert_close(1 / one.scale, vectors().std(0, unbiased=False), rtol=1e-4, atol=0)
+    scaled = one(vectors())
     assert_close(scaled.mean(0), torch.zeros(3), atol=1e-3, rtol=0)
     assert_close(scaled.std(0), torch.ones(3), atol=1e-2, rtol=0)
 
 
 def test_inverse_gives_back_what_was_seen() -> None:
     one = measured()
-    assert_close(one.inverse(one(rows())), rows())
+    assert_close(one.inverse(one(vectors())), vectors())
 
 
-def test_nothing_changes_before_a_row_was_measured() -> None:
+def test_nothing_changes_before_a_vector_was_measured() -> None:
     one = Standardizer([True] * 3, running=False)
     x = torch.tensor([[0.5, -3.0, 9.0]])
     assert torch.equal(one(x), x)
@@ -63,19 +63,19 @@ def test_what_never_moved_is_not_blown_up_and_outliers_are_clipped() -> None:
 def test_prefills_statistics_stand_once_updates_have_begun() -> None:
     one = measured()
     before = one.mean.clone()
-    one.measure(rows() + 5, learning=True)
+    one.measure(vectors() + 5, learning=True)
     assert torch.equal(one.mean, before)
-    # a run of another task begins with these weights, and with random rows of its own
+    # a run of another task begins with these weights, and with random vectors of its own
     other = Standardizer([True] * 3, running=False)
     other.load_state_dict(one.state_dict())
-    other.measure(rows() + 5, learning=False)
+    other.measure(vectors() + 5, learning=False)
     assert torch.equal(other.mean, before)
 
 
 def test_running_statistics_go_on() -> None:
     one = measured(running=True)
     before = one.mean.clone()
-    one.measure(rows() + 6, learning=True)
+    one.measure(vectors() + 6, learning=True)
     assert_close(one.mean, before + 3)
 
 

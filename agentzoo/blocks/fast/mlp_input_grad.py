@@ -2,16 +2,16 @@
 
 Plain form: the MLP on detached weights or features, differentiated by autograd.
 
-A network with one output has one gradient per input row, its slope, and whatever is made of the
-output later only scales that row's slope by one number. So the backward sweep through the layers
-can be taken at once, a few rows at a time while they are in the cache, and one sweep serves two
+A network with one output has one gradient per input state, its slope, and whatever is made of the
+output later only scales that state's slope by one number. So the backward sweep through the layers
+can be taken at once, a few states at a time while they are in the cache, and one sweep serves two
 losses: one that differentiates in the input, one in the weights. Dreamer's actor and value losses
 are such a pair (Hafner et al. 2020, arXiv:1912.01603, equations 7 and 8).
 
-With rows x, layers h_l = elu(W_l h_{l-1} + b_l) and output w h_L + b:
+With states x, layers h_l = elu(W_l h_{l-1} + b_l) and output w h_L + b:
 
     d_L = w elu'(h_L),  d_l = (W_{l+1}^T d_{l+1}) elu'(h_l),  slope = W_1^T d_1
-    an upstream gradient g gives  x: g slope,  W_l: sum over rows of g d_l h_{l-1}^T
+    an upstream gradient g gives  x: g slope,  W_l: sum over states of g d_l h_{l-1}^T
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,11 +25,11 @@ from torch.func import functional_call
 from ..layers import MLP, elu_
 from . import enabled
 
-ROWS = 1024  # of a piece on a CPU: what its layers put out stays in the cache
+STATES = 1024  # of a piece on a CPU: what its layers put out stays in the cache
 
 
 class _Piece(NamedTuple):
-    """A sweep forth and back over rows x (M, F): outputs (M,), slopes (M, F), hidden and deltas."""
+    """A sweep forth and back over states x (M, F): output (M,), slope (M, F), hidden and deltas."""
 
     x: Tensor
     out: Tensor
@@ -51,7 +51,7 @@ def input_grad(net: MLP, steps: Sequence[Tensor]) -> Tensor:
     if not enabled():
         return torch.stack([_frozen(net, x) for x in steps], 1)
     with torch.no_grad():
-        swept = [_sweep(net, rows)[1:3] for rows in _pieces(steps)]
+        swept = [_sweep(net, states)[1:3] for states in _pieces(steps)]
         out, slope = (torch.cat(parts) for parts in zip(*swept, strict=True))
     return _Input.apply(_columns(out, steps), slope, *steps)
 
@@ -70,7 +70,7 @@ def value_and_input_grad(net: MLP, steps: Sequence[Tensor]) -> tuple[Tensor, Ten
         learned = torch.stack([net(x.detach()).squeeze(-1).float() for x in steps], 1)
         return input_grad(net, steps), learned
     with torch.no_grad():
-        swept = [_sweep(net, rows) for rows in _pieces(steps)]
+        swept = [_sweep(net, states) for states in _pieces(steps)]
         out = _columns(torch.cat([piece.out for piece in swept]), steps)
         slope = torch.cat([piece.slope for piece in swept])
     return _Input.apply(out, slope, *steps), _Weights.apply(out, swept, *_parameters(net))
@@ -83,10 +83,10 @@ def _frozen(net: MLP, x: Tensor) -> Tensor:
 
 
 def _pieces(steps: Sequence[Tensor]) -> list[Tensor]:
-    """All rows, step after step, in pieces (M, F); in one piece on a GPU."""
+    """All states, step after step, in pieces (M, F); in one piece on a GPU."""
     if steps[0].device.type != "cpu":
         return [torch.cat(list(steps))]
-    return [rows for step in steps for rows in step.split(ROWS)]
+    return [states for step in steps for states in step.split(STATES)]
 
 
 def _columns(out: Tensor, steps: Sequence[Tensor]) -> Tensor:

@@ -20,33 +20,33 @@ def norm_silu(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 
 class _NormedSiLU(torch.autograd.Function):
-    """silu(weight * x / rms(x)), forth and back a piece of rows at a time.
+    """silu(weight * x / rms(x)), forth and back a piece of vectors at a time.
 
     With u = x / rms(x), z = weight u and d = g silu'(z) for an upstream gradient g:
-    weight: sum of d u over the rows;  x: (weight d - u mean(weight d u)) / rms(x)
+    weight: sum of d u over the vectors;  x: (weight d - u mean(weight d u)) / rms(x)
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        rows, out = (
+        vectors, out = (
             x.reshape(-1, len(weight)),
             torch.empty_like(x, memory_format=torch.contiguous_format),
         )
-        scale = rows.new_empty(len(rows), 1)
-        for part, s, z in _pieces(rows, scale, out.view(rows.shape)):
+        scale = vectors.new_empty(len(vectors), 1)
+        for part, s, z in _pieces(vectors, scale, out.view(vectors.shape)):
             norm = torch.linalg.vector_norm(part, dim=-1, keepdim=True)
             torch.rsqrt(norm.square_().div_(len(weight)).add_(eps), out=s)
             F.silu(torch.mul(part, s, out=z).mul_(weight), inplace=True)
-        ctx.save_for_backward(rows, weight, scale)
+        ctx.save_for_backward(vectors, weight, scale)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        rows, weight, scale = ctx.saved_tensors
-        up = grads[0].reshape(rows.shape)
-        grad, weight_grad = torch.empty_like(rows), torch.zeros_like(weight)
-        for part, s, g, into in _pieces(rows, scale, up, grad):
+        vectors, weight, scale = ctx.saved_tensors
+        up = grads[0].reshape(vectors.shape)
+        grad, weight_grad = torch.empty_like(vectors), torch.zeros_like(weight)
+        for part, s, g, into in _pieces(vectors, scale, up, grad):
             u = part * s
             delta = torch.ops.aten.silu_backward(g, torch.mul(u, weight, out=into))
             share = delta * u
@@ -56,9 +56,9 @@ class _NormedSiLU(torch.autograd.Function):
         return grad.view(grads[0].shape), weight_grad, None
 
 
-def _pieces(rows: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
+def _pieces(vectors: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Pieces of several tensors, so large that the passes over them meet in the cache."""
-    count = max(PIECE // rows.shape[1], 1)
-    if rows.device.type != "cpu" or len(rows) <= count:
-        return iter([(rows, *others)])
-    return zip(*(tensor.split(count) for tensor in (rows, *others)), strict=True)
+    count = max(PIECE // vectors.shape[1], 1)
+    if vectors.device.type != "cpu" or len(vectors) <= count:
+        return iter([(vectors, *others)])
+    return zip(*(tensor.split(count) for tensor in (vectors, *others)), strict=True)

@@ -5,7 +5,7 @@ Plain form: `RSSM.observe`, whose gradient is autograd's.
 What a step keeps for its gradient is one number for each of its results: how it moves with what
 made it. So the sweep back through time multiplies, and what is slow about small steps happens
 before and after it, for all of them at once: the derivatives of norms, gates and softmax, and each
-weight's gradient, one product over all T * N rows where autograd takes T.
+weight's gradient, one product over all T * N states where autograd takes T.
 
 With the gates r, c, u of the core's last product, R = sigmoid(r), C = tanh(R c), U = sigmoid(u - 1)
 and h' = h + U (C - h), an upstream gradient g of h' gives
@@ -104,7 +104,7 @@ class _Normed:
     """silu(gain * x / rms(x)) step by step forth, then its gradient step by step back.
 
     With v = x / rms(x), slope = silu'(gain v) and an upstream gradient g:
-    gain: sum of g slope v over the rows;  x: (g slope gain - v mean(g slope gain v)) / rms(x)
+    gain: sum of g slope v over the vectors;  x: (g slope gain - v mean(g slope gain v)) / rms(x)
 
     Attributes:
         x: (T, N, *gain.shape); the loop writes a step's input there.
@@ -152,7 +152,7 @@ def _blocks(x: Tensor, count: int) -> Tensor:
     return x.unflatten(-1, (count, -1)).transpose(1, 2)
 
 
-def _rows(x: Tensor) -> Tensor:
+def _flat(x: Tensor) -> Tensor:
     """(T, N, ...) -> (T*N, ...)."""
     return x.flatten(0, 1)
 
@@ -174,7 +174,7 @@ class _Tape:
 
 
 class _Filter(torch.autograd.Function):
-    """The loop over T steps of N rows.
+    """The loop over T steps of N sequences.
 
     deter (N, D), stoch (N, S*K), action_projs (T, N, D), embed_projs (T, N, units),
     is_first (T, N, 1) and Gumbel noise (T, N, S, K) to the three parts of T states.
@@ -340,24 +340,24 @@ class _Back:
         """Every weight's gradient, over all steps at once."""
         tape, G = self.tape, self.tape.blocks
         dstats, dpost, dunit = (
-            _rows(x) for x in (self.dstats, tape.posterior.grad, tape.unit.grad)
+            _flat(x) for x in (self.dstats, tape.posterior.grad, tape.unit.grad)
         )
-        ddeter, dstoch = _rows(tape.inputs.grad).unbind(1)
+        ddeter, dstoch = _flat(tape.inputs.grad).unbind(1)
         dgates = self.dgates.transpose(0, 1).reshape(G, len(dunit), -1)
-        before = _rows(tape.deter_in)
+        before = _flat(tape.deter_in)
         return _Weights(
             deter=before.t() @ ddeter,
             deter_bias=ddeter.sum(0),
-            stoch=_rows(tape.stoch_in).t() @ dstoch,
+            stoch=_flat(tape.stoch_in).t() @ dstoch,
             stoch_bias=dstoch.sum(0),
             gains=tape.inputs.gain_grad(),
-            shared=_rows(tape.inputs.out).flatten(1).t() @ dunit,
+            shared=_flat(tape.inputs.out).flatten(1).t() @ dunit,
             own=split_blocks(before, G).mT @ split_blocks(dunit, G),
             unit_gain=tape.unit.gain_grad(),
-            gates=split_blocks(_rows(tape.unit.out), G).mT @ dgates,
+            gates=split_blocks(_flat(tape.unit.out), G).mT @ dgates,
             gates_bias=dgates.sum(1, keepdim=True),
-            post=_rows(deter).t() @ dpost,
+            post=_flat(deter).t() @ dpost,
             post_gain=tape.posterior.gain_grad(),
-            logits=_rows(tape.posterior.out).t() @ dstats,
+            logits=_flat(tape.posterior.out).t() @ dstats,
             logits_bias=dstats.sum(0),
         )

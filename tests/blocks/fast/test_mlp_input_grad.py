@@ -28,10 +28,10 @@ def upstream() -> Tensor:
     return torch.randn(N, T, generator=torch.Generator().manual_seed(2))
 
 
-@pytest.mark.parametrize("rows", [1024, 2])
+@pytest.mark.parametrize("piece", [1024, 2])
 @pytest.mark.parametrize("layers", [1, 2, 3])
-def test_gradients_are_autograds(layers: int, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(slopes, "ROWS", rows)
+def test_gradients_are_autograds(layers: int, piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slopes, "STATES", piece)
     net, feats, up = head(layers), steps(), upstream()
     expected = net(torch.stack(feats, 1))
     by_input, by_weights = net.value_and_input_grad(feats)

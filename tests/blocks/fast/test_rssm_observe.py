@@ -44,7 +44,7 @@ def sequence(rssm, seed=1):
     before = rssm.latent.onehot(torch.randint(2, (B, rssm.latent.noise_shape[0]), generator=draw))
     prev = State(normal(B, 16), before, torch.zeros(B, rssm.latent.stats_size))
     first = uniform(B, T) < 0.3
-    first[0] = False  # one row is one episode
+    first[0] = False  # one sequence is one episode
     given = [*prev[:2], normal(B, T, A), normal(B, T, E)]
     deter, stoch, actions, embeds = (x.requires_grad_() for x in given)
     prev = prev._replace(deter=deter, stoch=stoch)
