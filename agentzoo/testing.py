@@ -276,16 +276,16 @@ def step_errors(agent: Agent, policy: Any, played: Arrays) -> Iterator[bool]:
 def observations(agent: Agent, steps: int) -> Arrays:
     """The agent's observations while it acts, as its step takes them: key -> (steps, *shape)."""
     env, session = make_env(agent.env), agent.session(seed=7)
-    rows: list[Arrays] = []
+    seen: list[Arrays] = []
     obs, _ = env.reset(seed=7)
-    while len(rows) < steps:
-        rows.append(encode(agent.spec.obs, obs, batched=False))
+    while len(seen) < steps:
+        seen.append(encode(agent.spec.obs, obs, batched=False))
         obs, _, ended, cut, _ = env.step(session.act(obs))
         if ended or cut:
             session.reset()
             obs, _ = env.reset()
     env.close()
-    return {key: np.concatenate([row[key] for row in rows]) for key in rows[0]}
+    return {key: np.concatenate([one[key] for one in seen]) for key in seen[0]}
 
 
 @contextmanager

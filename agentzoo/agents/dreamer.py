@@ -281,9 +281,9 @@ class DreamerAlgorithm(nn.Module):
     def starts(self, post: State, is_terminal: Tensor, noise: NoiseSource) -> tuple[State, Tensor]:
         """Constant posteriors (N,) to imagine from, all or a random subset, and weights (N, 1).
 
-        Nothing follows a terminal state. The reference leaves out each window's last row, the only
-        one that can be terminal there; where short episodes are joined in a window, the others have
-        weight zero.
+        Nothing follows a terminal state. The reference leaves out each window's last transition,
+        the only one that can be terminal there; where short episodes are joined in a window, the
+        others have weight zero.
         """
         alive = torch.ones_like(post.deter[..., :1])
         if self.cont is not None:
@@ -398,12 +398,12 @@ class DreamerAlgorithm(nn.Module):
 
     @torch.no_grad()
     def open_loop(self, batch: Batch, noise: NoiseSource, context: int = 5) -> dict[str, Tensor]:
-        """Observations by key: seen for `context` rows, imagined after.
+        """Observations by key: seen for `context` steps, imagined after.
 
         Args:
             batch: replay columns (B, T, ...) with T > context.
             noise: for the latents.
-            context: rows reconstructed from posteriors; the rest follows the batch's actions.
+            context: steps reconstructed from posteriors; the rest follows the actions.
 
         Returns:
             (B, T, h, w, c) in [0, 1] for images, (B, T, n) for vectors.
@@ -524,8 +524,8 @@ class DreamerConfig(AgentConfig):
             )
         if self.cont and self.batch_length < 2:
             raise ConfigError(
-                "batch_length=1 leaves nothing to imagine from: with cont=True a window's last row "
-                "is left out; use 2 or more"
+                "batch_length=1 leaves nothing to imagine from: with cont=True a window's last "
+                "transition is left out; use 2 or more"
             )
 
 

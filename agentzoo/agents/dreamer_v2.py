@@ -398,12 +398,12 @@ class DreamerV2Algorithm(nn.Module):
 
     @torch.no_grad()
     def open_loop(self, batch: Batch, noise: NoiseSource, context: int = 5) -> dict[str, Tensor]:
-        """Observations by key: seen for `context` rows, imagined after.
+        """Observations by key: seen for `context` steps, imagined after.
 
         Args:
             batch: replay columns (B, T, ...) with T > context.
             noise: for the latents.
-            context: rows reconstructed from posteriors; the rest follows the batch's actions.
+            context: steps reconstructed from posteriors; the rest follows the actions.
 
         Returns:
             (B, T, h, w, c) in [0, 1] for images, (B, T, n) for vectors.

@@ -68,7 +68,7 @@ LAYERS = {"encoder": 3, "decoder": 3, "posterior": 1, "prior": 2,
 
 
 def world_model_losses(
-    rows: Batch,
+    batch: Batch,
     post: Tensor,
     prior: Tensor,
     latent: CategoricalLatent,
@@ -81,7 +81,7 @@ def world_model_losses(
     """The paper's prediction, dynamics and representation losses, without the observations'.
 
     Args:
-        rows: replay columns (B, T, ...).
+        batch: replay columns (B, T, ...).
         post: logits (B, T, S*K) of the posterior.
         prior: logits (B, T, S*K) of the prior.
         latent: what the logits are of.
@@ -96,11 +96,11 @@ def world_model_losses(
     Source: equations 2 and 3; danijar/dreamerv3 dreamerv3/agent.py:loss and rssm.py:loss.
     """
     # the discount is part of the label, so the head gives discounts
-    label = (1 - rows["is_terminal"].float()) * discount
+    label = (1 - batch["is_terminal"].float()) * discount
     # prior and posterior are pulled together, each at its own pace
     dyn, rep = latent.kl(post.detach(), prior), latent.kl(post, prior.detach())
     return {
-        "reward": reward.loss(rows["reward"]),
+        "reward": reward.loss(batch["reward"]),
         "cont": cont.loss(label),
         "dyn": free_nats_floor(dyn, free_nats),
         "rep": free_nats_floor(rep, free_nats),
@@ -149,7 +149,7 @@ def imagined_actor_critic_losses(
 
 
 def replay_value_loss(
-    rows: Batch,
+    batch: Batch,
     value: TwoHotPrediction,
     slow: Tensor,
     boot: Tensor,
@@ -161,10 +161,10 @@ def replay_value_loss(
     """The critic's objective on replayed rewards; its gradient shapes the states, too.
 
     Args:
-        rows: replay columns (B, K, ...).
-        value: of the return, (B, K-1), at all rows but the last.
+        batch: replay columns (B, K, ...).
+        value: of the return, (B, K-1), at all transitions but the last.
         slow: (B, K-1) means of the slow value.
-        boot: (B, K) imagined returns of the rows, from which the returns bootstrap.
+        boot: (B, K) imagined returns of the transitions, from which the returns bootstrap.
         discount: gamma.
         lam: lambda.
         slow_scale: of the loss towards the slow value.
@@ -174,10 +174,10 @@ def replay_value_loss(
 
     Source: danijar/dreamerv3 dreamerv3/agent.py:repl_loss.
     """
-    reward, last, terminal = (rows[k].float() for k in ("reward", "is_last", "is_terminal"))
+    reward, last, terminal = (batch[k].float() for k in ("reward", "is_last", "is_terminal"))
     going_on, traced = (1 - terminal[:, 1:]) * discount, (1 - last[:, 1:]) * lam
     ret = lambda_return(reward[:, 1:], going_on, boot[:, 1:], traced)
-    # nothing follows an episode's last row
+    # nothing follows an episode's last transition
     return (1 - last[:, :-1]) * value.loss(ret, (slow_scale, slow))
 
 
@@ -293,15 +293,15 @@ class DreamerV3Algorithm(nn.Module):
     def update(self, batch: Batch, noise: NoiseSource) -> tuple[Metrics, WriteBack]:
         """One gradient step on all losses at once, then the slow value follows.
 
-        The first row of each window is context: its stored latents are where filtering begins.
+        The first transition of each window is context: filtering begins at its stored latents.
         """
         c = self.config
-        rows = {name: column[:, 1:] for name, column in batch.items()}
+        trained = {name: column[:, 1:] for name, column in batch.items()}
         with acting.autocast(self, c.precision), kernels(c.kernels):
-            post, feat, losses, metrics = self.model_losses(self.stored(batch), rows, noise)
+            post, feat, losses, metrics = self.model_losses(self.stored(batch), trained, noise)
             imagined, ret, more = self.behavior_losses(post, noise)
             losses |= imagined
-            losses["repval"] = self.replay_loss(feat, rows, ret)
+            losses["repval"] = self.replay_loss(feat, trained, ret)
             scales = {"dyn": c.dyn_scale, "rep": c.rep_scale, "repval": c.repval_scale}
             means = {name: loss.mean() for name, loss in losses.items()}
             scaled = [scales.get(name, 1.0) * mean for name, mean in means.items()]
@@ -316,26 +316,26 @@ class DreamerV3Algorithm(nn.Module):
         return {k: v.detach() for k, v in metrics.items()}, latents
 
     def stored(self, batch: Batch) -> State:
-        """The latents of the context row as replay holds them: the state before the window."""
+        """The context transition's latents as replay holds them: the state before the window."""
         deter, stoch = batch["deter"][:, 0].float(), self.latent.onehot(batch["stoch"][:, 0])
         return State(deter, stoch, torch.zeros_like(stoch))
 
     def model_losses(
-        self, prev: State, rows: Batch, noise: NoiseSource
+        self, prev: State, batch: Batch, noise: NoiseSource
     ) -> tuple[State, Tensor, dict[str, Tensor], Metrics]:
         """Posterior states, their features (B, T, F), the losses (B, T) by name, and metrics."""
-        c, (B, T) = self.config, rows["reward"].shape
+        c, (B, T) = self.config, batch["reward"].shape
         # Infer states
         eps = noise.uniform(B, T, *self.latent.noise_shape)
-        embeds = self.encoder(rows)  # (B, T, E)
-        actions, firsts = rows["prev_action"], rows["is_first"]
+        embeds = self.encoder(batch)  # (B, T, E)
+        actions, firsts = batch["prev_action"], batch["is_first"]
         post = rssm_observe.observe(self.rssm, prev, actions, embeds, firsts, eps)
         feat = self.rssm.feat(post)  # (B, T, F)
         q, p = post.stats.float(), self.rssm.prior(post).float()  # (B, T, S*K)
         # Predict observations, rewards and continuation
-        losses = {f"rec_{key}": loss for key, loss in self.decoder.losses(feat, rows).items()}
+        losses = {f"rec_{key}": loss for key, loss in self.decoder.losses(feat, batch).items()}
         losses |= world_model_losses(
-            rows,
+            batch,
             q,
             p,
             self.latent,
@@ -360,7 +360,7 @@ class DreamerV3Algorithm(nn.Module):
         """Actor and critic losses in imagination.
 
         Returns:
-            The losses "policy" and "value" (B, K), the imagined returns of the K rows imagined
+            The losses "policy" and "value" (B, K), the imagined returns of the K states imagined
             from (B, K), and metrics.
         """
         c, B = self.config, len(post.deter)
@@ -411,18 +411,18 @@ class DreamerV3Algorithm(nn.Module):
             "actor/advantage": advantage.abs().mean(),
             "actor/entropy": entropy.mean(),
         }
-        by_row = {name: loss.unflatten(0, (B, -1)) for name, loss in losses.items()}  # (B, K)
-        return by_row, ret[:, 0].unflatten(0, (B, -1)), metrics
+        by_start = {name: loss.unflatten(0, (B, -1)) for name, loss in losses.items()}  # (B, K)
+        return by_start, ret[:, 0].unflatten(0, (B, -1)), metrics
 
-    def replay_loss(self, feat: Tensor, rows: Batch, boot: Tensor) -> Tensor:
-        """The critic's loss on the last K rows, from features (B, T, F) and returns (B, K)."""
+    def replay_loss(self, feat: Tensor, batch: Batch, boot: Tensor) -> Tensor:
+        """The critic's loss on the last K transitions: features (B, T, F), returns (B, K)."""
         c, K = self.config, boot.shape[1]
-        rows, feat = {k: x[:, -K:] for k, x in rows.items()}, feat[:, -K:-1]
+        batch, feat = {k: x[:, -K:] for k, x in batch.items()}, feat[:, -K:-1]
         with torch.no_grad():
             slow = self.slow_value.prediction(self.slow_value(feat)).mean
         value = self.value.prediction(self.value(feat))
         return replay_value_loss(
-            rows, value, slow, boot, discount=self.discount, lam=c.lam, slow_scale=c.slow_scale
+            batch, value, slow, boot, discount=self.discount, lam=c.lam, slow_scale=c.slow_scale
         )
 
     @property
@@ -483,13 +483,13 @@ class DreamerV3Algorithm(nn.Module):
 
     @torch.no_grad()
     def open_loop(self, batch: Batch, noise: NoiseSource, context: int = 5) -> dict[str, Tensor]:
-        """Observations by key: seen for `context` rows, imagined after.
+        """Observations by key: seen for `context` steps, imagined after.
 
         Args:
-            batch: replay columns (B, T, ...) with T > context; the first row's stored latents are
+            batch: replay columns (B, T, ...) with T > context; the first one's stored latents are
                 what the model knows at the start.
             noise: for the latents.
-            context: rows reconstructed from posteriors; the rest follows the batch's actions.
+            context: steps reconstructed from posteriors; the rest follows the actions.
 
         Returns:
             (B, T, h, w, c) in [0, 1] for images, (B, T, n) for vectors.
@@ -552,7 +552,7 @@ class DreamerV3Config(AgentConfig):
     dyn_scale: float = 1.0  # of the prior's loss
     rep_scale: float = 0.1  # of the posterior's
     horizon: int = 15  # H, imagined steps
-    imag_last: int | None = None  # rows of each window to imagine from, its last ones; None is all
+    imag_last: int | None = None  # last transitions of each window to imagine from; None is all
     discount_horizon: float = 333.0  # steps; gamma = 1 - 1 / 333
     lam: float = 0.95  # lambda of the returns
     entropy: float = 3e-4  # scale of the actor's entropy
@@ -562,7 +562,7 @@ class DreamerV3Config(AgentConfig):
     scale_limit: float = 1.0  # smallest scale of the returns
     slow_rate: float = 0.02  # by which the slow value follows, each update
     slow_scale: float = 1.0  # of the value's loss towards the slow value
-    repval_scale: float = 0.3  # of the value's loss on replayed rows
+    repval_scale: float = 0.3  # of the value's loss on replayed transitions
     lr: float = 4e-5  # learning rate
     warmup: int = 1000  # updates in which the learning rate rises from 0
     beta1: float = 0.9  # decay of the optimiser's momentum
@@ -571,13 +571,13 @@ class DreamerV3Config(AgentConfig):
 
     repeat: int = 1
     total_steps: int = 1_100_000
-    train_ratio: float = 512.0  # rows trained on for each decision collected
+    train_ratio: float = 512.0  # transitions trained on for each decision collected
     prefill: int = 0  # nothing is random: a fresh policy explores
     pretrain: int = 1  # updates at the first opportunity
     update_every: int = 0  # not used; see train_ratio
     updates: int = 1
     batch_size: int = 16  # B
-    batch_length: int = 65  # T + 1: a context row, then 64 that are trained on
+    batch_length: int = 65  # T + 1: a context transition, then 64 that are trained on
 
     def __post_init__(self) -> None:
         """Check what no type says.
@@ -587,10 +587,10 @@ class DreamerV3Config(AgentConfig):
         """
         super().__post_init__()
         one_of("size", self.size, tuple(SIZES))
-        _at_least("batch_length", self.batch_length, 3, "a context row and two to learn from")
+        _at_least("batch_length", self.batch_length, 3, "the context and two to learn from")
         _at_least("horizon", self.horizon, 1, "an imagined step")
         if self.imag_last is not None:
-            _at_least("imag_last", self.imag_last, 2, "the replayed value spans two rows")
+            _at_least("imag_last", self.imag_last, 2, "the replayed value spans two transitions")
         if not self.train_ratio:
             raise ConfigError("train_ratio=0 never learns; the paper's are 32 to 1024")
         if (self.update_every, self.updates) != (0, 1):

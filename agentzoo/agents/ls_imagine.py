@@ -82,7 +82,7 @@ FRAME, MASK = "frame", "mask"  # side observations: the large view, and where it
 
 
 def world_model_losses(
-    rows: Batch,
+    batch: Batch,
     post: Tensor,
     prior: Tensor,
     latent: CategoricalLatent,
@@ -95,7 +95,7 @@ def world_model_losses(
     """The paper's prediction, dynamics and representation losses, without the observations'.
 
     Args:
-        rows: replay columns (B, T, ...).
+        batch: replay columns (B, T, ...).
         post: logits (B, T, S*K) of the posterior.
         prior: logits (B, T, S*K) of the prior.
         latent: what the logits are of.
@@ -110,11 +110,11 @@ def world_model_losses(
     Source: DreamerV3's; danijar/dreamerv3 dreamerv3/agent.py:loss and rssm.py:loss.
     """
     # the discount is part of the label, so the head gives discounts
-    label = (1 - rows["is_terminal"].float()) * discount
+    label = (1 - batch["is_terminal"].float()) * discount
     # prior and posterior are pulled together, each at its own pace
     dyn, rep = latent.kl(post.detach(), prior), latent.kl(post, prior.detach())
     return {
-        "reward": reward.loss(rows["reward"]),
+        "reward": reward.loss(batch["reward"]),
         "cont": cont.loss(label),
         "dyn": free_nats_floor(dyn, free_nats),
         "rep": free_nats_floor(rep, free_nats),
@@ -122,14 +122,14 @@ def world_model_losses(
 
 
 def long_losses(
-    rows: Batch,
+    batch: Batch,
     interval: TwoHotPrediction,
     accumulated: TwoHotPrediction,
 ) -> dict[str, Tensor]:
     """Losses of how long a jump takes and what it earns, where that is known.
 
     Args:
-        rows: replay columns (K, ...) of the rows that are jumped from.
+        batch: replay columns (K, ...) of the transitions that are jumped from.
         interval: of the steps that a jump stands for, (K,).
         accumulated: of the average reward in between, (K,).
 
@@ -138,10 +138,10 @@ def long_losses(
 
     Source: qiwang067/LS-Imagine, the world model's loss.
     """
-    known = rows["known"].float()
+    known = batch["known"].float()
     return {
-        "interval": known * interval.loss(rows["interval"]),
-        "accumulated": known * accumulated.loss(rows["accumulated"]),
+        "interval": known * interval.loss(batch["interval"]),
+        "accumulated": known * accumulated.loss(batch["accumulated"]),
     }
 
 
@@ -220,7 +220,7 @@ def imagined_actor_critic_losses(
 
 
 def replay_value_loss(
-    rows: Batch,
+    batch: Batch,
     reward: Tensor,
     value: TwoHotPrediction,
     slow: Tensor,
@@ -233,11 +233,11 @@ def replay_value_loss(
     """The critic's objective on replayed rewards; its gradient shapes the states, too.
 
     Args:
-        rows: replay columns (B, K, ...).
+        batch: replay columns (B, K, ...).
         reward: (B, K) in total.
-        value: of the return, (B, K-1), at all rows but the last.
+        value: of the return, (B, K-1), at all transitions but the last.
         slow: (B, K-1) means of the slow value.
-        boot: (B, K) imagined returns of the rows, from which the returns bootstrap.
+        boot: (B, K) imagined returns of the transitions, from which the returns bootstrap.
         discount: gamma.
         lam: lambda.
         slow_scale: of the loss towards the slow value.
@@ -247,10 +247,10 @@ def replay_value_loss(
 
     Source: danijar/dreamerv3 dreamerv3/agent.py:repl_loss.
     """
-    last, terminal = (rows[k].float() for k in ("is_last", "is_terminal"))
+    last, terminal = (batch[k].float() for k in ("is_last", "is_terminal"))
     going_on, traced = (1 - terminal[:, 1:]) * discount, (1 - last[:, 1:]) * lam
     ret = lambda_return(reward[:, 1:], going_on, boot[:, 1:], traced)
-    # nothing follows an episode's last row
+    # nothing follows an episode's last transition
     return (1 - last[:, :-1]) * value.loss(ret, (slow_scale, slow))
 
 
@@ -482,7 +482,7 @@ class LSImagineAlgorithm(nn.Module):
     def _watched(
         self, transitions: Transitions, envs: Sequence[int], state: object
     ) -> tuple[Transitions, dict[int, VideoReward]]:
-        """Rows with what the scorer pays for their frames, and its memory of the episodes."""
+        """Transitions with the scorer's pay for their frames, and its memory of the episodes."""
         c, paid = self.config, np.zeros(len(envs), np.float32)
         videos = dict(cast("Memory", state).videos) if state else {}
         if self.scorer is None:
@@ -501,7 +501,7 @@ class LSImagineAlgorithm(nn.Module):
         return views.EpisodeViews(self.rules, self.config.long_branch, again)
 
     def statistics(self) -> tuple[zoom.RunningStatistics, zoom.RunningStatistics]:
-        """P_jump and S of all rows so far, copies."""
+        """P_jump and S of all transitions so far, copies."""
         jumps, scores = self.jump_statistics.tolist(), self.score_statistics.tolist()
         return zoom.RunningStatistics(*jumps), zoom.RunningStatistics(*scores)
 
@@ -523,15 +523,15 @@ class LSImagineAlgorithm(nn.Module):
         spec = self.columns[name]
         return np.zeros((count, *spec.shape), spec.dtype)
 
-    def view(self, rows: Transitions, i: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """Row i's map (h, w) in [0, 1], the large one where there is one, and its frame."""
-        if MASK in rows:
-            map_ = check_map(rows[MASK][i] / 255.0, rows[MASK].shape[1:3])
+    def view(self, transitions: Transitions, i: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """Transition i's map (h, w) in [0, 1], the large one where there is one, and its frame."""
+        if MASK in transitions:
+            map_ = check_map(transitions[MASK][i] / 255.0, transitions[MASK].shape[1:3])
         else:
-            map_ = rows[MAP][i, ..., 0] / 255.0
+            map_ = transitions[MAP][i, ..., 0] / 255.0
         if not self.config.long_branch:
             return map_, None
-        frame = rows[FRAME][i] if FRAME in rows else None
+        frame = transitions[FRAME][i] if FRAME in transitions else None
         if self.maps is not None and frame is not None:
             map_ = np.clip(resized(map_, *frame.shape[:2]), 0, 1)
         return map_, views.require_frame(frame, map_)
@@ -549,7 +549,7 @@ class LSImagineAlgorithm(nn.Module):
         return np.clip(resized(self.mapped(small[None])[0, ..., 0], *frame.shape[:2]), 0, 1)
 
     def _columns(self, seen: views.Seen, size: int) -> dict[str, object]:
-        """The columns that replay stores of a row; those left out stay 0."""
+        """The columns that replay stores of a transition; those left out stay 0."""
         c, found = self.config, dict[str, object]()
         if c.alpha:
             found["intrinsic"] = seen.intrinsic
@@ -576,19 +576,19 @@ class LSImagineAlgorithm(nn.Module):
     def update(self, batch: Batch, noise: NoiseSource) -> tuple[Metrics, WriteBack]:
         """One gradient step on all losses at once, then the slow value follows.
 
-        The first row of each window is context: its stored latents are where filtering begins.
+        The first transition of each window is context: filtering begins at its stored latents.
         """
         c = self.config
-        rows = {name: column[:, 1:] for name, column in batch.items()}
+        trained = {name: column[:, 1:] for name, column in batch.items()}
         with acting.autocast(self, c.precision), kernels(c.kernels):
-            post, feat, losses, metrics = self.model_losses(self.stored(batch), rows, noise)
+            post, feat, losses, metrics = self.model_losses(self.stored(batch), trained, noise)
             imagined, ret, more = self.behavior_losses(post, noise)
             losses |= imagined
-            losses["repval"] = self.replay_loss(feat, rows, ret)
+            losses["repval"] = self.replay_loss(feat, trained, ret)
             scales = {"dyn": c.dyn_scale, "rep": c.rep_scale, "repval": c.repval_scale}
             means = {name: loss.mean() for name, loss in losses.items()}
             if c.long_branch:
-                long, mask, last = self.long_branch_losses(post, rows, noise)
+                long, mask, last = self.long_branch_losses(post, trained, noise)
                 more |= last
                 nothing = feat.new_zeros(feat.shape[:2])
                 means |= {
@@ -607,33 +607,33 @@ class LSImagineAlgorithm(nn.Module):
         return {k: v.detach() for k, v in metrics.items()}, latents
 
     def stored(self, batch: Batch) -> State:
-        """The latents of the context row as replay holds them: the state before the window."""
+        """The context transition's latents as replay holds them: the state before the window."""
         deter, stoch = batch["deter"][:, 0].float(), self.latent.onehot(batch["stoch"][:, 0])
         return State(deter, stoch, torch.zeros_like(stoch))
 
     def model_losses(
-        self, prev: State, rows: Batch, noise: NoiseSource
+        self, prev: State, batch: Batch, noise: NoiseSource
     ) -> tuple[State, Tensor, dict[str, Tensor], Metrics]:
         """Posterior states, their features (B, T, F), the losses (B, T) by name, and metrics."""
-        c, (B, T) = self.config, rows["reward"].shape
+        c, (B, T) = self.config, batch["reward"].shape
         # Infer states
         eps = noise.uniform(B, T, *self.latent.noise_shape)
-        embeds = self.encoder(rows)  # (B, T, E)
-        actions, firsts = rows["prev_action"], rows["is_first"]
+        embeds = self.encoder(batch)  # (B, T, E)
+        actions, firsts = batch["prev_action"], batch["is_first"]
         post = rssm_observe.observe(self.rssm, prev, actions, embeds, firsts, eps)
         feat = self.rssm.feat(post)  # (B, T, F)
         q, p = post.stats.float(), self.rssm.prior(post).float()  # (B, T, S*K)
         # Predict observations, rewards and continuation
-        losses = {f"rec_{key}": loss for key, loss in self.decoder.losses(feat, rows).items()}
-        losses |= self._judged(feat, q, p, rows)
+        losses = {f"rec_{key}": loss for key, loss in self.decoder.losses(feat, batch).items()}
+        losses |= self._judged(feat, q, p, batch)
         if c.alpha:
             paid = self.intrinsic.prediction(self.intrinsic(feat))
-            losses["intrinsic"] = paid.loss(rows["intrinsic"])
+            losses["intrinsic"] = paid.loss(batch["intrinsic"])
         if c.scorer:
-            losses["video"] = self.video.prediction(self.video(feat)).loss(rows["video"])
+            losses["video"] = self.video.prediction(self.video(feat)).loss(batch["video"])
         if c.long_branch:
             jump = self.jump.prediction(self.jump(feat))
-            losses["jump"] = jump.loss(rows["jump"].float())
+            losses["jump"] = jump.loss(batch["jump"].float())
         for name, loss in losses.items():
             assert loss.shape == (B, T), (name, loss.shape)
         with torch.no_grad():
@@ -641,20 +641,20 @@ class LSImagineAlgorithm(nn.Module):
                 "model/kl": self.latent.kl(q, p).mean(),
                 "model/post_entropy": self.latent.entropy(q).mean(),
                 "model/prior_entropy": self.latent.entropy(p).mean(),
-                "reward/env": rows["reward"].mean(),
+                "reward/env": batch["reward"].mean(),
             }
             if c.alpha:
-                metrics["reward/intrinsic"] = rows["intrinsic"].mean()
+                metrics["reward/intrinsic"] = batch["intrinsic"].mean()
             if c.scorer:
-                metrics["reward/video"] = rows["video"].mean()
+                metrics["reward/video"] = batch["video"].mean()
             if c.alpha or c.scorer:
-                metrics["reward/total"] = self.total_reward(rows).mean()
+                metrics["reward/total"] = self.total_reward(batch).mean()
         return post, feat, losses, metrics
 
-    def _judged(self, feat: Tensor, q: Tensor, p: Tensor, rows: Batch) -> dict[str, Tensor]:
+    def _judged(self, feat: Tensor, q: Tensor, p: Tensor, batch: Batch) -> dict[str, Tensor]:
         """The losses by name of what features (..., F) say beside the observations."""
         return world_model_losses(
-            rows,
+            batch,
             q,
             p,
             self.latent,
@@ -664,38 +664,38 @@ class LSImagineAlgorithm(nn.Module):
             free_nats=self.config.free_nats,
         )
 
-    def total_reward(self, rows: Batch) -> Tensor:
+    def total_reward(self, batch: Batch) -> Tensor:
         """The environment's reward, alpha times the map's, the scorer's: as `reward` is shaped."""
-        c, total = self.config, rows["reward"].float()
+        c, total = self.config, batch["reward"].float()
         if c.alpha:
-            total = total + c.alpha * rows["intrinsic"]
-        return total + rows["video"] if c.scorer else total
+            total = total + c.alpha * batch["intrinsic"]
+        return total + batch["video"] if c.scorer else total
 
     def long_branch_losses(
-        self, post: State, rows: Batch, noise: NoiseSource
+        self, post: State, batch: Batch, noise: NoiseSource
     ) -> tuple[dict[str, Tensor], Tensor, Metrics]:
-        """The model's losses on long transitions, from rows to their zoomed views.
+        """The model's losses on long transitions, from short ones to their zoomed views.
 
-        Shapes are fixed: `long_cap` rows of all learners' batch are taken, zoomed ones first, and
-        those that are none, or another learner's, masked.
+        Shapes are fixed: `long_cap` transitions of all learners' batch are taken, zoomed ones
+        first, and those that are none, or another learner's, masked.
 
         Returns:
             The losses (K,) by name, the mask (K,), and metrics.
         """
-        c, (B, T) = self.config, rows["reward"].shape
+        c, (B, T) = self.config, batch["reward"].shape
         cap = min(c.long_cap, ranks().count * B * T)
-        zoomed = rows["zoomed"].flatten().float()
+        zoomed = batch["zoomed"].flatten().float()
         # which of them, if there are more, is up to chance
         index, place, own = ranks().largest(zoomed + noise.uniform(B * T), cap)
         eps = same_for_all(noise).uniform(cap, *self.latent.noise_shape)[place]
         K = len(index)
-        taken = {name: column.flatten(0, 1)[index] for name, column in rows.items()}
+        taken = {name: column.flatten(0, 1)[index] for name, column in batch.items()}
         mask = taken["zoomed"].float() * own  # (K,)
         before = State(*(part.flatten(0, 1)[index] for part in post))
         views_ = {IMAGE: taken["zoomed_image"], MAP: taken["zoomed_map"]}
         seen = {key: taken[key] for key in self.obs} | views_
         jump = torch.cat([eps.new_zeros(K, self.action.size), eps.new_ones(K, 1)], -1)
-        # it begins no episode, whatever its row does
+        # it begins no episode, whatever the short transition does
         begun = torch.zeros_like(taken["is_first"])
         after = self.rssm.obs_step(before, jump, self.encoder(seen), begun, eps)
         feat = self.rssm.feat(after)  # (K, F)
@@ -716,12 +716,12 @@ class LSImagineAlgorithm(nn.Module):
         unscaled = ("dyn", "rep")
         losses = {k: x if k in unscaled else c.long_scale * x for k, x in losses.items()}
         with torch.no_grad():
-            known = rows["known"].float()
+            known = batch["known"].float()
             pairs, closed = ranks().sum(zoomed.sum()), ranks().sum(known.sum())
-            steps = ranks().sum((known * rows["interval"]).sum())
+            steps = ranks().sum((known * batch["interval"]).sum())
             metrics = {
                 "long/zoomed": zoomed.mean(),
-                "long/jump": rows["jump"].float().mean(),
+                "long/jump": batch["jump"].float().mean(),
                 "long/closed": closed / pairs.clamp(min=1),
                 "long/interval": steps / closed.clamp(min=1),
                 "long/over_cap": (pairs - cap).clamp(min=0),
@@ -796,7 +796,7 @@ class LSImagineAlgorithm(nn.Module):
         """Actor and critic losses in imagination.
 
         Returns:
-            The losses "policy" and "value" (B, K), the imagined returns of the K rows imagined
+            The losses "policy" and "value" (B, K), the imagined returns of the K states imagined
             from (B, K), and metrics.
         """
         c, B = self.config, len(post.deter)
@@ -864,19 +864,19 @@ class LSImagineAlgorithm(nn.Module):
             "actor/advantage": advantage.abs().mean(),
             "actor/entropy": entropy.mean(),
         }
-        by_row = {name: loss.unflatten(0, (B, -1)) for name, loss in losses.items()}  # (B, K)
-        return by_row, ret[:, 0].unflatten(0, (B, -1)), metrics
+        by_start = {name: loss.unflatten(0, (B, -1)) for name, loss in losses.items()}  # (B, K)
+        return by_start, ret[:, 0].unflatten(0, (B, -1)), metrics
 
-    def replay_loss(self, feat: Tensor, rows: Batch, boot: Tensor) -> Tensor:
-        """The critic's loss on the last K rows, from features (B, T, F) and returns (B, K)."""
+    def replay_loss(self, feat: Tensor, batch: Batch, boot: Tensor) -> Tensor:
+        """The critic's loss on the last K transitions: features (B, T, F), returns (B, K)."""
         c, K = self.config, boot.shape[1]
-        rows, feat = {k: x[:, -K:] for k, x in rows.items()}, feat[:, -K:-1]
+        batch, feat = {k: x[:, -K:] for k, x in batch.items()}, feat[:, -K:-1]
         with torch.no_grad():
             slow = self.slow_value.prediction(self.slow_value(feat)).mean
         value = self.value.prediction(self.value(feat))
         return replay_value_loss(
-            rows,
-            self.total_reward(rows),
+            batch,
+            self.total_reward(batch),
             value,
             slow,
             boot,
@@ -947,13 +947,13 @@ class LSImagineAlgorithm(nn.Module):
 
     @torch.no_grad()
     def open_loop(self, batch: Batch, noise: NoiseSource, context: int = 5) -> dict[str, Tensor]:
-        """Observations by key: seen for `context` rows, imagined after.
+        """Observations by key: seen for `context` steps, imagined after.
 
         Args:
-            batch: replay columns (B, T, ...) with T > context; the first row's stored latents are
+            batch: replay columns (B, T, ...) with T > context; the first one's stored latents are
                 what the model knows at the start.
             noise: for the latents.
-            context: rows reconstructed from posteriors; the rest follows the batch's actions.
+            context: steps reconstructed from posteriors; the rest follows the actions.
 
         Returns:
             (B, T, h, w, c) in [0, 1] for images, (B, T, n) for vectors.
@@ -979,7 +979,7 @@ VIDEO_COLUMNS = {"video": ColumnSpec()}
 
 
 def long_columns(obs: Mapping[str, ObsSpec], *, paid: bool) -> dict[str, ColumnSpec]:
-    """Columns of a row's long transition; the mutable ones are known later, if at all."""
+    """Columns of a transition's zoomed view; the mutable ones are known later, if at all."""
     return {
         "zoomed": ColumnSpec(dtype="bool"),
         "jump": ColumnSpec(dtype="bool"),
@@ -1117,7 +1117,7 @@ class LSImagineConfig(AgentConfig):
     scorer_slope: float = 1.2  # from a logit to a score; a CLIP needs its own, and its own centre
     scorer_centre: float = 21.8  # the logit that counts one half
     long_branch: bool = True  # jumps
-    jump_rule: str = "absolute"  # released|absolute, when a row is zoomed
+    jump_rule: str = "absolute"  # released|absolute, when a view is zoomed
     zoom_margin: float = 6.0  # times the goal's own area; the released code's is 1
     jump_max: float = 0.25  # absolute rule: the map's maximum is above
     jump_mean: float = 0.025  # absolute rule: the map's mean is below
@@ -1141,7 +1141,7 @@ class LSImagineConfig(AgentConfig):
     dyn_scale: float = 1.0  # of the prior's loss
     rep_scale: float = 0.1  # of the posterior's
     horizon: int = 15  # H, imagined steps
-    imag_last: int | None = None  # rows of each window to imagine from, its last ones; None is all
+    imag_last: int | None = None  # last transitions of each window to imagine from; None is all
     discount_horizon: float = 333.0  # steps; gamma = 1 - 1 / 333
     lam: float = 0.95  # lambda of the returns
     entropy: float = 3e-4  # scale of the actor's entropy
@@ -1151,7 +1151,7 @@ class LSImagineConfig(AgentConfig):
     scale_limit: float = 1.0  # smallest scale of the returns
     slow_rate: float = 0.02  # by which the slow value follows, each update
     slow_scale: float = 1.0  # of the value's loss towards the slow value
-    repval_scale: float = 0.3  # of the value's loss on replayed rows
+    repval_scale: float = 0.3  # of the value's loss on replayed transitions
     lr: float = 4e-5  # learning rate
     warmup: int = 1000  # updates in which the learning rate rises from 0
     beta1: float = 0.9  # decay of the optimiser's momentum
@@ -1160,13 +1160,13 @@ class LSImagineConfig(AgentConfig):
 
     repeat: int = 1
     total_steps: int = 1_100_000
-    train_ratio: float = 512.0  # rows trained on for each decision collected
+    train_ratio: float = 512.0  # transitions trained on for each decision collected
     prefill: int = 0  # nothing is random: a fresh policy explores
     pretrain: int = 1  # updates at the first opportunity
     update_every: int = 0  # not used; see train_ratio
     updates: int = 1
     batch_size: int = 16  # B
-    batch_length: int = 65  # T + 1: a context row, then 64 that are trained on
+    batch_length: int = 65  # T + 1: a context transition, then 64 that are trained on
 
     def __post_init__(self) -> None:
         """Check what no type says.
@@ -1177,10 +1177,10 @@ class LSImagineConfig(AgentConfig):
         super().__post_init__()
         one_of("size", self.size, tuple(SIZES))
         self._check_jumps()
-        _at_least("batch_length", self.batch_length, 3, "a context row and two to learn from")
+        _at_least("batch_length", self.batch_length, 3, "the context and two to learn from")
         _at_least("horizon", self.horizon, 1, "an imagined step")
         if self.imag_last is not None:
-            _at_least("imag_last", self.imag_last, 2, "the replayed value spans two rows")
+            _at_least("imag_last", self.imag_last, 2, "the replayed value spans two transitions")
         if not self.train_ratio:
             raise ConfigError("train_ratio=0 never learns; the paper's are 32 to 1024")
         if (self.update_every, self.updates) != (0, 1):
@@ -1234,7 +1234,7 @@ _CPU: dict[str, object] = {
     "repeat": 4,
     "size": "1m",
     "deter": 256,
-    # small batches and every row to imagine from: pictures are what an update's time goes to
+    # small batches and all states to imagine from: pictures are what an update's time goes to
     "batch_size": 8,
     "batch_length": 17,
     "train_ratio": 16.0,

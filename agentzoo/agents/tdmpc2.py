@@ -348,7 +348,7 @@ class TDMPC2Algorithm(nn.Module):
         return loss, metrics
 
     def _shifts(self, noise: NoiseSource, B: int, T: int) -> Tensor:
-        """Draws of the random shift of each row's images; (B, T, 0) where there are none."""
+        """Draws of the random shift of each transition's images; (B, T, 0) where there are none."""
         shape = self.noise_spec["shift"].shape if "shift" in self.noise_spec else (0,)
         return noise.uniform(B, T, *shape) if math.prod(shape) else self.bins.new_empty(B, T, 0)
 
@@ -539,7 +539,7 @@ class TDMPC2Config(AgentConfig):
     pretrain: int = 2_500  # as many as decisions of prefill
     updates: int = 1  # for each decision
     batch_size: int = 256
-    batch_length: int = 4  # rows: the roll-out's 3 steps and where they begin
+    batch_length: int = 4  # transitions: the roll-out's 3 steps and where they begin
     replay_rows: int = 1_000_000
     size: str = "5m"  # 1m|5m|19m parameters
     latent: int | None = None  # L; None is the size's

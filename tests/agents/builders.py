@@ -109,7 +109,7 @@ def random_action(action: ActionSpec, *lead: int) -> Tensor:
 
 
 def random_batch(algorithm: Any, obs: Mapping[str, ObsSpec] = STATE, seed: int = 1) -> Batch:
-    """Sequences as replay gives them, one of which ends by termination with its last row."""
+    """Sequences as replay gives them, one with a terminal last transition."""
     torch.manual_seed(seed)
     lead = algorithm.config.batch_size, algorithm.config.batch_length
     names = ("is_first", "is_last", "is_terminal")
@@ -136,8 +136,8 @@ def random_noise(algorithm: Algorithm, B: int, seed: int = 0) -> dict[str, Tenso
     plan = algorithm.plan_spec if isinstance(algorithm, PlanningAlgorithm) else None
     explore = {k: one for k, one in algorithm.noise_spec.items() if one.role == "explore"}
     specs = with_plan_axes(algorithm.noise_spec, plan) | explore
-    rows = [(seed, row, 0) for row in range(B)]
-    return {name: torch.from_numpy(x) for name, x in draw(specs, rows).items()}
+    addresses = [(seed, element, 0) for element in range(B)]
+    return {name: torch.from_numpy(x) for name, x in draw(specs, addresses).items()}
 
 
 def acting(obs: Mapping[str, ObsSpec], B: int, is_first: bool = False) -> dict[str, Tensor]:

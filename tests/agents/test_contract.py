@@ -1,5 +1,5 @@
-"""One contract for every agent: environment -> rows -> replay -> update -> checkpoint -> kill ->
-resume -> export -> verify -> runtime. It stands in `agentzoo.testing`, for agents of others too."""
+"""One contract for every agent: environment -> replay -> update -> checkpoint -> kill -> resume ->
+export -> verify -> runtime. It stands in `agentzoo.testing`, for agents of others too."""
 
 import re
 from pathlib import Path
@@ -27,7 +27,7 @@ def test_learns_what_the_schedule_says(learned: Learned) -> None:
     testing.check_schedule(learned)
 
 
-def test_killed_run_resumes_to_the_same_rows_and_weights(learned: Learned, tmp_path: Path) -> None:
+def test_killed_run_resumes_to_same_replay_and_weights(learned: Learned, tmp_path: Path) -> None:
     testing.check_resume(learned, tmp_path / "run")
 
 

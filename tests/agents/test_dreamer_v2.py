@@ -258,7 +258,7 @@ def test_the_first_discount_is_known_from_replay() -> None:
 def reference_model_loss(
     a: DreamerV2Algorithm, batch: Batch, noise: NoiseSource
 ) -> tuple[list[State], Tensor]:
-    """States and the model's loss, written for reading: one row at a time."""
+    """States and the model's loss, written for reading: one sequence at a time."""
     c, (B, T) = a.config, batch["reward"].shape
     eps = noise.uniform(B, T, c.stoch, c.classes)
     state, states, loss = a.rssm.initial(B), [], torch.zeros(())
@@ -396,7 +396,7 @@ def test_rewards_and_discounts_shape_the_states() -> None:
     ("balance", "own", "other"), [(1.0, "prior_net", "post_net"), (0.0, "post_net", "prior_net")]
 )
 def test_each_side_of_the_balance_teaches_one_network(balance: float, own: str, other: str) -> None:
-    algorithm = build(kl_balance=balance, batch_length=1)  # one row: no later states
+    algorithm = build(kl_balance=balance, batch_length=1)  # one step: no later states
     _, _, metrics = algorithm.model_loss(random_batch(algorithm), NoiseSource(0))
     logits = [getattr(algorithm.rssm, name).out.bias for name in (own, other)]
     mine, theirs = torch.autograd.grad(metrics["loss/kl"], logits, allow_unused=True)

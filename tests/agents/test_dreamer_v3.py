@@ -64,7 +64,7 @@ def build(
 def random_batch(
     algorithm: DreamerV3Algorithm, obs: Mapping[str, ObsSpec] = STATE, seed: int = 1
 ) -> Batch:
-    """Sequences with an episode's end inside: by termination in row 0, by time in row 1."""
+    """Sequences with an episode's end inside: by termination in one, by time in another."""
     batch = builders.random_batch(algorithm, obs, seed)
     c, lead = algorithm.config, batch["reward"].shape
     names = ("is_first", "is_last", "is_terminal")
@@ -168,8 +168,7 @@ def of_size(size: str, world: str) -> DreamerV3Algorithm:
 
 @pytest.mark.parametrize("world", WORLDS)
 def test_parameters_of_every_size_and_part(world: str) -> None:
-    rows = zip(SIZES, TOTALS[world], REST[world], strict=True)
-    for size, total, rest in rows:
+    for size, total, rest in zip(SIZES, TOTALS[world], REST[world], strict=True):
         algorithm = of_size(size, world)
         heads = (algorithm.reward, algorithm.cont, algorithm.value)
         others = (algorithm.rssm, algorithm.encoder, algorithm.decoder, algorithm.actor)
@@ -250,16 +249,16 @@ def test_shapes_at_paper_size() -> None:
     with torch.device("meta"):
         algorithm = DreamerV3Algorithm(image(), discrete(17), DreamerV3Config(size="1m"))
         flags = ("is_first", "is_last", "is_terminal")
-        rows = {
+        batch = {
             "image": torch.empty(16, 65, 64, 64, 3, dtype=torch.uint8),
             "prev_action": torch.empty(16, 65, 17),
             "reward": torch.empty(16, 65),
             "deter": torch.empty(16, 65, 512, dtype=torch.float16),
             "stoch": torch.empty(16, 65, 32, dtype=torch.uint8),
         } | {k: torch.empty(16, 65, dtype=torch.bool) for k in flags}
-    batch = {name: column[:, 1:] for name, column in rows.items()}
-    prev = algorithm.stored(rows)
-    post, feat, losses, _ = algorithm.model_losses(prev, batch, ShapesOfNoise())
+    trained = {name: column[:, 1:] for name, column in batch.items()}
+    prev = algorithm.stored(batch)
+    post, feat, losses, _ = algorithm.model_losses(prev, trained, ShapesOfNoise())
     assert post.deter.shape == (16, 64, 512)
     assert post.stoch.shape == (16, 64, 32 * 4)
     assert {loss.shape for loss in losses.values()} == {(16, 64)}
@@ -270,7 +269,7 @@ def test_shapes_at_paper_size() -> None:
         "value": (16, 64),
     }
     assert ret.shape == (16, 64)
-    assert algorithm.replay_loss(feat, batch, ret).shape == (16, 63)
+    assert algorithm.replay_loss(feat, trained, ret).shape == (16, 63)
 
 
 # -- numbers of the papers -----------------------------------------------------------------------
@@ -284,8 +283,8 @@ def test_shapes_at_paper_size() -> None:
         ([0, 0, 1, 0], [0, 0, 0, 0], [23.05, 29.0, 39.0]),
     ],
 )
-def test_returns_of_replayed_rows(last: list, terminal: list, expected: list) -> None:
-    rows = {
+def test_returns_of_replayed_transitions(last: list, terminal: list, expected: list) -> None:
+    batch = {
         "reward": torch.tensor([[9.0, 1, 2, 3]]),
         "is_last": torch.tensor([last]).bool(),
         "is_terminal": torch.tensor([terminal]).bool(),
@@ -298,7 +297,7 @@ def test_returns_of_replayed_rows(last: list, terminal: list, expected: list) ->
             return torch.ones(1, 3)
 
     loss = replay_value_loss(
-        rows,
+        batch,
         Value(torch.zeros(1, 3, 255), symexp_bins()),
         torch.zeros(1, 3),
         torch.tensor([[10.0, 20, 30, 40]]),
@@ -310,7 +309,7 @@ def test_returns_of_replayed_rows(last: list, terminal: list, expected: list) ->
     assert loss.tolist() == [[1.0 - ended for ended in last[:-1]]]
 
 
-def test_returns_of_imagined_rows() -> None:
+def test_returns_of_imagined_steps() -> None:
     cont = torch.full((1, 4), 332 / 333)
     value = torch.full((1, 4), 5.0)
     reward = torch.tensor([[0.0, 1, 1, 1]])
@@ -328,8 +327,8 @@ def test_a_fresh_agent_predicts_zero_and_has_free_nats_to_spare() -> None:
     for net in (algorithm.rssm.post_net, algorithm.rssm.prior_net):
         torch.nn.init.zeros_(net.out.weight)  # type: ignore
     batch = random_batch(algorithm)
-    prev, rows = algorithm.stored(batch), {k: v[:, 1:] for k, v in batch.items()}
-    _, _, losses, metrics = algorithm.model_losses(prev, rows, NoiseSource(0))
+    prev, trained = algorithm.stored(batch), {k: v[:, 1:] for k, v in batch.items()}
+    _, _, losses, metrics = algorithm.model_losses(prev, trained, NoiseSource(0))
     assert metrics["model/kl"].abs() < 1e-6
     assert (losses["dyn"] == 1).all()
     assert (losses["rep"] == 1).all()
@@ -379,9 +378,9 @@ def reference_losses(
     losses = {k: torch.zeros(()) for k in ("rec_state", "reward", "cont", "dyn", "rep")}
     states, feats = [], []
     for t in range(1, T + 1):
-        row = {name: column[:, t] for name, column in batch.items()}
-        embed = a.encoder({"state": row["state"]})
-        state = a.rssm.obs_step(state, row["prev_action"], embed, row["is_first"], eps[:, t - 1])
+        now = {name: column[:, t] for name, column in batch.items()}
+        embed = a.encoder({"state": now["state"]})
+        state = a.rssm.obs_step(state, now["prev_action"], embed, now["is_first"], eps[:, t - 1])
         states.append(state)
         feats.append(torch.cat([state.stoch, state.deter], -1))
         q, p = mixed(state.stats, S), mixed(a.rssm.prior_net(state.deter), S)
@@ -392,9 +391,9 @@ def reference_losses(
         losses["dyn"] += torch.clamp(kl(sg_q, p).sum(-1), min=c.free_nats).mean() / T
         losses["rep"] += torch.clamp(kl(q, sg_p).sum(-1), min=c.free_nats).mean() / T
         out = symlog(a.decoder(feats[-1][:, None])["state"][:, 0])
-        losses["rec_state"] += (out - symlog(row["state"])).square().sum(-1).mean() / T
-        losses["reward"] += cross_entropy(a.reward(feats[-1]), row["reward"]).mean() / T
-        label, prob = gamma * (1 - row["is_terminal"].float()), torch.sigmoid(a.cont(feats[-1]))
+        losses["rec_state"] += (out - symlog(now["state"])).square().sum(-1).mean() / T
+        losses["reward"] += cross_entropy(a.reward(feats[-1]), now["reward"]).mean() / T
+        label, prob = gamma * (1 - now["is_terminal"].float()), torch.sigmoid(a.cont(feats[-1]))
         bce = -(label * prob.log() + (1 - label) * (1 - prob).log())
         losses["cont"] += bce.mean() / T
 
@@ -434,7 +433,7 @@ def reference_losses(
     boot = returns[0].unflatten(0, (B, K))
     ret, repval = boot[:, -1], torch.zeros(())
     for t in reversed(range(K - 1)):
-        row = {name: column[:, T - K + 1 + t] for name, column in batch.items()}
+        now = {name: column[:, T - K + 1 + t] for name, column in batch.items()}
         then = {name: column[:, T - K + 2 + t] for name, column in batch.items()}
         live = gamma * (1 - then["is_terminal"].float())
         keep = c.lam * (1 - then["is_last"].float())
@@ -442,14 +441,14 @@ def reference_losses(
         feat = feats[T - K + t]
         logits, slow = a.value(feat), expectation(a.slow_value(feat)).detach()
         both = cross_entropy(logits, ret) + cross_entropy(logits, slow)
-        repval = repval + ((1 - row["is_last"].float()) * both).mean() / (K - 1)
+        repval = repval + ((1 - now["is_last"].float()) * both).mean() / (K - 1)
     return losses | {"policy": policy, "value": value, "repval": repval}, every
 
 
 @pytest.mark.parametrize(
     ("action", "imag_last"),
     [(box(), None), (discrete(3), None), (box(), 3)],
-    ids=["box", "discrete", "last-rows"],
+    ids=["box", "discrete", "last-transitions"],
 )
 def test_update_is_one_step_along_the_reference_gradients(
     action: ActionSpec, imag_last: int | None
@@ -475,12 +474,12 @@ def test_update_is_one_step_along_the_reference_gradients(
 
 def losses_of(algorithm: DreamerV3Algorithm) -> dict[str, Tensor]:
     batch = random_batch(algorithm)
-    rows = {name: column[:, 1:] for name, column in batch.items()}
+    trained = {name: column[:, 1:] for name, column in batch.items()}
     prev = algorithm.stored(batch)
-    post, feat, losses, _ = algorithm.model_losses(prev, rows, NoiseSource(0))
+    post, feat, losses, _ = algorithm.model_losses(prev, trained, NoiseSource(0))
     behavior, ret, _ = algorithm.behavior_losses(post, NoiseSource(1))
     losses |= behavior
-    losses["repval"] = algorithm.replay_loss(feat, rows, ret)
+    losses["repval"] = algorithm.replay_loss(feat, trained, ret)
     return {name: loss.mean() for name, loss in losses.items()}
 
 
@@ -516,8 +515,8 @@ def test_every_loss_reaches_what_it_should() -> None:
 def test_prior_and_posterior_learn_from_one_side_each(loss: str, own: str, other: str) -> None:
     algorithm = build(free_nats=0.0, batch_size=2, batch_length=8)
     batch = {name: column[:, :2] for name, column in random_batch(algorithm).items()}
-    rows = {name: column[:, 1:] for name, column in batch.items()}  # one step: no later states
-    _, _, losses, _ = algorithm.model_losses(algorithm.stored(batch), rows, NoiseSource(0))
+    trained = {name: column[:, 1:] for name, column in batch.items()}  # one step: no later states
+    _, _, losses, _ = algorithm.model_losses(algorithm.stored(batch), trained, NoiseSource(0))
     rssm = algorithm.rssm
     logits = {"prior": rssm.prior_net.out.bias, "post": rssm.post_net.out.bias}  # type: ignore
     sides = [logits[own], logits[other]]
@@ -575,7 +574,7 @@ def test_a_model_learns_a_constant_world() -> None:
 # -- stored latents ------------------------------------------------------------------------------
 
 
-def test_a_window_begins_with_the_latents_of_its_context_row() -> None:
+def test_a_window_begins_with_the_latents_of_its_context() -> None:
     algorithm = build()
     batch = random_batch(algorithm)
     _, base = algorithm.update(batch, NoiseSource(0))
@@ -583,10 +582,10 @@ def test_a_window_begins_with_the_latents_of_its_context_row() -> None:
     context["deter"][:, 0] += 1
     _, moved = build().update(context, NoiseSource(0))
     assert (moved["deter"][:, 0] != base["deter"][:, 0]).any()
-    assert torch.equal(moved["deter"][0, 4:], base["deter"][0, 4:]), "an episode begins in row 5"
+    assert torch.equal(moved["deter"][0, 4:], base["deter"][0, 4:]), "an episode begins at step 5"
     later = {k: v.clone() for k, v in batch.items()}
     later["deter"][:, 1:] += 1
-    later["reward"][:, 0] += 9  # rows before the first trained one are not looked at
+    later["reward"][:, 0] += 9  # what comes before the first trained one is not looked at
     later["state"][:, 0] += 9
     a, same = build().update(later, NoiseSource(0))
     assert torch.equal(same["deter"], base["deter"])
@@ -601,24 +600,25 @@ def test_new_latents_are_those_the_update_inferred() -> None:
     T = algorithm.config.batch_length - 1
     assert latents["deter"].shape == (4, T, 16)
     assert latents["stoch"].shape == (4, T, 4)
-    rows = {name: column[:, 1:] for name, column in batch.items()}
-    post, *_ = reference.model_losses(reference.stored(batch), rows, NoiseSource(3))
+    trained = {name: column[:, 1:] for name, column in batch.items()}
+    post, *_ = reference.model_losses(reference.stored(batch), trained, NoiseSource(3))
     assert torch.equal(latents["deter"], post.deter.half())
     assert torch.equal(reference.latent.onehot(latents["stoch"]), post.stoch)
 
 
-def test_collected_rows_carry_their_latents() -> None:
+def test_collected_transitions_carry_their_latents() -> None:
     algorithm = build()
     carry = algorithm.initial(3)
     carry["deter"] = torch.rand(3, 16)
     carry["stoch"] = algorithm.latent.onehot(torch.tensor([[0, 1, 2, 3]] * 3))
-    rows, late, state = algorithm.annotate({"reward": np.zeros(3)}, [0, 1, 2], carry, None)
+    reward = {"reward": np.zeros(3)}
+    found, late, state = algorithm.annotate(reward, [0, 1, 2], carry, None)
     assert (late, state) == ((), None)
-    assert rows["stoch"].tolist() == [[0, 1, 2, 3]] * 3
-    np.testing.assert_allclose(rows["deter"], carry["deter"], atol=3e-4)
+    assert found["stoch"].tolist() == [[0, 1, 2, 3]] * 3
+    np.testing.assert_allclose(found["deter"], carry["deter"], atol=3e-4)
     for name, spec in algorithm.columns.items():
-        assert rows[name].dtype == np.dtype(spec.dtype)
-        assert rows[name].shape == (3, *spec.shape)
+        assert found[name].dtype == np.dtype(spec.dtype)
+        assert found[name].shape == (3, *spec.shape)
 
 
 def test_what_replay_gives_is_what_update_takes(tmp_path: Path) -> None:
@@ -636,7 +636,7 @@ def test_what_replay_gives_is_what_update_takes(tmp_path: Path) -> None:
     _, latents = algorithm.update(batch, NoiseSource(0))
     replay.write_back(drawn, {name: x.numpy() for name, x in latents.items()})
     changed = (replay.streams[0].chunks[0].mutable["deter"] != before[0]).any(-1)
-    # four fresh windows of nine rows; each one's first row is context
+    # four fresh windows of nine transitions; each one's first is context
     assert np.flatnonzero(changed).tolist() == [n for n in range(36) if n % 9]
 
 

@@ -53,7 +53,7 @@ def build(**fields: object) -> LSImagineAlgorithm:
 
 
 def random_batch(algorithm: LSImagineAlgorithm | DreamerV3Algorithm, seed: int = 1) -> Batch:
-    """Windows of random rows with an episode's end inside, half of them zoomed."""
+    """Windows of random transitions with an episode's end inside, half of them zoomed."""
     generator = torch.Generator().manual_seed(seed)
     c, sizes = algorithm.config, algorithm.config.sizes
     lead = c.batch_size, c.batch_length
@@ -156,17 +156,17 @@ def test_long_transitions_that_are_none_have_no_gradient() -> None:
 def test_open_jumps_teach_neither_interval_nor_reward() -> None:
     bins = symexp_bins()
     logits = [torch.randn(6, 255, requires_grad=True) for _ in range(2)]
-    rows = {
+    batch = {
         "known": torch.tensor([1, 0, 1, 0, 0, 1]).bool(),
         "interval": torch.full((6,), 9.0),
         "accumulated": torch.full((6,), 0.3),
     }
-    losses = long_losses(rows, *(TwoHotPrediction(x, bins) for x in logits))
+    losses = long_losses(batch, *(TwoHotPrediction(x, bins) for x in logits))
     sum(loss.sum() for loss in losses.values()).backward()  # type: ignore[union-attr]
     for x in logits:
         assert x.grad is not None
-        assert (x.grad[~rows["known"]] == 0).all()
-        assert (x.grad[rows["known"]] != 0).any(1).all()
+        assert (x.grad[~batch["known"]] == 0).all()
+        assert (x.grad[batch["known"]] != 0).any(1).all()
 
 
 def test_the_mean_is_over_short_and_long_transitions() -> None:
@@ -175,23 +175,23 @@ def test_the_mean_is_over_short_and_long_transitions() -> None:
     assert joint_mean(short, long, torch.zeros(3)) == short.mean()
 
 
-def test_more_zoomed_rows_than_the_cap_are_counted() -> None:
+def test_more_zoomed_transitions_than_the_cap_are_counted() -> None:
     algorithm, batch = build(long_cap=2), random_batch(build())
     batch["zoomed"][:] = True
-    rows = batch["zoomed"][:, 1:].numel()
-    assert updated(algorithm, batch)["long/over_cap"] == rows - 2
+    count = batch["zoomed"][:, 1:].numel()
+    assert updated(algorithm, batch)["long/over_cap"] == count - 2
 
 
 def test_an_update_says_what_it_saw() -> None:
     algorithm = build()
     batch = random_batch(algorithm)
     metrics = updated(algorithm, batch)
-    rows = {name: column[:, 1:].float() for name, column in batch.items()}
-    assert metrics["long/zoomed"] == pytest.approx(rows["zoomed"].mean().item())
-    closed = rows["known"].sum() / rows["zoomed"].sum()
+    trained = {name: column[:, 1:].float() for name, column in batch.items()}
+    assert metrics["long/zoomed"] == pytest.approx(trained["zoomed"].mean().item())
+    closed = trained["known"].sum() / trained["zoomed"].sum()
     assert metrics["long/closed"] == pytest.approx(closed.item())
-    assert metrics["reward/env"] == pytest.approx(rows["reward"].mean().item())
-    assert metrics["reward/intrinsic"] == pytest.approx(rows["intrinsic"].mean().item())
+    assert metrics["reward/env"] == pytest.approx(trained["reward"].mean().item())
+    assert metrics["reward/intrinsic"] == pytest.approx(trained["intrinsic"].mean().item())
     total = metrics["reward/env"] + algorithm.config.alpha * metrics["reward/intrinsic"]
     assert metrics["reward/total"] == pytest.approx(total.item())
     assert all(torch.isfinite(value) for value in metrics.values())
@@ -287,14 +287,14 @@ def test_only_an_eighth_of_the_moves_is_measured() -> None:
 
 
 def met_again(algorithm: LSImagineAlgorithm) -> tuple[dict[int, Any], Sequence[Any]]:
-    """A far target, a row without and bright, and the target near, in the first of two episodes.
+    """A far target, a step without and bright, and the target near, in the first of two episodes.
 
     Returns:
-        The rows, and what the last one tells of earlier ones.
+        The transitions by step, and what the last one tells of earlier ones.
     """
     masks = [np.zeros((2, 160, 256, 1), np.uint8) for _ in range(3)]
     masks[0][0, 72:88, 120:136] = masks[2][0, 20:140, 60:200] = 255
-    state, rows, late = None, {}, []
+    state, stored, late = None, {}, []
     for t, mask in enumerate(masks):
         seen = {
             "image": np.zeros((2, SIDE, SIDE, 3), np.uint8),
@@ -306,27 +306,27 @@ def met_again(algorithm: LSImagineAlgorithm) -> tuple[dict[int, Any], Sequence[A
             "is_first": np.full(2, t == 0),
         }
         carry = algorithm.initial(2)
-        rows[t], late, state = algorithm.annotate(seen, [4, 9], carry, state)
-    return rows, late
+        stored[t], late, state = algorithm.annotate(seen, [4, 9], carry, state)
+    return stored, late
 
 
 def test_annotate_tells_of_jumps_and_what_came_of_them() -> None:
     algorithm = build()
-    rows, late = met_again(algorithm)
-    assert rows[0]["zoomed"].tolist() == rows[0]["jump"].tolist() == [True, False]
-    assert rows[0]["zoomed_image"][0].min() == 9
-    assert rows[0]["zoomed_map"][0].max() > 200
-    assert rows[0]["zoomed_map"][1].max() == 0
-    assert rows[0]["zoomed_intrinsic"][0] > rows[0]["intrinsic"][0] > 0
-    assert not rows[1]["zoomed"].any()
+    stored, late = met_again(algorithm)
+    assert stored[0]["zoomed"].tolist() == stored[0]["jump"].tolist() == [True, False]
+    assert stored[0]["zoomed_image"][0].min() == 9
+    assert stored[0]["zoomed_map"][0].max() > 200
+    assert stored[0]["zoomed_map"][1].max() == 0
+    assert stored[0]["zoomed_intrinsic"][0] > stored[0]["intrinsic"][0] > 0
+    assert not stored[1]["zoomed"].any()
     ((env, back, values),) = late
     assert (env, back) == (4, 2)
     assert values == {"interval": 2, "accumulated": pytest.approx(0.5), "known": True}
     assert algorithm.score_statistics[0] == 6
-    stored = {name for name in algorithm.columns if name not in ("deter", "stoch")}
-    for row in rows.values():
-        for name in stored:
-            assert row[name].dtype == algorithm.columns[name].dtype, name
+    names = {name for name in algorithm.columns if name not in ("deter", "stoch")}
+    for found in stored.values():
+        for name in names:
+            assert found[name].dtype == algorithm.columns[name].dtype, name
 
 
 class Brightness:
@@ -346,15 +346,15 @@ def test_a_scorer_pays_for_what_looks_like_the_goal() -> None:
     algorithm.scorer = Brightness()
     paid, state = [], None
     for t, level in enumerate((0, 255, 255)):
-        rows = {
+        seen = {
             "image": np.full((2, SIDE, SIDE, 3), level, np.uint8),
             "map": np.zeros((2, SIDE, SIDE, 1), np.uint8),
             "reward": np.zeros(2, np.float32),
             **{k: np.zeros(2, bool) for k in ("is_last", "is_terminal")},
             "is_first": np.array([t == 0, t in (0, 2)]),
         }
-        rows, _, state = algorithm.annotate(rows, [4, 9], algorithm.initial(2), state)
-        paid.append(rows["video"].tolist())
+        found, _, state = algorithm.annotate(seen, [4, 9], algorithm.initial(2), state)
+        paid.append(found["video"].tolist())
     dark, light = 0.01 * squashed(20), 0.01 * squashed(24)
     expected = [[dark, dark], [light, light], [0, light]]  # the second begins anew in the end
     np.testing.assert_allclose(paid, expected, rtol=1e-6)
@@ -480,7 +480,7 @@ def test_presets_are_settings() -> None:
         assert configure(LSImagineConfig, preset), name
     paper = configure(LSImagineConfig, LSImagine.presets["minedojo"])
     assert (paper.jump_rule, paper.zoom_margin, paper.total_steps) == ("released", 1, 1_000_000)
-    # a row of learning for each two steps: 31,250 updates of 16 windows of 32 rows
+    # a transition learned from for each two steps: 31,250 updates of 16 windows of 32
     assert paper.total_steps * paper.train_ratio / (16 * 32) == 31_250
     assert LSImagine.default_preset("minedojo", OBS) == "minedojo"
     assert LSImagine.default_preset("vizdoom", OBS) == "cpu"

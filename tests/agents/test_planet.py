@@ -149,7 +149,7 @@ def test_free_nats_are_taken_off_each_step(
 
 
 def reference_loss(a: PlaNetAlgorithm, batch: Batch, noise: NoiseSource) -> dict[str, Tensor]:
-    """The loss's parts, written for reading: one row and one step at a time."""
+    """The loss's parts, written for reading: one sequence and one step at a time."""
     c, (B, T), normal = a.config, batch["reward"].shape, torch.distributions.Normal
     eps = noise.normal(B, T, c.stoch)
     state, sums = a.rssm.initial(B), dict.fromkeys(("vector", "reward", "kl"), torch.zeros(()))
@@ -324,7 +324,7 @@ def test_shapes_of_a_decision_at_paper_settings() -> None:
     }
 
 
-def test_every_row_iteration_and_candidate_draws_its_own_noise() -> None:
+def test_every_element_iteration_and_candidate_draws_its_own_noise() -> None:
     noise = random_noise(build(), 3)
     for name in ("plan", "score"):
         draws = noise[name].flatten(0, 2)
@@ -416,9 +416,9 @@ def test_given_the_same_returns_torch_and_the_runtime_plan_the_same() -> None:
 
     served = Policy(PlanStep(TorchModel(algorithm).model(), spec), spec)
     trained = Policy(TorchStep(algorithm), spec)
-    for row in np.random.default_rng(0).standard_normal((4, 5), np.float32):
-        action = served.act(row)
-        np.testing.assert_allclose(action, trained.act(row), atol=1e-5)
+    for seen in np.random.default_rng(0).standard_normal((4, 5), np.float32):
+        action = served.act(seen)
+        np.testing.assert_allclose(action, trained.act(seen), atol=1e-5)
         np.testing.assert_allclose(action, [1, 0], atol=0.2)
 
 

@@ -181,13 +181,13 @@ def test_a_preset_in_its_world(case: Case, tmp_path: Path) -> None:
         len(training.adapter),
     )
     # Episodes end where the environment ends them, but for the ones that the run's end cuts
-    for rows in all_transitions(training.replay):
-        firsts, lasts = rows["is_first"].nonzero()[0], rows["is_last"].nonzero()[0]
+    for stream in all_transitions(training.replay):
+        firsts, lasts = stream["is_first"].nonzero()[0], stream["is_last"].nonzero()[0]
         finished = list(zip(firsts, lasts, strict=True))[:-1]
         assert finished, "no episode was finished"
         for first, last in finished:
             timed_out = limit is not None and (last - first) * repeat >= limit
-            assert rows["is_terminal"][last] or timed_out, f"cut after {last - first} decisions"
+            assert stream["is_terminal"][last] or timed_out, f"cut after {last - first} decisions"
     # A checkpoint came in between, and environments that waited for it lost little by it
     between = training.counters.checkpoints - 2
     assert between >= 1

@@ -117,16 +117,16 @@ def test_a_batch_acts_as_its_elements(recipe: Recipe) -> None:
     deterministic = torch.tensor([True, False, True, False])
     together, acts = algorithm.step(carry, obs, noise, deterministic)
     for i in range(4):
-        row = slice(i, i + 1)
-        parts = [{k: v[row] for k, v in part.items()} for part in (carry, obs, noise)]
-        alone, one = algorithm.step(*parts, deterministic[row])
-        assert_close(one, acts[row], atol=1e-5, rtol=1e-5)
+        at = slice(i, i + 1)
+        parts = [{k: v[at] for k, v in part.items()} for part in (carry, obs, noise)]
+        alone, one = algorithm.step(*parts, deterministic[at])
+        assert_close(one, acts[at], atol=1e-5, rtol=1e-5)
         for k in alone:
-            assert_close(alone[k], together[k][row], atol=1e-5, rtol=1e-5)
+            assert_close(alone[k], together[k][at], atol=1e-5, rtol=1e-5)
         if isinstance(algorithm, Choosing):
             margins = algorithm.margin(carry, obs, noise, deterministic)
-            mine = algorithm.margin(*parts, deterministic[row])
-            assert_close(mine, margins[row], atol=1e-5, rtol=1e-4)
+            mine = algorithm.margin(*parts, deterministic[at])
+            assert_close(mine, margins[at], atol=1e-5, rtol=1e-4)
 
 
 def test_acting_filters_as_learning_does(filtering: Recipe) -> None:
@@ -250,8 +250,8 @@ def test_a_random_subset_of_posteriors_is_imagined_from(name: str) -> None:
     post, _, _ = algorithm.model_loss(batch, NoiseSource(0))
     start, _ = algorithm.starts(post, batch["is_terminal"], NoiseSource(1))
     assert start.deter.shape == (10, 8)
-    everything = post.stats.flatten(0, 1)  # first rows may share their deter
-    index = [int((everything == row).all(-1).nonzero()) for row in start.stats]
+    everything = post.stats.flatten(0, 1)  # first states may share their deter
+    index = [int((everything == one).all(-1).nonzero()) for one in start.stats]
     assert len(set(index)) == 10
     assert torch.equal(start.stoch, post.stoch.flatten(0, 1)[index])
     other, _ = algorithm.starts(post, batch["is_terminal"], NoiseSource(2))
@@ -387,7 +387,7 @@ def test_presets_are_settings(kind: type[Agent], preset: str) -> None:
         (DreamerV2, {"reinforce": 1.1}, "reinforce=1.1 has to be from 0 to 1"),
         (DreamerV2, {"kl_balance": -0.1}, "kl_balance=-0.1 has to be from 0 to 1"),
         (DreamerV3, {"size": "13m"}, r"size='13m' is not known"),
-        (DreamerV3, {"batch_length": 2}, "batch_length=2 .* at least 3: a context row and two"),
+        (DreamerV3, {"batch_length": 2}, "batch_length=2 .* at least 3: the context and two"),
         (DreamerV3, {"horizon": 0}, "horizon=0 has to be at least 1"),
         (DreamerV3, {"imag_last": 1}, "imag_last=1 has to be at least 2"),
         (DreamerV3, {"train_ratio": 0}, "train_ratio=0 never learns; the paper's are 32 to 1024"),

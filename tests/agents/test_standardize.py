@@ -15,7 +15,7 @@ PENDULUM = "gym:Pendulum-v1"
 AGENTS = [Dreamer, DreamerV2, PlaNet]
 
 
-class Rows(Callback):
+class Observations(Callback):
     """The observations so far, at the first update and at the end."""
 
     def __init__(self) -> None:
@@ -33,14 +33,15 @@ class Rows(Callback):
 def stored(training: Training) -> torch.Tensor:
     """Every observation in replay, in float64."""
     (stream,), (key,) = training.replay.streams, training.learner.policy.spec.obs
-    rows = [chunk.rows[key] for chunk in stream.chunks]
-    return torch.cat([torch.from_numpy(part.copy()) for part in rows])[: stream.rows].double()
+    parts = [chunk.rows[key] for chunk in stream.chunks]
+    return torch.cat([torch.from_numpy(part.copy()) for part in parts])[: stream.rows].double()
 
 
-def learn(kind: type[Agent], run: Path, form: str) -> tuple[Agent, Rows]:
-    agent, rows = kind(PENDULUM, preset="debug", device="cpu", seed=1, standardize=form), Rows()
-    agent.learn(800, run=run, callbacks=[rows], progress=False)
-    return agent, rows
+def learn(kind: type[Agent], run: Path, form: str) -> tuple[Agent, Observations]:
+    agent = kind(PENDULUM, preset="debug", device="cpu", seed=1, standardize=form)
+    seen = Observations()
+    agent.learn(800, run=run, callbacks=[seen], progress=False)
+    return agent, seen
 
 
 def weights(agent: Agent) -> dict[str, torch.Tensor]:
@@ -50,23 +51,23 @@ def weights(agent: Agent) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("kind", AGENTS)
 def test_the_statistics_are_of_the_prefill(kind: type[Agent], tmp_path: Path) -> None:
-    agent, rows = learn(kind, tmp_path / "run", "prefill")
-    assert rows.at_first_update is not None
-    assert len(rows.at_end) > len(rows.at_first_update)
-    assert_statistics(agent, rows.at_first_update)
+    agent, seen = learn(kind, tmp_path / "run", "prefill")
+    assert seen.at_first_update is not None
+    assert len(seen.at_end) > len(seen.at_first_update)
+    assert_statistics(agent, seen.at_first_update)
 
 
-def test_running_statistics_are_of_every_row(tmp_path: Path) -> None:
-    agent, rows = learn(Dreamer, tmp_path / "run", "running")
-    assert_statistics(agent, rows.at_end)
+def test_running_statistics_are_of_every_observation(tmp_path: Path) -> None:
+    agent, seen = learn(Dreamer, tmp_path / "run", "running")
+    assert_statistics(agent, seen.at_end)
 
 
-def assert_statistics(agent: Agent, rows: torch.Tensor) -> None:
+def assert_statistics(agent: Agent, seen: torch.Tensor) -> None:
     saved = weights(agent)
-    assert saved["encoder.standardizer.count"] == len(rows)
-    assert_close(saved["encoder.standardizer.mean"].double(), rows.mean(0), rtol=1e-4, atol=1e-5)
+    assert saved["encoder.standardizer.count"] == len(seen)
+    assert_close(saved["encoder.standardizer.mean"].double(), seen.mean(0), rtol=1e-4, atol=1e-5)
     deviation = 1 / saved["encoder.standardizer.scale"].double()
-    assert_close(deviation, rows.std(0, unbiased=False), rtol=1e-4, atol=1e-5)
+    assert_close(deviation, seen.std(0, unbiased=False), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", AGENTS)
@@ -92,4 +93,4 @@ def test_another_task_goes_on_from_the_statistics(form: str, tmp_path: Path) -> 
         assert torch.equal(now["encoder.standardizer.mean"], mean)
         assert torch.equal(now["encoder.standardizer.count"], count)
     else:
-        assert now["encoder.standardizer.count"] == count + 303  # three episodes, their first rows
+        assert now["encoder.standardizer.count"] == count + 303  # three episodes and their starts

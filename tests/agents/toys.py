@@ -2,9 +2,9 @@
 
 BestOfMany          its greedy action is the best of 100 samples
 TruncatedActor      its action is a truncated normal, inverted from uniform noise
-LatentStore         stores latents with its rows and writes them back from a context row
+LatentStore         stores latents with its transitions and writes newer ones back
 Planner             has no actor: two exported graphs and the cross-entropy planner
-LateRewards         columns that arrive rows later, and a learned first state
+LateRewards         columns that arrive decisions later, and a learned first state
 PathIntegral        plans by MPPI: value, end of the episode, proposals, a plan kept in the carry
 Probed              has intermediate outputs compared
 """
@@ -148,7 +148,7 @@ class Toy(nn.Module):
 
 
 class BestOfManyAlgorithm(Toy):
-    """Odd demand: deterministic is the most likely of 100 samples, a discrete choice per row."""
+    """Odd demand: deterministic is the likeliest of 100 samples, a discrete choice per element."""
 
     def __init__(self, obs: Mapping[str, ObsSpec], action: ActionSpec, config: AgentConfig) -> None:
         super().__init__(obs, action, config)
@@ -187,7 +187,7 @@ class TruncatedActorAlgorithm(Toy):
 
 
 class LatentStoreAlgorithm(Toy):
-    """Odd demand: rows carry the latent they were collected with; updates write newer ones back."""
+    """Odd demand: transitions carry their decision's latent; updates write newer ones back."""
 
     sampler = StreamSampler()
     columns: ClassVar = {"deter": ColumnSpec(shape=(UNITS,), mutable=True)}
@@ -308,7 +308,7 @@ class ProbedAlgorithm(Toy):
 
 
 class LateRewardsAlgorithm(Toy):
-    """Odd demands: `summed` is known two rows later, and the first state is learned."""
+    """Odd demands: `summed` is known two decisions later, and the first state is learned."""
 
     columns: ClassVar = {"summed": ColumnSpec(mutable=True)}
 

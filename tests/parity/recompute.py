@@ -30,9 +30,9 @@ class Recorder:
 def learn(case: Case, overrides: Mapping[str, object]) -> Arrays:
     """Metrics of each update, what led to the first step, weights after each.
 
-    Losses of single rows, returns and gradients are no results of `update`; the parts that compute
-    them are watched: `losses` of the decoder, `loss` of a head's prediction, `kl` of the latent,
-    the module's `lambda_return`, and `step` of the optimisers.
+    Losses of single transitions, returns and gradients are no results of `update`; the parts that
+    compute them are watched: `losses` of the decoder, `loss` of a head's prediction, `kl` of the
+    latent, the module's `lambda_return`, and `step` of the optimisers.
     """
     algorithm, recorder = case.build(overrides), Recorder()
     watch_losses(algorithm, recorder)
@@ -54,22 +54,22 @@ def learn(case: Case, overrides: Mapping[str, object]) -> Arrays:
 
 
 def watch_losses(algorithm: Any, recorder: Recorder) -> None:
-    """Record each row's losses, before means and free nats."""
+    """Record each transition's losses, before means and free nats."""
     watched = [
         (algorithm.decoder, "losses", "decoder."),
         (algorithm.rssm.latent, "kl", "kl"),
     ]
 
-    def rows(name: str) -> Callable[[Any, Any], None]:
+    def losses(name: str) -> Callable[[Any, Any], None]:
         return lambda _, loss: recorder.keep(
             f"rows/{name}", loss if isinstance(loss, dict) else {"": loss}
         )
 
     for owner, method, name in watched:
-        setattr(owner, method, spied(getattr(owner, method), rows(name)))
+        setattr(owner, method, spied(getattr(owner, method), losses(name)))
     for name in ("reward", "cont"):
         if (head := getattr(algorithm, name, None)) is not None:
-            head.prediction = watched_prediction(head.prediction, rows(name))
+            head.prediction = watched_prediction(head.prediction, losses(name))
 
 
 def watched_prediction(

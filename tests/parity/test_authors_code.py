@@ -34,7 +34,7 @@ class Promise:
     """The terms that README.md promises of a case, so that none can go missing."""
 
     metrics: tuple[str, ...]
-    rows: tuple[str, ...]
+    losses: tuple[str, ...]  # for each transition, stored as rows/
     actions: tuple[str, ...]
     after: tuple[int, ...]  # updates after which the weights are kept
     returns: int = 1
@@ -53,7 +53,7 @@ def dreamer(*actions: str, cont: tuple[str, ...] = ()) -> Promise:
     norms = tuple(f"opt/{name}_grad_norm" for name in ("model", "actor", "value"))
     return Promise(
         metrics=(*(f"loss/{name}" for name in losses), *norms, "model/kl", "imag/ret"),
-        rows=("decoder.image", "reward", "kl", *cont),
+        losses=("decoder.image", "reward", "kl", *cont),
         actions=actions,
         after=(1, 2),
     )
@@ -65,7 +65,7 @@ def dreamer_v2(*obs: str, cont: tuple[str, ...] = ()) -> Promise:
     entropies = ("model/post_entropy", "model/prior_entropy", "actor/entropy")
     return Promise(
         metrics=(*metrics, "loss/kl", *entropies, *(f"loss/{name}" for name in obs)),
-        rows=(*(f"decoder.{name}" for name in obs), "reward", "kl", *cont),
+        losses=(*(f"decoder.{name}" for name in obs), "reward", "kl", *cont),
         actions=plain.actions,
         after=(1, 3),
         beside=("slow_value.",),
@@ -76,7 +76,7 @@ def dreamer_v3(*obs: str) -> Promise:
     losses = ("total", "cont", "dyn", "rep", "policy", "value", "repval", "reward")
     return Promise(
         metrics=(*(f"loss/{n}" for n in losses), *(f"loss/rec_{n}" for n in obs), "opt/grad_norm"),
-        rows=(*(f"decoder.{name}" for name in obs), "reward", "cont"),
+        losses=(*(f"decoder.{name}" for name in obs), "reward", "cont"),
         actions=("sample",),
         after=(1, 2, 5),
         returns=2,
@@ -91,7 +91,7 @@ CASES = {
     "dreamer_floor": dreamer("sample", "explored"),
     "planet": Promise(
         metrics=("loss/kl", "loss/image", "loss/reward", "loss/model", "opt/model_grad_norm"),
-        rows=("decoder.image", "reward"),
+        losses=("decoder.image", "reward"),
         actions=("planned", "explored"),
         after=(1, 2),
         returns=0,
@@ -142,7 +142,7 @@ def test_case_holds_what_is_promised(case: str) -> None:
     assert learned == {n for n, p in algorithm.named_parameters() if p.requires_grad} - moving
     expected = {
         *(f"metric/{name}" for name in promise.metrics),
-        *(f"rows/{name}" for name in promise.rows),
+        *(f"rows/{name}" for name in promise.losses),
         *(f"return/{i}" for i in range(promise.returns)),
         *(f"grad/{name}" for name in learned),
         *(f"after/{update}/{name}" for update in promise.after for name in learned | moving),
