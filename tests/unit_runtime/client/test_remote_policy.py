@@ -70,12 +70,12 @@ def test_an_address_may_be_written_either_way(live, scheme):
 
 
 def test_it_acts_like_the_policy_here(remote, local):
-    for t, row in enumerate(VECTORS):
+    for t, obs in enumerate(VECTORS):
         if t == 6:
             remote.reset()
             local.reset()
         mode = t % 3 == 0 or None
-        found, expected = remote.act(row, deterministic=mode), local.act(row, deterministic=mode)
+        found, expected = remote.act(obs, deterministic=mode), local.act(obs, deterministic=mode)
         assert found == expected
         assert (found.dtype, found.shape) == (expected.dtype, expected.shape)
 
@@ -83,7 +83,7 @@ def test_it_acts_like_the_policy_here(remote, local):
 def test_sessions_are_apart_and_seeded(remote, local):
     for seed in (1, None, 9):
         one, other = remote.session(seed), local.session(seed)
-        assert [one.act(row) for row in VECTORS] == [other.act(row) for row in VECTORS]
+        assert [one.act(obs) for obs in VECTORS] == [other.act(obs) for obs in VECTORS]
         one.close()
 
 
@@ -91,9 +91,9 @@ def test_predict_is_stable_baselines(remote, local):
     state = expected_state = None
     for t in range(3):
         start = None if t == 0 else [False, True]
-        rows = VECTORS[2 * t : 2 * t + 2]
-        found, state = remote.predict(rows, state, start)
-        expected, expected_state = local.predict(rows, expected_state, start)
+        batch = VECTORS[2 * t : 2 * t + 2]
+        found, state = remote.predict(batch, state, start)
+        expected, expected_state = local.predict(batch, expected_state, start)
         assert np.array_equal(found, expected)
         assert np.array_equal(state.address, expected_state.address)
         assert all(np.array_equal(state.carry[n], expected_state.carry[n]) for n in state.carry)
@@ -187,7 +187,7 @@ def test_an_observation_that_is_refused_leaves_all_that_act_together_as_they_wer
         with pytest.raises(NotFiniteError, match="holds NaN"):
             RemotePolicy.act_batch(sessions, [VECTORS[t], VECTORS[t], bad])
         found = RemotePolicy.act_batch(sessions, list(VECTORS[t : t + 3]))
-        alone = [one.act(row) for one, row in zip(expected, VECTORS[t : t + 3], strict=True)]
+        alone = [one.act(obs) for one, obs in zip(expected, VECTORS[t : t + 3], strict=True)]
         assert found == alone
     for one in sessions:
         one.close()
@@ -228,8 +228,8 @@ def test_an_interrupt_while_waiting_loses_the_episode_and_never_the_order(
 ):
     group = [remote, *(remote.session(9) for _ in range(others))]
 
-    def act(row):
-        return RemotePolicy.act_batch(group, [row] * len(group))[0]
+    def act(obs):
+        return RemotePolicy.act_batch(group, [obs] * len(group))[0]
 
     assert act(VECTORS[0]) == local.act(VECTORS[0])
     with interrupted(live), pytest.raises(KeyboardInterrupt):
@@ -240,7 +240,7 @@ def test_an_interrupt_while_waiting_loses_the_episode_and_never_the_order(
     local.reset()
     for one in group:
         one.reset()
-    assert [act(row) for row in VECTORS[3:]] == [local.act(row) for row in VECTORS[3:]]
+    assert [act(obs) for obs in VECTORS[3:]] == [local.act(obs) for obs in VECTORS[3:]]
     for one in group[1:]:
         one.close()
 
@@ -447,7 +447,7 @@ def test_after_whatever_a_server_sends_the_next_episode_is_right(between, local,
         policy.act(VECTORS[1])
     policy.reset()
     alone.reset()
-    assert [policy.act(row) for row in VECTORS[2:6]] == [alone.act(row) for row in VECTORS[2:6]]
+    assert [policy.act(obs) for obs in VECTORS[2:6]] == [alone.act(obs) for obs in VECTORS[2:6]]
     policy.close()
 
 

@@ -40,7 +40,7 @@ PLAN_NOISE = {
 
 def proposals(batch, spec=PLAN, seed=0):
     specs = with_plan_axes({"plan": PLAN_NOISE["plan"]}, spec)
-    return draw(specs, [(seed, row, 0) for row in range(batch)])
+    return draw(specs, [(seed, element, 0) for element in range(batch)])
 
 
 def plan(score, spec, noise):
@@ -48,12 +48,12 @@ def plan(score, spec, noise):
 
 
 def towards(target):
-    """Returns that fall with the squared distance of every action from the row's target."""
+    """Returns that fall with the squared distance of every action from the element's target."""
     target = np.asarray(target, np.float32)
     return lambda actions, *_: -((actions - target[:, None, None]) ** 2).sum((2, 3))
 
 
-def test_finds_the_optimum_of_each_row():
+def test_finds_the_optimum_of_each_element():
     target = [[0.3, -0.6], [-0.8, 0.1], [0.0, 0.9]]
     score = towards(target)
     found = plan(score, PLAN, proposals(3))
@@ -68,14 +68,14 @@ def test_optimum_outside_is_clipped_to_the_edge():
     assert (np.abs(found) <= 1).all()
 
 
-def test_rows_planned_together_equal_rows_planned_alone():
+def test_elements_planned_together_equal_elements_planned_alone():
     targets = np.random.default_rng(1).uniform(-1, 1, (4, 2))
     noise = proposals(4)
     together = plan(towards(targets), PLAN, noise)
-    for row in range(4):
-        one = slice(row, row + 1)
+    for i in range(4):
+        one = slice(i, i + 1)
         alone = plan(towards(targets[one]), PLAN, {"plan": noise["plan"][one]})
-        assert np.array_equal(alone[0], together[row])
+        assert np.array_equal(alone[0], together[i])
 
 
 def test_one_iteration_is_the_mean_of_the_clipped_elites():
@@ -146,7 +146,7 @@ def test_returns_that_do_not_depend_on_actions_move_nothing_far():
 
 
 def walk(carry, action, noise):
-    """Moves by the action and some noise; the reward is how far along the row's own way it is."""
+    """Moves by the action and some noise; the reward is how far along its own way an element is."""
     place = carry["place"] + action + 0.1 * noise["gust"]
     return ImaginedStep({"place": place, "way": carry["way"]}, (place * carry["way"]).sum(-1))
 
@@ -158,7 +158,7 @@ def model(**heads):
 def walkers(batch, spec, specs=PLAN_NOISE, seed=0):
     rng = np.random.default_rng(seed)
     carry = {name: rng.standard_normal((batch, 2), np.float32) for name in ("place", "way")}
-    return carry, draw(with_plan_axes(specs, spec), [(seed, row, 0) for row in range(batch)])
+    return carry, draw(with_plan_axes(specs, spec), [(seed, i, 0) for i in range(batch)])
 
 
 def test_rollouts_add_up_the_rewards_of_every_step():
@@ -167,13 +167,13 @@ def test_rollouts_add_up_the_rewards_of_every_step():
     actions, gust = noise["plan"][:, 0], noise["gust"][:, 0]
     rollouts = Rollouts(model(), carry | {"prev_action": np.ones((2, 2))})
     found = rollouts.score(actions, {"gust": gust}, {})
-    for row in range(2):
+    for i in range(2):
         for j in range(4):
-            place, total = carry["place"][row], 0.0
+            place, total = carry["place"][i], 0.0
             for t in range(3):
-                place = place + actions[row, j, t] + 0.1 * gust[row, j, t]
-                total += place @ carry["way"][row]
-            assert found[row, j] == pytest.approx(total, rel=1e-4)
+                place = place + actions[i, j, t] + 0.1 * gust[i, j, t]
+                total += place @ carry["way"][i]
+            assert found[i, j] == pytest.approx(total, rel=1e-4)
 
 
 def test_rollouts_discount_end_with_the_episode_and_value_where_they_lead():
@@ -190,27 +190,27 @@ def test_rollouts_discount_end_with_the_episode_and_value_where_they_lead():
 
     rollouts = Rollouts(model(imagine=lives, value=value), carry, discount=0.9)
     found = rollouts.score(actions, {"gust": gust}, {"shared": shared})
-    for row in range(2):
+    for i in range(2):
         for j in range(4):
-            place, total, weight = carry["place"][row], 0.0, 1.0
+            place, total, weight = carry["place"][i], 0.0, 1.0
             for t in range(3):
                 goes_on = place[0] < 0.5
-                place = place + actions[row, j, t] + 0.1 * gust[row, j, t]
-                total += weight * (place @ carry["way"][row])
+                place = place + actions[i, j, t] + 0.1 * gust[i, j, t]
+                total += weight * (place @ carry["way"][i])
                 weight *= 0.9 * goes_on
-            total += weight * (place.sum() + shared[row, j])
-            assert found[row, j] == pytest.approx(total, rel=1e-4, abs=1e-5)
+            total += weight * (place.sum() + shared[i, j])
+            assert found[i, j] == pytest.approx(total, rel=1e-4, abs=1e-5)
 
 
-def test_rows_of_different_states_plan_together_as_alone():
+def test_elements_of_different_states_plan_together_as_alone():
     spec = CEMSpec(horizon=3, candidates=50, elites=5, iterations=4)
     carry, noise = walkers(4, spec)
     together = plan(Rollouts(model(), carry).score, spec, noise)
-    for row in range(4):
-        one = {name: array[row : row + 1] for name, array in carry.items()}
-        mine = {name: array[row : row + 1] for name, array in noise.items()}
+    for i in range(4):
+        one = {name: array[i : i + 1] for name, array in carry.items()}
+        mine = {name: array[i : i + 1] for name, array in noise.items()}
         alone = plan(Rollouts(model(), one).score, spec, mine)
-        np.testing.assert_allclose(alone[0], together[row], atol=1e-6)
+        np.testing.assert_allclose(alone[0], together[i], atol=1e-6)
     assert len(np.unique(together.round(3), axis=0)) == 4
 
 
@@ -246,7 +246,7 @@ def decide(score, batch=1, spec=MPPI, memory=None, greedy=True, value=0.0, seed=
     return mppi(search(score, batch, value), spec, 2, draws, modes, memory)
 
 
-def test_mppi_finds_the_optimum_of_each_row():
+def test_mppi_finds_the_optimum_of_each_element():
     target = [[0.3, -0.6], [-0.8, 0.1], [0.0, 0.9]]
     found, memory = decide(lambda actions, *_: 20 * towards(target)(actions), batch=3)
     assert found.dtype == memory.dtype == np.float32
@@ -331,13 +331,13 @@ def test_the_policys_proposals_follow_it_through_the_model():
 
     rollouts, draws = Rollouts(model(policy=policy), carry), Draws(MPPI_NOISE, noise)
     found = rollouts.propose(draws.proposals(2), np.zeros(2, bool))
-    for row in range(2):
+    for i in range(2):
         for j in range(2):
-            place = carry["place"][row]
+            place = carry["place"][i]
             for t in range(3):
-                action = np.tanh(place) + 0.1 * noise["own"][row, j, t]
-                np.testing.assert_allclose(found[row, j, t], action, rtol=1e-4)
-                place = place + action + 0.1 * noise["gust"][row, 0, j, t]
+                action = np.tanh(place) + 0.1 * noise["own"][i, j, t]
+                np.testing.assert_allclose(found[i, j, t], action, rtol=1e-4)
+                place = place + action + 0.1 * noise["gust"][i, 0, j, t]
 
 
 # -- settings ------------------------------------------------------------------------------------

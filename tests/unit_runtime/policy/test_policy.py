@@ -30,7 +30,7 @@ def picture(*lead):
     }
 
 
-def test_act_equals_the_row_of_predict_with_the_same_address(policy):
+def test_act_equals_the_element_of_predict_with_the_same_address(policy):
     alone = policy.session(seed=5)
     state = None
     for obs in VECTORS[:5]:
@@ -41,7 +41,7 @@ def test_act_equals_the_row_of_predict_with_the_same_address(policy):
     assert state.address.tolist() == [[5, 0, 5], [5, 1, 5]]
 
 
-def test_rows_of_a_batch_draw_their_own_noise(policy):
+def test_elements_of_a_batch_draw_their_own_noise(policy):
     actions, _ = policy.predict(np.stack([VECTORS[0]] * 4))
     assert len(np.unique(actions, axis=0)) == 4
 
@@ -138,7 +138,7 @@ def test_predict_shapes(observation, action, single, batch, shape):
     assert policy.predict(single, state, [False])[0].shape == shape
     many, _ = policy.predict(batch)
     assert many.shape == (4, *shape)
-    assert all(space.contains(row) for row in many)
+    assert all(space.contains(one) for one in many)
     assert space.contains(policy.act(single))
 
 

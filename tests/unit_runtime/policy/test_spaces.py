@@ -55,11 +55,11 @@ def test_discrete_observations_are_joined_onehots() -> None:
     specs = observation_specs(space)
     assert specs["a"] == ObsSpec(kind="onehot", shape=(4,), source=(), nvec=(4,), start=(2,))
     assert specs["b"] == ObsSpec(kind="onehot", shape=(5,), source=(2,), nvec=(2, 3), start=(0, 0))
-    rows = encode(specs, {"a": [5, 2], "b": [[1, 2], [0, 0]], "c": [[0, 1], [1, 1]]}, batched=True)
-    assert rows["a"].tolist() == [[0, 0, 0, 1], [1, 0, 0, 0]]
-    assert rows["b"].tolist() == [[0, 1, 0, 0, 1], [1, 0, 1, 0, 0]]
-    assert rows["c"].tolist() == [[1, 0, 0, 1], [0, 1, 0, 1]]
-    assert all(array.dtype == np.float32 for array in rows.values())
+    found = encode(specs, {"a": [5, 2], "b": [[1, 2], [0, 0]], "c": [[0, 1], [1, 1]]}, batched=True)
+    assert found["a"].tolist() == [[0, 0, 0, 1], [1, 0, 0, 0]]
+    assert found["b"].tolist() == [[0, 1, 0, 0, 1], [1, 0, 1, 0, 0]]
+    assert found["c"].tolist() == [[1, 0, 0, 1], [0, 1, 0, 1]]
+    assert all(array.dtype == np.float32 for array in found.values())
 
 
 @pytest.mark.parametrize(
@@ -94,13 +94,13 @@ def test_unreadable_observations(space: gym.Space, match: str) -> None:
 def test_encode_keeps_images_and_flattens_vectors() -> None:
     specs = observation_specs(spaces.Dict(pic=image(4, 6), vec=vector(2, 2)))
     pic = np.arange(24, dtype=np.uint8).reshape(4, 6)
-    rows = encode(specs, {"vec": np.eye(2), "pic": pic}, batched=False)
-    assert list(rows) == ["pic", "vec"]
-    assert rows["pic"].shape == (1, 4, 6, 1)
-    assert rows["pic"].dtype == np.uint8
-    assert (rows["pic"][0, :, :, 0] == pic).all()
-    assert rows["vec"].tolist() == [[1, 0, 0, 1]]
-    assert rows["vec"].dtype == np.float32
+    found = encode(specs, {"vec": np.eye(2), "pic": pic}, batched=False)
+    assert list(found) == ["pic", "vec"]
+    assert found["pic"].shape == (1, 4, 6, 1)
+    assert found["pic"].dtype == np.uint8
+    assert (found["pic"][0, :, :, 0] == pic).all()
+    assert found["vec"].tolist() == [[1, 0, 0, 1]]
+    assert found["vec"].dtype == np.float32
     batch = encode(
         specs, {"vec": np.ones((3, 2, 2), int), "pic": np.stack([pic] * 3)}, batched=True
     )

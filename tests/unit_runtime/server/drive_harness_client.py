@@ -18,8 +18,8 @@ def openpi(port, task):
     actions = []
     for episode in task["episodes"]:
         client.reset()  # sends nothing: hence the flag
-        for t, row in enumerate(episode):
-            obs = {"observation": np.asarray(row, np.float32), "prompt": "balance"}
+        for t, vector in enumerate(episode):
+            obs = {"observation": np.asarray(vector, np.float32), "prompt": "balance"}
             reply = client.infer({**obs, "is_first": True} if t == 0 else obs)
             actions.append(reply["actions"][0].tolist())
     said = ""
@@ -50,8 +50,8 @@ async def _vla_eval(port, task):
     async with Connection(f"ws://127.0.0.1:{port}/vla") as connection:
         for episode in task["episodes"]:
             await connection.start_episode({"task": "balance"})
-            for row in episode:
-                obs = {"observation": np.asarray(row, np.float32), "task_description": "x"}
+            for vector in episode:
+                obs = {"observation": np.asarray(vector, np.float32), "task_description": "x"}
                 actions.append((await connection.act(obs))["actions"].tolist())
             await connection.end_episode({"success": True})
         await connection.start_episode({})
@@ -86,9 +86,9 @@ async def _vla_eval_full(port, task):
                 await other.start_episode({})
                 await other.act({"observation": np.zeros(4, np.float32)})
             await connection.start_episode({"seed": number})
-            for row in episode:
+            for vector in episode:
                 try:
-                    found = await connection.act({"observation": np.asarray(row, np.float32)})
+                    found = await connection.act({"observation": np.asarray(vector, np.float32)})
                     actions.append(found["actions"].tolist())
                 except RuntimeError as error:
                     said = str(error)
@@ -124,10 +124,10 @@ def triton(port, task):
     assert client.is_model_ready("a")
     actions = []
     for number, episode in enumerate(task["episodes"], start=1):
-        for t, row in enumerate(episode):
-            sent = http.InferInput("observation", [1, len(row)], "FP32")
+        for t, vector in enumerate(episode):
+            sent = http.InferInput("observation", [1, len(vector)], "FP32")
             binary = number % 2 == 1  # both ways of writing a tensor
-            sent.set_data_from_numpy(np.asarray([row], np.float32), binary_data=binary)
+            sent.set_data_from_numpy(np.asarray([vector], np.float32), binary_data=binary)
             wanted = [http.InferRequestedOutput("action", binary_data=binary)] if t % 2 else None
             found = client.infer(
                 "a",
@@ -155,12 +155,12 @@ def triton(port, task):
     }
 
 
-def _stateless(http, client, rows):
-    """The client carries the state, two rows at a time."""
+def _stateless(http, client, observations):
+    """The client carries the state, two elements at a time."""
     carried, actions = [], []
-    for t in range(0, len(rows), 2):
-        sent = http.InferInput("observation", [2, len(rows[0])], "FP32")
-        sent.set_data_from_numpy(np.asarray(rows[t : t + 2], np.float32))
+    for t in range(0, len(observations), 2):
+        sent = http.InferInput("observation", [2, len(observations[0])], "FP32")
+        sent.set_data_from_numpy(np.asarray(observations[t : t + 2], np.float32))
         found = client.infer("a", [sent, *carried])
         actions.append(found.as_numpy("action").tolist())
         carried = []

@@ -34,7 +34,7 @@ from agentzoo.runtime.server.replica import SESSION, replica_of
 from tests.unit_runtime.server.wires import Openpi, Rest, outputs, tensor
 
 URL = "127.0.0.1:8000"  # as in the configuration
-ROWS = np.random.default_rng(1).standard_normal((40, 4)).astype(np.float32)
+OBSERVATIONS = np.random.default_rng(1).standard_normal((40, 4)).astype(np.float32)
 POLICIES = 8
 LOCAL_FLAGS, SET_FLAGS = 0x41, 0x8914  # IFF_UP | IFF_RUNNING, SIOCSIFFLAGS
 
@@ -54,8 +54,8 @@ class Sequence:
 
     def act(self, **parameters: Any) -> str:
         """`right`, `wrong`, or the reason and sentence of a refusal."""
-        row = ROWS[self.step % len(ROWS)]
-        body = {"inputs": [tensor("observation", row[None])],
+        obs = OBSERVATIONS[self.step % len(OBSERVATIONS)]
+        body = {"inputs": [tensor("observation", obs[None])],
                 "parameters": {"sequence_id": 1, **parameters}}  # fmt: skip
         headers = {SESSION: self.session} if self.session else {}
         with Rest(f"http://{URL}") as client:
@@ -64,7 +64,7 @@ class Sequence:
             return f"{said['reason']}: {said['error']}"
         self.session = {key.lower(): one for key, one in found.items()}[SESSION]
         self.step += 1
-        return said_as(outputs(said)["action"][0], self.here.act(row))
+        return said_as(outputs(said)["action"][0], self.here.act(obs))
 
     def begin(self) -> str:
         self.step, self.here = 0, load_policy(self.bundle, provider="cpu", seed=self.seed)
@@ -79,13 +79,13 @@ class Episode:
         self.here = load_policy(bundle, provider="cpu", seed=seed)
 
     def act(self) -> str:
-        row = ROWS[self.step % len(ROWS)]
+        obs = OBSERVATIONS[self.step % len(OBSERVATIONS)]
         try:
-            found = self.there.act(row)
+            found = self.there.act(obs)
         except ServingError as error:
             return f"{error.reason}: {error}"
         self.step += 1
-        return said_as(found, self.here.act(row))
+        return said_as(found, self.here.act(obs))
 
     def begin(self) -> str:
         self.there.reset()
@@ -118,17 +118,17 @@ class Load(threading.Thread):
 
     def over_websocket(self) -> str:
         assert self.remote is not None
-        row = ROWS[sum(self.seen.values()) % len(ROWS)]
-        action, self.state = self.remote.predict(row, self.state, deterministic=None)
-        expected, self.own = self.here.predict(row, self.own, deterministic=None)
+        obs = OBSERVATIONS[sum(self.seen.values()) % len(OBSERVATIONS)]
+        action, self.state = self.remote.predict(obs, self.state, deterministic=None)
+        expected, self.own = self.here.predict(obs, self.own, deterministic=None)
         return said_as(action, expected)
 
     def over_rest(self) -> str:
         with Rest(f"http://{URL}") as client:
-            status, body = client.infer({"observation": ROWS[:2]})
+            status, body = client.infer({"observation": OBSERVATIONS[:2]})
         if status != 200:
             return f"{status}: again"  # its state is the client's: it may ask again
-        expected, _ = self.here.predict(ROWS[:2], None, None, None)
+        expected, _ = self.here.predict(OBSERVATIONS[:2], None, None, None)
         return said_as(outputs(body)["action"], expected)
 
 
@@ -205,7 +205,7 @@ def swap(bundle: Path, deploy: Callable[[], None]) -> dict[str, Any]:
 
 def fresh(number: int) -> str:
     """The replica of a sequence that begins now; it ends at once."""
-    body = {"inputs": [tensor("observation", ROWS[:1])],
+    body = {"inputs": [tensor("observation", OBSERVATIONS[:1])],
             "parameters": {"sequence_id": 2 + number, "sequence_start": True,
                            "sequence_end": True}}  # fmt: skip
     with Rest(f"http://{URL}") as client:

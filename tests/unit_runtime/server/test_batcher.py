@@ -103,7 +103,7 @@ def test_what_waits_is_computed_together(waiting):
         assert answer.state.address.tolist() == [[i, 0, 1]]
 
 
-def test_rows_get_what_they_would_get_alone(waiting):
+def test_requests_get_what_they_would_get_alone(waiting):
     one = waiting()
     requests = [one.request(i, seed=i) for i in range(5)]
     one.held(*requests)
@@ -130,7 +130,7 @@ def test_no_batch_is_larger_than_allowed(waiting):
     assert one.step.sizes == [1, 2, 2, 1]
 
 
-def test_a_row_waits_for_those_that_came_last_time_and_no_longer_than_told(waiting):
+def test_a_request_waits_for_those_that_came_last_time_and_no_longer_than_told(waiting):
     one = waiting(max_wait_s=30.0)
     one.held(one.request(1), one.request(2))
     one.outcomes(3)
@@ -141,7 +141,7 @@ def test_a_row_waits_for_those_that_came_last_time_and_no_longer_than_told(waiti
     assert one.step.sizes == [1, 2, 2]
 
 
-def test_a_lone_row_is_not_kept_waiting_for_ever(waiting):
+def test_a_lone_request_is_not_kept_waiting_for_ever(waiting):
     one = waiting(max_wait_s=0.001)
     one.held(one.request(1), one.request(2))
     one.outcomes(3)
@@ -165,7 +165,7 @@ def test_a_full_queue_refuses(waiting):
     assert caught.value.reason == "overloaded"
 
 
-def test_one_row_that_fails_does_not_fail_the_others(waiting, caplog):
+def test_one_request_that_fails_does_not_fail_the_others(waiting, caplog):
     one = waiting()
     one.held(one.request(1), one.request(13), one.request(2))
     found = one.outcomes(4)[1:]
@@ -175,14 +175,14 @@ def test_one_row_that_fails_does_not_fail_the_others(waiting, caplog):
     assert "thirteen" not in str(found[1])
 
 
-def test_one_row_that_diverges_does_not_harm_the_others(waiting):
+def test_one_request_that_diverges_does_not_harm_the_others(waiting):
     one = waiting()
     one.held(one.request(1), one.request(7), one.request(2))
     found = one.outcomes(4)[1:]
     assert [getattr(outcome, "reason", "") for outcome in found] == ["", "diverged", ""]
 
 
-def test_a_late_row_is_not_computed(waiting):
+def test_a_late_request_is_not_computed(waiting):
     one = waiting()
     late = one.request(1, deadline=time.monotonic() - 1)
     one.held(late, one.request(2))
@@ -205,7 +205,7 @@ def test_a_closed_batcher_finishes_what_waits_and_takes_no_more(waiting):
     assert len(one.outcomes(2)) == 2
 
 
-def test_rows_of_several_threads_are_each_delivered_once(waiting):
+def test_requests_of_several_threads_are_each_delivered_once(waiting):
     """The batcher falls asleep and is woken while others submit; none is left behind."""
     one = waiting(max_wait_s=1e-4, max_batch=7)
 

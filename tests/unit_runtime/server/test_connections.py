@@ -131,10 +131,10 @@ def frame(opcode, content):
     return head + length + bytes(4) + content
 
 
-ROWS = pack({"observation": np.zeros((16, 4), np.float32), "carried": None}, "openpi")
+BATCH = pack({"observation": np.zeros((16, 4), np.float32), "carried": None}, "openpi")
 HELLO = pack({"type": "hello", "payload": {"protocol_version": 1}, "seq": 1}, "vla-eval")
 FLOODS = {
-    "openpi": (UPGRADE % b"/", frame(2, ROWS)),
+    "openpi": (UPGRADE % b"/", frame(2, BATCH)),
     "openpi pings": (UPGRADE % b"/", frame(9, b"x" * 125)),
     "vla": (UPGRADE % b"/vla", frame(2, HELLO)),
     "vla pings": (UPGRADE % b"/vla", frame(9, b"x" * 125)),

@@ -93,8 +93,8 @@ def unread(port, content, again):
 def test_a_drain_ends_in_its_time_whoever_is_there(folder, tmp_path, has_session):
     log = tmp_path / "server.log"  # a pipe that nobody reads would hold the server up, too
     server = ServerProcess(folder, log, "--drain", "0.5", "--deadline", "0.5")
-    rows = pack({"observation": np.zeros((16, 4), np.float32), "carried": None}, "openpi")
-    frame = b"\x82\xfe" + struct.pack(">H", len(rows)) + bytes(4) + rows
+    batch = pack({"observation": np.zeros((16, 4), np.float32), "carried": None}, "openpi")
+    frame = b"\x82\xfe" + struct.pack(">H", len(batch)) + bytes(4) + batch
     try:
         with ExitStack() as stack:
             for content, again in [

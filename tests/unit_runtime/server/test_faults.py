@@ -68,9 +68,9 @@ def start(folder):
         context.__exit__(None, None, None)
 
 
-def expected(folder, rows=VECTORS, seed=None):
+def expected(folder, observations=VECTORS, seed=None):
     policy = load_policy(folder, provider="cpu", seed=seed)
-    return np.array([policy.act(row) for row in rows])
+    return np.array([policy.act(obs) for obs in observations])
 
 
 def refused(live, protocol, reason):
@@ -100,20 +100,20 @@ def test_a_bad_observation_leaves_the_session_as_it_was(start, folder, bad, reas
     live = start()
     with Openpi(live.ws) as openpi, Vla(live.ws) as vla:
         vla.tell("episode_start", {})
-        for row, action in zip(VECTORS[:4], expected(folder), strict=False):
+        for obs, action in zip(VECTORS[:4], expected(folder), strict=False):
             openpi.send(pack({"observation": bad}, "openpi"))
             text = openpi.receive()
             assert text.startswith(f"{reason}: "), text
             reply = vla.ask("observation", {"observation": bad})
             assert reply["type"] == "error"
             assert f"observation_failed: {reason}: " in reply["payload"]["error"]
-            assert np.array_equal(openpi.act(row), action)
-            assert np.array_equal(vla.act(row), action)
+            assert np.array_equal(openpi.act(obs), action)
+            assert np.array_equal(vla.act(obs), action)
     assert refused(live, "openpi", reason) == 4
     assert refused(live, "vla-eval", reason) == 4
 
 
-def test_a_bad_row_over_rest_leaves_the_sequence_as_it_was(start, folder):
+def test_a_bad_request_over_rest_leaves_the_sequence_as_it_was(start, folder):
     live = start()
     with Rest(live.http) as client:
         for t, action in enumerate(expected(folder)[:4]):
@@ -124,7 +124,7 @@ def test_a_bad_row_over_rest_leaves_the_sequence_as_it_was(start, folder):
             assert np.array_equal(found, action)
 
 
-def test_a_bad_row_does_not_fail_its_neighbours_in_the_batch(start, folder):
+def test_a_bad_request_does_not_fail_its_neighbours_in_the_batch(start, folder):
     live = start()
     with Openpi(live.ws) as held, Openpi(live.ws) as good, Openpi(live.ws) as bad:
         live.step.go.clear()
@@ -548,7 +548,7 @@ def test_a_body_of_many_values_is_not_read(start, monkeypatch, value, says, wher
     assert not read
 
 
-def test_a_sessions_step_is_one_row_large(start, folder):
+def test_a_sessions_step_is_one_element_large(start, folder):
     live = start(max_rows=1000)
     with Openpi(live.ws) as client, Rest(live.http) as rest:
         many = np.zeros((1000, 3), np.float32)
@@ -588,7 +588,7 @@ def test_a_compressed_body_is_unpacked_no_further_than_allowed(start):
         assert (status, body["reason"]) == (413, "too_large")
 
 
-def test_too_many_rows_are_refused(start):
+def test_too_many_elements_are_refused(start):
     live = start(max_rows=4)
     with Rest(live.http) as client:
         status, body = client.infer({"observation": np.zeros((5, 3))})
@@ -792,8 +792,8 @@ def test_the_log_says_who_and_how_it_ended_and_not_what(start, caplog):
 def test_metrics_count_by_model_protocol_and_outcome_and_name_no_session(start):
     live = start()
     with Openpi(live.ws) as client, Rest(live.http) as rest:
-        for row in VECTORS:
-            client.act(row, session_id="mine", is_first=True)
+        for obs in VECTORS:
+            client.act(obs, session_id="mine", is_first=True)
         status, text = rest.get("/metrics")
     assert status == 200
     name = 'agentzoo_requests_total{model="a",outcome="ok",protocol="openpi",reason="",version="1"}'

@@ -55,7 +55,7 @@ def expected(folder, seeds, restart):
     for seed, episode in zip(seeds, EPISODES, strict=True):
         policy = policy.session(seed) if restart else policy
         policy.reset()
-        actions += [policy.act(row).tolist() for row in episode]
+        actions += [policy.act(obs).tolist() for obs in episode]
     return actions
 
 
@@ -120,7 +120,7 @@ def test_vla_eval_stays_in_step_after_an_episode_that_could_not_start(drive, fol
     actions = []
     for seed, episode in ((0, first), (2, third)):
         policy = load_policy(folder, provider="cpu", seed=seed)
-        actions += [policy.act(row).tolist() for row in episode]
+        actions += [policy.act(obs).tolist() for obs in episode]
     assert found["actions"] == actions
 
 

@@ -64,9 +64,9 @@ def replaced(folder, source):
     shutil.copytree(source, folder)
 
 
-def expected(folder, rows=VECTORS, seed=None):
+def expected(folder, observations=VECTORS, seed=None):
     policy = load_policy(folder, provider="cpu", seed=seed)
-    return np.array([policy.act(row) for row in rows])
+    return np.array([policy.act(obs) for obs in observations])
 
 
 # -- the door ------------------------------------------------------------------------------------
@@ -283,10 +283,10 @@ def test_a_session_stays_with_the_version_it_began_with(folder, other, bundles):
         assert (status, body) == (200, {"name": "a", "version": "2"})
         with Openpi(live.ws) as later:
             assert later.metadata["version"] == "2"
-            found = [later.act(row) for row in VECTORS]
+            found = [later.act(obs) for obs in VECTORS]
             assert np.array_equal(found, new)
-        assert np.array_equal([running.act(row) for row in VECTORS[1:]], old[1:])
-        assert np.array_equal([sequence.act(row, 1) for row in VECTORS[1:]], old[1:])
+        assert np.array_equal([running.act(obs) for obs in VECTORS[1:]], old[1:])
+        assert np.array_equal([sequence.act(obs, 1) for obs in VECTORS[1:]], old[1:])
         _, body = rest.infer({"observation": VECTORS[:1]}, sequence_id=2, sequence_start=True)
         assert body["model_version"] == "2"
         versions = [one for one in live.metrics() if one.startswith("agentzoo_model_info")]
@@ -687,7 +687,7 @@ def test_a_second_signal_ends_it_at_once(folder):
 def test_a_restart_loses_the_session_and_says_so(folder):
     with Process(str(folder), "--port", "0", "--drain", "0") as one:
         policy = RemotePolicy(f"ws://127.0.0.1:{one.port}", seed=5)
-        actions = [policy.act(row) for row in VECTORS[:2]]
+        actions = [policy.act(obs) for obs in VECTORS[:2]]
         one.process.kill()
         one.process.wait(30)
         with Process(str(folder), "--port", str(one.port), "--drain", "0"):
@@ -699,7 +699,7 @@ def test_a_restart_loses_the_session_and_says_so(folder):
             policy.reset()
             again = policy.act(VECTORS[2])
             local = load_policy(folder, provider="cpu", seed=5)
-            assert np.array_equal(actions, [local.act(row) for row in VECTORS[:2]])
+            assert np.array_equal(actions, [local.act(obs) for obs in VECTORS[:2]])
             local.reset()
             assert np.array_equal(again, local.act(VECTORS[2]))  # its noise goes on, too
             policy.close()

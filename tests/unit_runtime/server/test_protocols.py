@@ -25,15 +25,15 @@ def folder(bundles):
     return bundles("vector")[0]
 
 
-def alone(folder, seed=None, rows=VECTORS):
+def alone(folder, seed=None, observations=VECTORS):
     """The actions of this process's policy over one episode."""
     policy = load_policy(folder, provider="cpu", seed=seed)
-    return np.array([policy.act(row) for row in rows])
+    return np.array([policy.act(obs) for obs in observations])
 
 
 def test_openpi_speaks_first_and_acts_as_the_policy_here(live, folder):
     with Openpi(live.ws) as client:
-        found = [client.act(row) for row in VECTORS]
+        found = [client.act(obs) for obs in VECTORS]
         assert client.metadata["reset_key"] == "is_first"
         assert client.metadata["model_id"] == "a"
         assert PolicySpec.from_json(client.metadata["spec"]).agent == "Toy"
@@ -47,7 +47,7 @@ def test_vla_eval_acts_as_the_policy_here_episode_after_episode(live, folder):
         assert client.hello["payload"]["model_server"] == "a"
         for episode in range(2):
             client.tell("episode_start", {"task": "x"})
-            found = [client.act(row) for row in VECTORS]
+            found = [client.act(obs) for obs in VECTORS]
             client.tell("episode_end", {"success": True})
             assert np.array_equal(found, alone(folder, seed=3 + episode))
 
@@ -83,16 +83,16 @@ def test_openpi_carries_a_state_too(live, folder):
 def test_a_reset_forgets_the_past_and_noise_goes_on(live, folder):
     policy = load_policy(folder, provider="cpu")
     with Openpi(live.ws) as client:
-        for t, row in enumerate(VECTORS):
+        for t, obs in enumerate(VECTORS):
             if t == 5:
                 policy.reset()
-            assert np.array_equal(client.act(row, is_first=t == 5), policy.act(row))
+            assert np.array_equal(client.act(obs, is_first=t == 5), policy.act(obs))
 
 
 def test_seed_and_step_place_the_noise(live, folder):
     policy = load_policy(folder, provider="cpu", seed=77)
-    for row in VECTORS[:4]:
-        policy.act(row)
+    for obs in VECTORS[:4]:
+        policy.act(obs)
     policy.reset()
     with Openpi(live.ws) as client:
         client.act(VECTORS[0])
@@ -163,10 +163,10 @@ def test_sessions_share_batches_and_not_their_states(live, folder):
     """Interleaved and all at once, each session does what it would do alone."""
     clients = [Openpi(live.ws) for _ in range(8)]
     expected = [alone(folder, seed) for seed in range(8)]
-    for t, row in enumerate(VECTORS):
+    for t, obs in enumerate(VECTORS):
         for seed, client in enumerate(clients):
             keys = {"seed": seed, "is_first": True} if t == 0 else {}
-            client.send(pack({"observation": row, **keys}, "openpi"))
+            client.send(pack({"observation": obs, **keys}, "openpi"))
         for seed, client in enumerate(clients):
             action = client.receive()["actions"][0]
             np.testing.assert_allclose(action, expected[seed][t], atol=1e-5)
@@ -228,7 +228,7 @@ def test_only_the_outputs_that_were_asked_for(live):
     assert (status, found["reason"]) == (400, "malformed")
 
 
-def test_nested_data_are_read_row_by_row(live):
+def test_nested_data_are_read_as_flat_ones(live):
     flat = tensor("observation", VECTORS[:2])
     nested = {**flat, "data": VECTORS[:2].tolist()}
     with Rest(live.http) as client:

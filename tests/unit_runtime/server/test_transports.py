@@ -76,7 +76,7 @@ def live(transport: Open) -> Iterator[Any]:
 
 def alone(folder: Path, seed: int | None = None) -> np.ndarray:
     policy = load_policy(folder, provider="cpu", seed=seed)
-    return np.array([policy.act(row) for row in VECTORS])
+    return np.array([policy.act(obs) for obs in VECTORS])
 
 
 def settled(condition: Callable[[], bool]) -> bool:
@@ -91,20 +91,20 @@ def settled(condition: Callable[[], bool]) -> bool:
 
 def test_openpi_acts_as_the_policy_here(live: Any, folder: Path) -> None:
     with Openpi(live.ws) as client:
-        assert np.array_equal([client.act(row) for row in VECTORS], alone(folder))
+        assert np.array_equal([client.act(obs) for obs in VECTORS], alone(folder))
 
 
 def test_vla_eval_acts_as_the_policy_here(live: Any, folder: Path) -> None:
     with Vla(live.ws) as client:
         client.tell("episode_start", {"seed": 41})
-        assert np.array_equal([client.act(row) for row in VECTORS], alone(folder, 41))
+        assert np.array_equal([client.act(obs) for obs in VECTORS], alone(folder, 41))
 
 
 def test_a_sequence_acts_as_the_policy_here(live: Any, folder: Path) -> None:
     with Rest(live.http) as client:
         found = [
-            client.act(row, "robot", sequence_start=i == 0, sequence_end=i == 5, seed=5)
-            for i, row in enumerate(VECTORS)
+            client.act(obs, "robot", sequence_start=i == 0, sequence_end=i == 5, seed=5)
+            for i, obs in enumerate(VECTORS)
         ]
         assert np.array_equal(found, alone(folder, 5))
         status, body = client.infer({"observation": VECTORS[:1]}, sequence_id="robot")
@@ -121,11 +121,11 @@ def test_a_stateless_client_acts_as_the_policy_here(live: Any, folder: Path) -> 
 
 def test_a_remote_policy_acts_and_predicts(live: Any, folder: Path) -> None:
     policy, here = RemotePolicy(live.ws, seed=9), load_policy(folder, provider="cpu", seed=9)
-    assert np.array_equal([policy.act(row) for row in VECTORS], [here.act(row) for row in VECTORS])
+    assert np.array_equal([policy.act(obs) for obs in VECTORS], [here.act(obs) for obs in VECTORS])
     state = own = None
-    for row in VECTORS:
-        action, state = policy.predict(row, state)
-        expected, own = here.predict(row, own)
+    for obs in VECTORS:
+        action, state = policy.predict(obs, state)
+        expected, own = here.predict(obs, own)
         assert np.array_equal(action, expected)
     policy.close()
 
