@@ -237,14 +237,14 @@ def check_saving(learned: Learned, folder: str | Path) -> None:
 
 
 def check_export(learned: Learned, folder: str | Path) -> None:
-    """The exported policy replays recorded steps, and steps as torch does from the same state.
+    """The exported policy reproduces recorded steps, and steps as torch does from the same state.
 
     Steps are teacher-forced: each starts from torch's own state, since closed loops drift apart
     from the first near-tie. A planner's steps are compared by the returns in the recording.
 
     Raises:
         ContractError: if a step differs.
-        BundleError: if the recording is not replayed.
+        BundleError: if the recording is not reproduced.
     """
     agent, folder = learned.agent, Path(folder)
     played = observations(agent, GOLDEN)
