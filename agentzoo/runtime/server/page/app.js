@@ -327,11 +327,11 @@ function blank(id) {
 }
 
 function lines(id, view, names) {
-  const series = Object.entries(view.vectors).flatMap(([slot, rows]) => {
-    const count = rows.length ? Math.min(rows[rows.length - 1][1].length, COLORS.length) : 0;
+  const series = Object.entries(view.vectors).flatMap(([slot, steps]) => {
+    const count = steps.length ? Math.min(steps[steps.length - 1][1].length, COLORS.length) : 0;
     return Array.from({ length: count }, (_, i) => ({
       name: slot === "real" || slot === "person" ? `[${i}]` : "", color: COLORS[i],
-      dashed: slot === "dream" || slot === "policy", points: rows.map(([x, values]) => [x, values[i]]),
+      dashed: slot === "dream" || slot === "policy", points: steps.map(([x, values]) => [x, values[i]]),
     }));
   });
   $(id).hidden = !series.length;
