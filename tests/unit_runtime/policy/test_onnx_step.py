@@ -31,8 +31,8 @@ def observations(spec, t, count):
     ]
 
 
-def stacked(rows):
-    return {key: np.stack([row[key] for row in rows]) for key in rows[0]}
+def stacked(each):
+    return {key: np.stack([one[key] for one in each]) for key in each[0]}
 
 
 def predicted(policy, seeds, starts, mode):
@@ -83,9 +83,9 @@ def test_sessions_act_in_any_company_and_order(bundles):
     mixed, alone = ([policy.session(seed) for seed in range(4)] for _ in range(2))
     companies = [(0, 1, 2), (0, 1, 2), (2, 1, 0), (1,), (0, 1), (3, 2), (0, 1, 2, 3), (0, 3), (2,)]
     for t, company in enumerate(companies):
-        rows = observations(policy.spec, t, len(company))
-        found = Policy.act_batch([mixed[i] for i in company], rows)
-        expected = [alone[i].act(row) for i, row in zip(company, rows, strict=True)]
+        seen = observations(policy.spec, t, len(company))
+        found = Policy.act_batch([mixed[i] for i in company], seen)
+        expected = [alone[i].act(one) for i, one in zip(company, seen, strict=True)]
         # products of a batch round otherwise than those of a single element
         np.testing.assert_allclose(found, expected, atol=1e-5)
 
@@ -106,12 +106,12 @@ def pickled(policy):
 @pytest.mark.parametrize("again", [copy.copy, copy.deepcopy, pickled])
 def test_a_copy_of_a_session_under_way_goes_on_by_itself(bundles, again):
     policy = load_policy(bundles("vector")[0], provider="cpu", seed=2)
-    rows = [observations(policy.spec, t, 1)[0] for t in range(4)]
-    policy.act(rows[0])
-    policy.act(rows[1])
+    seen = [observations(policy.spec, t, 1)[0] for t in range(4)]
+    policy.act(seen[0])
+    policy.act(seen[1])
     copied = again(policy)
-    expected = [policy.act(rows[2]), policy.act(rows[3])]
-    assert all(map(np.array_equal, [copied.act(rows[2]), copied.act(rows[3])], expected))
+    expected = [policy.act(seen[2]), policy.act(seen[3])]
+    assert all(map(np.array_equal, [copied.act(seen[2]), copied.act(seen[3])], expected))
 
 
 def test_a_refused_observation_leaves_the_session_as_it_was(bundles):
