@@ -10,6 +10,7 @@ python benchmarks/serving.py --peer ws://127.0.0.1:9000   # peers/openpi_server.
 import argparse
 import asyncio
 import json
+import struct
 import subprocess
 import sys
 import tempfile
@@ -17,13 +18,15 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from pathlib import Path
+from typing import cast
+from urllib.parse import urlsplit
 
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-import aiohttp  # noqa: E402
+import uvloop  # noqa: E402
 from websockets.sync.client import connect  # noqa: E402
 
 from agentzoo.runtime import RemotePolicy, load_policy  # noqa: E402
@@ -34,6 +37,7 @@ from soak.server_process import ServerProcess  # noqa: E402
 
 OBSERVATIONS, ACTIONS, DETER = 24, 6, 200  # dmc:walker-walk from state, PlaNet's recurrent size
 SESSIONS = (1, 4, 16, 64, 256, 1000)
+BINARY, KEY = 0x82, "AAAAAAAAAAAAAAAAAAAAAA=="  # of a websocket: RFC 6455
 WARM = 200  # requests before the first that counts
 TURN = 50  # requests until it is the next one's turn
 ECHO = """
@@ -56,35 +60,102 @@ web.run_app(app, sock=listener, access_log=None, print=None)
 # -- load, in a process of its own ---------------------------------------------------------------
 
 
+class Asker(asyncio.Protocol):
+    """One session: asks, waits for the answer and asks again, with as little as that takes.
+
+    A client of a package would take as much of the machine as the servers that are measured.
+    """
+
+    def __init__(self, url: str, message: bytes) -> None:
+        self.url, self.message, self.rest = urlsplit(url), _masked(message), bytearray()
+        loop = asyncio.get_running_loop()
+        self.ready, self.done = loop.create_future(), loop.create_future()
+        self.is_open, self.left, self.times, self.asked = False, 0, list[float](), 0.0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Shake hands."""
+        self.transport = cast(asyncio.Transport, transport)
+        head = f"GET {self.url.path or '/'} HTTP/1.1\r\nHost: {self.url.netloc}\r\n"
+        upgrade = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+        self.transport.write(f"{head}{upgrade}Sec-WebSocket-Key: {KEY}\r\n\r\n".encode())
+
+    def data_received(self, data: bytes) -> None:
+        """Look for the end of what is awaited: the handshake's answer, or a frame."""
+        self.rest += data
+        if not self.is_open:
+            if b"\r\n\r\n" not in self.rest:
+                return
+            head, _, self.rest = self.rest.partition(b"\r\n\r\n")
+            assert b" 101 " in head, head
+            self.is_open = True
+        while size := _frame(self.rest):
+            assert self.rest[0] == BINARY, self.rest[:200]
+            del self.rest[:size]
+            self._answered()
+
+    def _answered(self) -> None:
+        if not self.ready.done():
+            self.ready.set_result(None)  # the server speaks first
+            return
+        self.times.append(time.perf_counter() - self.asked)
+        self.left -= 1
+        if self.left:
+            self._ask()
+        else:
+            self.done.set_result(None)
+
+    def _ask(self) -> None:
+        self.asked = time.perf_counter()
+        self.transport.write(self.message)
+
+    async def ask(self, count: int) -> list[float]:
+        """The times of so many requests."""
+        self.left, self.times = count, []
+        self.done = asyncio.get_running_loop().create_future()
+        self._ask()
+        await self.done
+        return self.times
+
+
+def _masked(message: bytes) -> bytes:
+    """A client's frame, masked with zeros: RFC 6455, section 5.2."""
+    assert 126 <= len(message) < 1 << 16, len(message)
+    return struct.pack(">BBH4x", BINARY, 0x80 | 126, len(message)) + message
+
+
+def _frame(content: bytearray) -> int:
+    """Bytes of the whole frame that begins here; 0 if it has not all come."""
+    if len(content) < 2:
+        return 0
+    size, head = content[1], 2
+    if size >= 126:
+        head = 4 if size == 126 else 10
+        if len(content) < head:
+            return 0
+        size = int.from_bytes(content[2:head], "big")
+    return head + size if len(content) >= head + size else 0
+
+
 async def load(url: str, sessions: int, requests: int) -> dict[str, float]:
     """Sessions that each ask, wait for the answer and ask again; milliseconds, and the rate."""
     obs = np.random.default_rng(0).standard_normal(OBSERVATIONS).astype(np.float32)
-    message, times = pack({"observation": obs}, "openpi"), list[float]()
-    connector = aiohttp.TCPConnector(limit=0)
-    async with aiohttp.ClientSession(connector=connector) as client:
-        sockets = [await client.ws_connect(url, compress=0) for _ in range(sessions)]
-        for socket in sockets:
-            await socket.receive()  # the metadata
-        await asyncio.gather(*(_ask(one, message, 5, []) for one in sockets))
-        started = time.perf_counter()
-        each = max(1, requests // sessions)
-        await asyncio.gather(*(_ask(one, message, each, times) for one in sockets))
-        seconds = time.perf_counter() - started
-        for socket in sockets:
-            await socket.close()
+    message, loop = pack({"observation": obs}, "openpi"), asyncio.get_running_loop()
+    host, port = urlsplit(url).hostname, urlsplit(url).port
+    askers = [
+        (await loop.create_connection(lambda: Asker(url, message), host, port))[1]
+        for _ in range(sessions)
+    ]
+    await asyncio.gather(*(one.ready for one in askers))
+    await asyncio.gather(*(one.ask(5) for one in askers))
+    started = time.perf_counter()
+    each = max(1, requests // sessions)
+    found = await asyncio.gather(*(one.ask(each) for one in askers))
+    seconds = time.perf_counter() - started
+    for one in askers:
+        one.transport.close()
+    times = [time for own in found for time in own]
     p50, p99 = np.quantile(times, [0.5, 0.99]) * 1e3
     return {"rate": len(times) / seconds, "p50": float(p50), "p99": float(p99)}
-
-
-async def _ask(
-    socket: aiohttp.ClientWebSocketResponse, message: bytes, count: int, times: list[float]
-) -> None:
-    for _ in range(count):
-        started = time.perf_counter()
-        await socket.send_bytes(message)
-        reply = await socket.receive()
-        assert reply.type is aiohttp.WSMsgType.BINARY, reply
-        times.append(time.perf_counter() - started)
 
 
 def loaded(url: str, sessions: int, requests: int) -> "subprocess.Popen[str]":
@@ -102,11 +173,13 @@ def measured(process: "subprocess.Popen[str]") -> dict[str, float]:
 # -- tables --------------------------------------------------------------------------------------
 
 
-def latency(bundle: Path, server: ServerProcess, echo: str, requests: int) -> None:
+def latency(
+    bundle: Path, server: ServerProcess, threaded: ServerProcess, echo: str, requests: int
+) -> None:
     """One client: the policy here, the same behind the server, and bytes sent back bare.
 
-    Both servers are asked by the same clients: ours, and that of the websockets package, which
-    openpi's client is made of.
+    The servers are asked by the same clients: ours, and that of the websockets package, which
+    openpi's client is made of. `threaded` computes no lone step in its event loop.
     """
     obs = np.random.default_rng(0).standard_normal(OBSERVATIONS).astype(np.float32)
     local = load_policy(bundle, provider="cpu")
@@ -114,6 +187,8 @@ def latency(bundle: Path, server: ServerProcess, echo: str, requests: int) -> No
     message = pack({"observation": obs}, "openpi")
     with ExitStack() as stack:
         remote = stack.enter_context(closing(RemotePolicy(url)))
+        aside = f"ws://127.0.0.1:{threaded.port}"
+        other = stack.enter_context(closing(RemotePolicy(aside)))
         bare = stack.enter_context(closing(Connection(echo, headers={}, timeout_s=30)))
         plain = [stack.enter_context(connect(one, compression=None)) for one in (url, echo)]
         plain[0].recv()  # the metadata
@@ -121,6 +196,7 @@ def latency(bundle: Path, server: ServerProcess, echo: str, requests: int) -> No
             {
                 "policy.act": lambda: local.act(obs),
                 "RemotePolicy.act": lambda: remote.act(obs),
+                "RemotePolicy.act, steps in the thread": lambda: other.act(obs),
                 "echo, the same client": lambda: (bare.send(message), bare.receive(30)),
                 "websockets, our server": lambda: (plain[0].send(message), plain[0].recv()),
                 "websockets, echo": lambda: (plain[1].send(message), plain[1].recv()),
@@ -133,7 +209,7 @@ def latency(bundle: Path, server: ServerProcess, echo: str, requests: int) -> No
     added = times["RemotePolicy.act"][0] - times["policy.act"][0]
     ours = times["RemotePolicy.act"][1] / times["echo, the same client"][1]
     theirs = times["websockets, our server"][1] / times["websockets, echo"][1]
-    print(f"\nadded p50 {added:.3f} ms (aim 0.4); p99 {ours:.2f} times the echo's with our client, "
+    print(f"\nadded p50 {added:.3f} ms (aim 0.3); p99 {ours:.2f} times the echo's with our client, "
           f"{theirs:.2f} times with websockets' (aim 3)\n")  # fmt: skip
 
 
@@ -193,7 +269,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.load:
         url, sessions, requests = options.load
-        print(json.dumps(asyncio.run(load(url, int(sessions), int(requests)))))
+        print(json.dumps(uvloop.run(load(url, int(sessions), int(requests)))))
         return
     size = {"observations": OBSERVATIONS, "actions": ACTIONS, "deter": DETER}
     if options.bundle:
@@ -206,12 +282,14 @@ def main() -> None:
         off = ServerProcess(bundle, Path(folder) / "off.log", "--max-sessions", "2000",
                             "--max-batch", "1")  # fmt: skip
         stack.callback(off.stop)
+        threaded = ServerProcess(bundle, Path(folder) / "threaded.log", "--lone-steps", "thread")
+        stack.callback(threaded.stop)
         command = [sys.executable, "-c", ECHO]
         echo = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         stack.callback(echo.terminate)
         assert echo.stdout is not None
         address = f"ws://127.0.0.1:{int(echo.stdout.readline())}"
-        latency(bundle, on, address, options.requests)
+        latency(bundle, on, threaded, address, options.requests)
         urls = {"batching": f"ws://127.0.0.1:{on.port}", "one by one": f"ws://127.0.0.1:{off.port}"}
         if options.peer:
             urls["peer"] = options.peer

@@ -12,7 +12,7 @@ from ..spec import PolicySpec
 GiB = 1 << 30
 BYTES = {False: 9, True: 4}  # of a number in a message: in a list, and of an image
 JSON_BYTES = {False: 26, True: 6}
-SLACK = 64 << 10  # bytes of a message for all else
+SLACK = 64 << 10  # bytes of a message for all else; every message may have as many
 ITEMS = 1024  # values for all else
 
 

@@ -61,7 +61,8 @@ class Metrics:
             registry=self.registry,
         )
         self.histories: dict[str, History] | None = None  # by model, where a page shows them
-        self._counters: dict[tuple[str, ...], Counter] = {}
+        self._counts: dict[tuple[str, ...], int] = {}  # since they were last read
+        self._traffic: dict[tuple[str, str], int] = {}
         self._calls: dict[str, tuple[Histogram, ...]] = {}
 
     def request(
@@ -70,16 +71,14 @@ class Metrics:
         """Count one request."""
         model, label = (version.model, version.label) if version else ("", "")
         key = (model, label, protocol, outcome, reason)
-        if key not in self._counters:
-            self._counters[key] = self._requests.labels(*key)
-        self._counters[key].inc()
+        self._counts[key] = (
+            self._counts.get(key, 0) + 1
+        )  # cheaper than its `inc`
 
     def traffic(self, protocol: str, direction: Literal["received", "sent"], count: int) -> None:
         """Count bytes of messages and bodies, without their framing."""
         key = (protocol, direction)
-        if key not in self._counters:
-            self._counters[key] = self._bytes.labels(*key)
-        self._counters[key].inc(count)
+        self._traffic[key] = self._traffic.get(key, 0) + count
 
     def batch(self, version: Version, batch: Batch) -> None:
         """Record one call of the step."""
@@ -99,6 +98,10 @@ class Metrics:
 
     def text(self) -> bytes:
         """All metrics, in Prometheus' format."""
+        for counter, counts in ((self._requests, self._counts), (self._bytes, self._traffic)):
+            for key, count in counts.items():
+                counter.labels(*key).inc(count)
+            counts.clear()
         return generate_latest(self.registry)
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:

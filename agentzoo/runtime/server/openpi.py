@@ -80,6 +80,7 @@ class _Connection:
         self.service, self.version = service, version
         self.channel = Channel(service, PROTOCOL, version, service.message_limit(version, PROTOCOL))
         self.has_begun = False
+        self.items = item_limit(version.policy.spec, service.settings.max_rows)
 
     async def answer(self) -> bool:
         """Answer one message; False once the connection is over."""
@@ -88,8 +89,7 @@ class _Connection:
             content = await self.channel.receive()
             if content is None:
                 return False
-            limit = item_limit(version.policy.spec, self.service.settings.max_rows)
-            message = _message(await decoding.message(content, limit))
+            message = _message(await decoding.message(content, self.items))
             seq = _whole(message, "seq")
             if "carried" not in message:
                 self.service.check_step(version, PROTOCOL, len(content))

@@ -15,7 +15,7 @@ from ..policy.spaces import encode
 from ..spec import Array, Arrays
 from .batcher import Answer, Batch, StepRequest
 from .connections import Connections
-from .message_limits import message_limit
+from .message_limits import SLACK, message_limit
 from .metrics import Metrics
 from .models import Locate, Model, Version
 from .sessions import LOST, Session, Sessions
@@ -277,7 +277,7 @@ class Service:
         Raises:
             ServingError: "too_large".
         """
-        if size > (limit := message_limit(version.policy.spec, protocol)):
+        if size > SLACK and size > (limit := message_limit(version.policy.spec, protocol)):
             raise ServingError(
                 f"the message is larger than {limit} bytes, which a session's step may have; send "
                 "the one observation that the policy reads, and nothing else",
