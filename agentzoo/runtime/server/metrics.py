@@ -71,9 +71,7 @@ class Metrics:
         """Count one request."""
         model, label = (version.model, version.label) if version else ("", "")
         key = (model, label, protocol, outcome, reason)
-        self._counts[key] = (
-            self._counts.get(key, 0) + 1
-        )  # cheaper than its `inc`
+        self._counts[key] = self._counts.get(key, 0) + 1  # cheaper than its `inc`
 
     def traffic(self, protocol: str, direction: Literal["received", "sent"], count: int) -> None:
         """Count bytes of messages and bodies, without their framing."""
