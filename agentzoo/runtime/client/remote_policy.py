@@ -351,7 +351,7 @@ class RemotePolicy:
         shape = (batch, *spec.shape)
         if not is_array(value):
             raise self._broken(f"no {name}")
-        if (value.shape, str(value.dtype)) != (shape, spec.dtype):
+        if value.shape != shape or value.dtype != spec.dtype:
             given = f"{value.dtype} of shape {value.shape}"
             raise self._broken(f"{name} of {given}, expected {spec.dtype} of shape {shape}")
         if value.dtype.kind == "f" and not np.isfinite(value).all():

@@ -261,7 +261,9 @@ class Service:
             for i in range(count)
         ]
         with version.kept():
-            answers = await asyncio.gather(*(self._computed(version, one) for one in requests))
+            answers = await asyncio.gather(
+                *(self._computed(version, one, is_one_of_many=count > 1) for one in requests)
+            )
         return np.stack([one.action for one in answers]), PolicyState.joined(
             [a.state for a in answers]
         )
@@ -351,8 +353,10 @@ class Service:
         allowed = self.settings.deadline_s
         return time.monotonic() + (allowed if timeout_s is None else min(timeout_s, allowed))
 
-    async def _computed(self, version: Version, request: StepRequest) -> Answer:
-        """A request's answer.
+    async def _computed(
+        self, version: Version, request: StepRequest, *, is_one_of_many: bool = False
+    ) -> Answer:
+        """A request's answer; several of one batch are asked for together.
 
         Raises:
             ServingError: if it is refused, fails, or its deadline passes.
@@ -361,7 +365,8 @@ class Service:
             request.queued = time.monotonic()
             version.coming += 1
             try:
-                await asyncio.sleep(0)  # whoever asked at the same moment has been read by then
+                if version.sessions + version.steps > 1 or is_one_of_many:
+                    await asyncio.sleep(0)  # whoever asked at the same moment has been read by then
                 batch = version.batcher.compute_alone(request) if version.coming == 1 else None
             finally:
                 version.coming -= 1

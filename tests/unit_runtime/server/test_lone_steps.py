@@ -356,7 +356,7 @@ def test_a_client_that_gives_up_before_its_turn_costs_no_step(live):
     service = live.service
 
     async def given_up():
-        session = service.begin("one")
+        session, _ = service.begin("one"), service.begin("another, so that it has company")
         task = asyncio.ensure_future(service.act(session, VECTORS[0]))
         await asyncio.sleep(0)
         task.cancel()
