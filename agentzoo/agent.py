@@ -289,7 +289,7 @@ class Agent:
             offline: a Minari data set, by its id or folder, to learn from alone; `total_steps` is
                 then a number of updates. To learn on in the environment call `learn` without it:
                 that is another run, which begins with the policy, its optimisers and the data set's
-                rows.
+                episodes.
             parts: of a policy that has learned, those that alone learn on in a new run, such as
                 ["reward"]; everything else stays bit for bit. PlaNet's; () is all of them.
             callbacks: told about everything that happens; one, or several. A function is told each
@@ -380,7 +380,7 @@ class Agent:
             raise RunError(
                 f"{name} learns in one process: {self.algorithm_class.__name__} does not say "
                 "several_learners = True, that is, that it brings together what is no mean over "
-                "rows; docs/own_agent.md tells what that asks for"
+                "a batch; docs/own_agent.md tells what that asks for"
             )
         if dataset is not None:
             raise RunError("a data set is learned from by one process; leave torchrun out")
@@ -506,10 +506,10 @@ class Agent:
                 )
             return
         parent = Parent.of(self._loaded, self._origin_env, self.env_steps)
-        # rows of another task have its rewards
+        # transitions of another task have its rewards
         same = parent.has_optimizer and self.env == parent.env and self.env != ""
-        same = same and self.offline is None  # whose rows are the data set's
-        # several learners' rows are in as many replays
+        same = same and self.offline is None  # whose transitions are the data set's
+        # several learners' transitions are in as many replays
         same = same and Counters.read(self._loaded / "training").ranks == 1
         whole = not parts and self._parts == ()  # an optimiser of some parts fits no others
         self.parent = replace(

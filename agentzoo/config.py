@@ -31,17 +31,19 @@ class AgentConfig:
     frames: int | None = None  # pictures in an observation, where the string leaves it open
     protocol: str | None = None  # settings by name, where the environment string leaves them open
     envs: int = 1  # environments collected from at a time
-    parallel: bool = True  # several environments: a process for each; the rows are the same
+    parallel: bool = True  # several environments: a process for each; they give the same
     overlap: bool = False  # spread a burst's updates over the collecting that leads to the next
     worker_timeout: float = 300.0  # seconds without an answer after which a process counts as hung
     prefill: int = 1_000  # environment steps of uniformly random actions before learning
     pretrain: int = 1  # updates at the first opportunity
     update_every: int = 1  # environment steps between bursts of updates; 0 is each episode's end
     updates: int = 1  # updates in a burst
-    train_ratio: float = 0.0  # rows trained on for each decision collected; 0 is bursts instead
+    train_ratio: float = (
+        0.0  # transitions trained on for each decision collected; 0 is bursts instead
+    )
     batch_size: int = 16  # B, windows in a batch
-    batch_length: int = 16  # T, rows in a window
-    replay_rows: int = 100_000  # capacity of the replay buffer in rows
+    batch_length: int = 16  # T, transitions in a window
+    replay_rows: int = 100_000  # capacity of the replay buffer in transitions
     log_every: int = 1_000  # environment steps between lines of metrics
     # environment steps between evaluations; 0 is never, None as often as a tenth of the run allows
     eval_every: int | None = None

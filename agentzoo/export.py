@@ -62,7 +62,7 @@ def export(
     """Write what the runtime needs: the graphs, the golden trace, the manifest.
 
     Nothing is written before ONNX Runtime agrees with torch to 1e-4 over the whole trace,
-    one row and seven rows at a time. Weights on a GPU are copied to the CPU first.
+    one batch element and seven at a time. Weights on a GPU are copied to the CPU first.
 
     Args:
         algorithm: an nn.Module that satisfies the Algorithm protocol. One that makes discrete
@@ -86,15 +86,15 @@ def export(
     """
     folder = at_home(folder)
     if env is None:
-        rows = _recorded(_observations(spec, golden_steps, observations))
+        observe = _recorded(_observations(spec, golden_steps, observations))
     else:
-        rows = _played(spec, env)
+        observe = _played(spec, env)
     with resting(algorithm) as still:
         contents = {
             name: onnx_graph(_module(still, spec, name), graph)
             for name, graph in graph_specs(spec).items()
         }
-        golden = _trace(still, spec, golden_steps, rows)
+        golden = _trace(still, spec, golden_steps, observe)
     _check_parity(contents, spec, golden)
     folder.mkdir(parents=True, exist_ok=True)
     for name in (*contents, GOLDEN, MANIFEST):
@@ -318,23 +318,24 @@ def _random_observation(rng: np.random.Generator, spec: ObsSpec, steps: int) -> 
     return np.concatenate(groups, axis=1)
 
 
-Rows = Callable[[int, Array], tuple[Arrays, bool]]  # step, action (A,) that led there -> obs, first
+# step, action (A,) that led there -> observations of one batch element, is_first
+Observe = Callable[[int, Array], tuple[Arrays, bool]]
 
 
-def _recorded(obs: Arrays) -> Rows:
+def _recorded(obs: Arrays) -> Observe:
     """Observations that are there already; an episode begins every 17 of them."""
 
-    def row(t: int, units: Array) -> tuple[Arrays, bool]:
+    def observe(t: int, units: Array) -> tuple[Arrays, bool]:
         return {key: array[t : t + 1] for key, array in obs.items()}, t % RESET_EVERY == 0
 
-    return row
+    return observe
 
 
-def _played(spec: PolicySpec, env: gym.Env[Any, Any]) -> Rows:
+def _played(spec: PolicySpec, env: gym.Env[Any, Any]) -> Observe:
     """Observations of an environment that the trace's actions are taken in."""
     is_over = False
 
-    def row(t: int, units: Array) -> tuple[Arrays, bool]:
+    def observe(t: int, units: Array) -> tuple[Arrays, bool]:
         nonlocal is_over
         first = is_over or t % RESET_EVERY == 0
         if first:
@@ -345,20 +346,20 @@ def _played(spec: PolicySpec, env: gym.Env[Any, Any]) -> Rows:
             is_over = bool(terminated or truncated)
         return encode(spec.obs, obs, batched=False), first
 
-    return row
+    return observe
 
 
-def _trace(algorithm: Algorithm, spec: PolicySpec, steps: int, row_at: Rows) -> Arrays:
+def _trace(algorithm: Algorithm, spec: PolicySpec, steps: int, observe: Observe) -> Arrays:
     """Act by torch on the observations, and write every step down (see `golden_ports`)."""
     carry = {name: np.zeros((1, *one.shape), one.dtype) for name, one in spec.carry.items()}
-    rows: list[Arrays] = []
+    records: list[Arrays] = []
     units = np.zeros(spec.action.size, np.float32)
     for t in range(steps):
-        row, first = row_at(t, units)
-        record, carry = _record(algorithm, spec, carry, row, first, t)
-        rows.append(record)
+        obs, first = observe(t, units)
+        record, carry = _record(algorithm, spec, carry, obs, first, t)
+        records.append(record)
         units = _units(spec, carry, record)
-    golden = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+    golden = {name: np.concatenate([one[name] for one in records]) for name in records[0]}
     return golden if spec.plan is None else {**golden, "returns": _returns(algorithm, spec, golden)}
 
 
@@ -403,8 +404,8 @@ def _margin(algorithm: Algorithm, values: Mapping[str, Arrays]) -> Array:
     array: Array = found.numpy(force=True).astype(np.float32)
     if array.shape != (1,) or not array[0] >= 0:
         raise BundleError(
-            f"{type(algorithm).__name__}.margin gave {array.tolist()} for one row, expected one "
-            "number of at least 0, and inf where the step makes no discrete choice"
+            f"{type(algorithm).__name__}.margin gave {array.tolist()} for one batch element, "
+            "expected one number of at least 0, and inf where the step makes no discrete choice"
         )
     return array
 
@@ -416,7 +417,7 @@ def _any_action(spec: PolicySpec, noise: Arrays) -> Array:
 
 
 def _returns(algorithm: Algorithm, spec: PolicySpec, golden: Arrays) -> Array:
-    """(10, J) returns of the first proposals of the first rows."""
+    """(10, J) returns of the first proposals of the first steps."""
     model = TorchModel(cast("PlanningAlgorithm", algorithm)).model()
-    rows = range(min(SCORED, len(golden["margin"])))
-    return np.concatenate([score_first(model, spec, golden, slice(t, t + 1)) for t in rows])
+    steps = range(min(SCORED, len(golden["margin"])))
+    return np.concatenate([score_first(model, spec, golden, slice(t, t + 1)) for t in steps])

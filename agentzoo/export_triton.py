@@ -261,7 +261,7 @@ def _constant(spec: PolicySpec, port: Port) -> float | bool | None:
 
 
 def _filled(model: "ModelProto", name: str, port: Port, value: float | bool) -> "list[NodeProto]":
-    """Nodes that make an input of one number, as many rows of it as there are flags."""
+    """Nodes that make an input of one number, as many of it as there are flags."""
     from onnx import helper, numpy_helper
 
     _drop(model.graph.input, name)
@@ -269,8 +269,8 @@ def _filled(model: "ModelProto", name: str, port: Port, value: float | bool) -> 
     model.graph.initializer.append(shape)
     filling = numpy_helper.from_array(np.array([value], port.dtype))
     return [
-        helper.make_node("Shape", ["is_first"], [f"{name}__rows"], start=0, end=1),
-        helper.make_node("Concat", [f"{name}__rows", shape.name], [f"{name}__size"], axis=0),
+        helper.make_node("Shape", ["is_first"], [f"{name}__batch"], start=0, end=1),
+        helper.make_node("Concat", [f"{name}__batch", shape.name], [f"{name}__size"], axis=0),
         helper.make_node("ConstantOfShape", [f"{name}__size"], [name], value=filling),
     ]
 

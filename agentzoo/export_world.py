@@ -39,14 +39,14 @@ from .export import (
 )
 from .torch_world import imagined, world_spec
 
-ROWS = 20  # of the recorded dream, at most; decoded pictures are most of it
+STEPS = 20  # of the recorded dream, at most; decoded pictures are most of it
 
 
 def export_world(algorithm: Algorithm, spec: PolicySpec, folder: str | Path) -> Path:
     """Add the world model to a bundle that `export` has just written.
 
     Nothing is written before ONNX Runtime agrees with torch to 1e-4 over the whole recorded dream,
-    its rows alone and together. The dream's states are those that the policy's trace reached.
+    its steps alone and together. The dream's states are those that the policy's trace reached.
 
     Args:
         algorithm: an `agentzoo.algorithm.WorldModel`. It may have a method
@@ -102,16 +102,16 @@ class _Decode(FlatStep):
 
 def _dream(algorithm: Algorithm, spec: PolicySpec, world: WorldSpec, golden: Arrays) -> Arrays:
     """One imagined step and one decoding from every state of the policy's trace, by torch."""
-    step = max(1, len(golden["margin"]) // ROWS)
-    taken = slice(0, step * ROWS, step)  # all over the trace
+    step = max(1, len(golden["margin"]) // STEPS)
+    taken = slice(0, step * STEPS, step)  # all over the trace
     acting = next(iter(graph_specs(spec).values()))
     reached = by_role(acting.outputs, golden, taken)["carry"]
     address = golden["address"][taken]
-    rows = len(address)
+    batch = len(address)
     carry = {name: reached[name] for name in latent_tensors(spec)}
-    action = _random_actions(spec, rows)
+    action = _random_actions(spec, batch)
     noise = draw(spec.noise, address)
-    mode = np.arange(rows) % 2 == 1
+    mode = np.arange(batch) % 2 == 1
     values = {"carry": carry, "noise": noise, "action": {"": action}, "deterministic": {"": mode}}
     specs = world_graph_specs(spec, world)
     imagined_to = arrays(
@@ -136,17 +136,17 @@ def _recorded(
     return {f"{prefix}_{name}": array for name, array in {**inputs, **outputs}.items()}
 
 
-def _random_actions(spec: PolicySpec, rows: int) -> Array:
-    """(rows, A) in model units, all over the action space."""
+def _random_actions(spec: PolicySpec, batch: int) -> Array:
+    """(B, A) in model units, all over the action space."""
     rng = np.random.default_rng(spec.seed)
     if spec.action.kind == "box":
-        return rng.uniform(-1.0, 1.0, (rows, spec.action.size)).astype(np.float32)
-    groups = [np.eye(n, dtype=np.float32)[rng.integers(0, n, rows)] for n in spec.action.nvec]
+        return rng.uniform(-1.0, 1.0, (batch, spec.action.size)).astype(np.float32)
+    groups = [np.eye(n, dtype=np.float32)[rng.integers(0, n, batch)] for n in spec.action.nvec]
     return np.concatenate(groups, axis=1)
 
 
 def _spreads(algorithm: Algorithm, world: WorldSpec, carry: Arrays) -> Arrays:
-    """Judgement -> (rows,) float32 of at least 1."""
+    """Judgement -> (B,) float32 of at least 1."""
     known: Arrays = {}
     if isinstance(algorithm, Spreading):
         known = arrays(algorithm.judge_spread(tensors(carry)))
@@ -157,7 +157,7 @@ def _spreads(algorithm: Algorithm, world: WorldSpec, carry: Arrays) -> Arrays:
 def _margin(
     algorithm: Algorithm, carry: Arrays, action: Array, noise: Arrays, mode: Array
 ) -> Array:
-    """(rows,) float32; inf for an algorithm that makes no discrete choices."""
+    """(B,) float32; inf for an algorithm that makes no discrete choices."""
     if not isinstance(algorithm, DreamChoosing):
         return np.full(len(mode), np.inf, np.float32)
     found = algorithm.dream_margin(tensors(carry), tensor(action), tensors(noise), tensor(mode))

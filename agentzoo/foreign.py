@@ -134,26 +134,27 @@ def as_acting(module: object, spec: PolicySpec) -> nn.Module:
 
 
 def _check_step(module: Acting, spec: PolicySpec) -> None:
-    """Take one step of two rows and refuse outputs that the spec does not foresee."""
-    rows = 2
+    """Take one step of two batch elements and refuse outputs that the spec does not foresee."""
+    batch = 2
     carry = {
-        name: torch.zeros(rows, *one.shape, dtype=getattr(torch, one.dtype))
+        name: torch.zeros(batch, *one.shape, dtype=getattr(torch, one.dtype))
         for name, one in spec.carry.items()
     }
     obs = {
-        name: torch.zeros(rows, *one.shape, dtype=getattr(torch, one.dtype))
+        name: torch.zeros(batch, *one.shape, dtype=getattr(torch, one.dtype))
         for name, one in spec.obs.items()
     }
-    obs["is_first"] = torch.ones(rows, dtype=torch.bool)
-    noise = {name: torch.full((rows, *one.shape), 0.5) for name, one in spec.noise.items()}
-    carried, action = module.step(carry, obs, noise, torch.zeros(rows, dtype=torch.bool))
+    obs["is_first"] = torch.ones(batch, dtype=torch.bool)
+    noise = {name: torch.full((batch, *one.shape), 0.5) for name, one in spec.noise.items()}
+    carried, action = module.step(carry, obs, noise, torch.zeros(batch, dtype=torch.bool))
     found = {name: tuple(one.shape) for name, one in carried.items()}
-    expected = {name: (rows, *one.shape) for name, one in spec.carry.items()}
-    shape = (rows, *spec.action.shape)
+    expected = {name: (batch, *one.shape) for name, one in spec.carry.items()}
+    shape = (batch, *spec.action.shape)
     if found != expected or tuple(action.shape) != shape:
         raise BundleError(
-            f"for two rows the step of {type(module).__name__} gave the action {[*action.shape]} "
-            f"and the carry {found}, its spec says {[*shape]} and {expected}; mend one of the two"
+            f"for a batch of two the step of {type(module).__name__} gave the action "
+            f"{[*action.shape]} and the carry {found}, its spec says {[*shape]} and {expected}; "
+            "mend one of the two"
         )
 
 

@@ -1,9 +1,9 @@
 """Several learners: processes that torchrun started, and what they have to bring together.
 
-A run of N processes ("ranks") is the run of one process with its rows dealt out. Every rank steps
-envs / N environments into a replay of its own and draws batch_size / N windows; weights, moments
-and counters are the same on all of them. So gradients are averaged before anything is done with
-them, and what is no mean over rows is reduced where it stands: a recipe or a block says
+A run of N processes ("ranks") is the run of one process with its environments dealt out. Every rank
+steps envs / N environments into a replay of its own and draws batch_size / N windows; weights,
+moments and counters are the same on all of them. So gradients are averaged before anything is done
+with them, and what is no mean over a batch is reduced where it stands: a recipe or a block says
 `ranks().mean(...)` or `ranks().gather(...)`. In one process all of it gives back what it was given.
 """
 
@@ -54,7 +54,7 @@ class Ranks:
     # -- inside an update ------------------------------------------------------------------------
 
     def mean(self, x: Tensor) -> Tensor:
-        """The mean over ranks of equal numbers of rows' means, of any shape.
+        """The mean over ranks of the means over equally large parts of a batch, of any shape.
 
         Its gradient reaches this rank's x whole: `grad` averages over the ranks.
         """
@@ -65,7 +65,7 @@ class Ranks:
         return x if self.count == 1 else cast("Tensor", _Sum.apply(x))
 
     def gather(self, x: Tensor) -> Tensor:
-        """The rows of all ranks, (n, ...) -> (count * n, ...), as constants."""
+        """The batch elements of all ranks, (n, ...) -> (count * n, ...), as constants."""
         if self.count == 1:
             return x
         x = x.detach().contiguous()
@@ -130,7 +130,7 @@ class Ranks:
         longest = self.most(len(content))
         padded = torch.full((1, longest), ord(" "), dtype=torch.uint8)
         padded[0, : len(content)] = content
-        return [json.loads(bytes(row.tolist())) for row in self.gather(padded)]
+        return [json.loads(bytes(one.tolist())) for one in self.gather(padded)]
 
     def _agreed(self, number: int, how: Any) -> int:
         if self.count == 1:
@@ -185,37 +185,37 @@ class Ranks:
 
 
 class RunningMoments(NamedTuple):
-    """Number, mean and summed squared distances to the mean of rows, in float64.
+    """Number, mean and summed squared distances to the mean of samples, in float64.
 
     Source: Chan, Golub, LeVeque 1979 (Updating formulae and a pairwise algorithm for computing
     sample variances).
     """
 
-    rows: Tensor  # ()
+    samples: Tensor  # ()
     mean: Tensor  # (...)
     squares: Tensor  # (...)
 
     def plus(self, other: "RunningMoments") -> "RunningMoments":
-        """Moments of the rows of both."""
-        total, away = self.rows + other.rows, other.mean - self.mean
-        share = other.rows / total.clamp(min=1)
-        squares = self.squares + other.squares + away.square() * self.rows * share
+        """Moments of the samples of both."""
+        total, away = self.samples + other.samples, other.mean - self.mean
+        share = other.samples / total.clamp(min=1)
+        squares = self.squares + other.squares + away.square() * self.samples * share
         return RunningMoments(total, self.mean + away * share, squares)
 
     def minus(self, before: "RunningMoments") -> "RunningMoments":
-        """Moments of the rows that came after those of `before`."""
-        added = self.rows - before.rows
-        mean = (self.mean * self.rows - before.mean * before.rows) / added.clamp(min=1)
-        away = (mean - before.mean).square() * before.rows * added / self.rows.clamp(min=1)
+        """Moments of the samples that came after those of `before`."""
+        added = self.samples - before.samples
+        mean = (self.mean * self.samples - before.mean * before.samples) / added.clamp(min=1)
+        away = (mean - before.mean).square() * before.samples * added / self.samples.clamp(min=1)
         return RunningMoments(added, mean, (self.squares - before.squares - away).clamp(min=0))
 
     def pooled(self, before: "RunningMoments") -> "RunningMoments":
-        """Moments of every rank's rows since `before`, and of `before`, which all ranks know."""
+        """Moments of every rank's samples since `before`, and of `before`, which all ranks know."""
         added = self.minus(before)
         flat = torch.cat([part.reshape(-1) for part in added]).unsqueeze(0)
         result = before
-        for row in ranks().gather(flat):
-            count, mean, squares = row.split([1, self.mean.numel(), self.mean.numel()])
+        for one in ranks().gather(flat):
+            count, mean, squares = one.split([1, self.mean.numel(), self.mean.numel()])
             result = result.plus(
                 RunningMoments(count[0], mean.view_as(self.mean), squares.view_as(self.mean))
             )

@@ -221,7 +221,7 @@ def _normal(size: int) -> NoiseSpec:
 
 
 class LstmStep(nn.Module):
-    """RecurrentPPO's LSTM as one step of B rows, each with its own memory.
+    """RecurrentPPO's LSTM as one step of B batch elements, each with its own memory.
 
     Source: the equations of torch.nn.LSTM; states are zeros where an episode begins, as in
     sb3_contrib/common/recurrent/policies.py.

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 MOST = 64  # episodes of a replay
 PLAYED = 8  # episodes that are begun where there is no replay
-ROWS = 16  # observations of each, at most
+LENGTH = 16  # observations of each, at most
 
 
 def starts_of(agent: "Agent") -> Sequence[Start]:
@@ -49,15 +49,15 @@ def played_start(agent: "Agent", env: gym.Env[Any, Any], seed: int) -> Start:
     session = agent.session(seed)
     obs, _ = env.reset(seed=seed)
     seen, moves = [obs], list[Array]()
-    while len(seen) < ROWS:
+    while len(seen) < LENGTH:
         moves.append(session.act(obs))
         obs, _, terminated, truncated, _ = env.step(moves[-1])
         seen.append(obs)
         if terminated or truncated:
             break
     keys = list(agent.spec.obs)
-    rows = [one if isinstance(one, Mapping) else {keys[0]: one} for one in seen]
-    stacked = {key: np.stack([np.asarray(row[key]) for row in rows]) for key in keys}
+    named = [one if isinstance(one, Mapping) else {keys[0]: one} for one in seen]
+    stacked = {key: np.stack([np.asarray(one[key]) for one in named]) for key in keys}
     return Start(obs=stacked, actions=np.stack(moves) if moves else None)
 
 
@@ -66,7 +66,7 @@ def replayed_starts(folder: Path, spec: PolicySpec) -> list[Start]:
     if not (folder / "replay.json").is_file():
         return []
     state = read_state(folder)
-    dtype = _row_type(state.rows, folder)
+    dtype = _transition_type(state.layout, folder)
     if not {*spec.obs, "action"} <= {*(dtype.names or ())}:
         raise ReplayError(f"{folder} holds other observations than the agent's: {DAMAGED}")
     found: list[Start] = []
@@ -75,22 +75,22 @@ def replayed_starts(folder: Path, spec: PolicySpec) -> list[Start]:
         episodes = state.episodes(stream, env)
         chosen = episodes[:: max(1, -(-len(episodes) * len(state.streams) // MOST))]
         chunks = sorted(path for path in stream.glob("*.rows") if path.name != "open.rows")
-        if len(chunks) != (count - first) // state.chunk_rows:
+        if len(chunks) != (count - first) // state.chunk_size:
             raise ReplayError(f"{stream} lacks or adds chunks: {DAMAGED}")
         files = [*chunks, stream / "open.rows"]
         for start, length in chosen:
-            rows = _rows(files, dtype, start - first, min(length, ROWS), state.chunk_rows)
-            found.append(_start(rows, spec))
+            beginning = start - first, min(length, LENGTH)
+            found.append(_start(_transitions(files, dtype, *beginning, state.chunk_size), spec))
     return found
 
 
-def _row_type(described: object, folder: Path) -> np.dtype[Any]:
+def _transition_type(described: object, folder: Path) -> np.dtype[Any]:
     try:
         dtype = np.dtype([_field(one) for one in cast("list[Sequence[Any]]", described)])
     except (TypeError, ValueError) as error:
-        raise ReplayError(f"{folder} does not say what a row holds: {DAMAGED}") from error
+        raise ReplayError(f"{folder} does not say what a transition holds: {DAMAGED}") from error
     if dtype.hasobject:
-        raise ReplayError(f"{folder} says that a row holds objects: {DAMAGED}")
+        raise ReplayError(f"{folder} says that a transition holds objects: {DAMAGED}")
     return dtype
 
 
@@ -99,24 +99,24 @@ def _field(entry: Sequence[Any]) -> tuple[Any, ...]:
     return (name, kind, *(tuple(one) for one in shape))
 
 
-def _rows(
-    files: Sequence[Path], dtype: np.dtype[Any], at: int, count: int, chunk_rows: int
+def _transitions(
+    files: Sequence[Path], dtype: np.dtype[Any], at: int, count: int, chunk_size: int
 ) -> Array:
-    """Consecutive rows, from as many chunk files as they lie in."""
+    """Consecutive transitions, from as many chunk files as they lie in."""
     parts: list[Array] = []
     while count:
-        chunk, inside = divmod(at, chunk_rows)
-        take = min(count, chunk_rows - inside)
+        chunk, inside = divmod(at, chunk_size)
+        take = min(count, chunk_size - inside)
         offset = inside * dtype.itemsize
         part = np.fromfile(files[chunk], dtype, take, offset=offset)
         if len(part) != take:
-            raise ReplayError(f"{files[chunk]} ends before row {inside + take}: {DAMAGED}")
+            raise ReplayError(f"{files[chunk]} ends before transition {inside + take}: {DAMAGED}")
         parts.append(part)
         at, count = at + take, count - take
     return np.concatenate(parts)
 
 
-def _start(rows: Array, spec: PolicySpec) -> Start:
-    obs = {key: raw_observation(one, rows[key]) for key, one in spec.obs.items()}
+def _start(transitions: Array, spec: PolicySpec) -> Start:
+    obs = {key: raw_observation(one, transitions[key]) for key, one in spec.obs.items()}
     encode(spec.obs, obs, batched=True)  # what replay holds is what the agent reads
-    return Start(obs=obs, actions=env_action(spec.action, rows["action"][:-1]))
+    return Start(obs=obs, actions=env_action(spec.action, transitions["action"][:-1]))

@@ -38,8 +38,8 @@ class Player:
         seeds = range(self.episodes, self.episodes + len(outside))
         self.episodes += len(outside)
         adapter.send(inside, self.actions(len(inside)), outside, seeds)
-        envs, rows = adapter.receive()
-        self.inside = [env for env, last in zip(envs, rows["is_last"], strict=True) if not last]
+        envs, seen = adapter.receive()
+        self.inside = [env for env, last in zip(envs, seen["is_last"], strict=True) if not last]
         return len(inside)
 
     def actions(self, count: int) -> np.ndarray:

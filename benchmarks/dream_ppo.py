@@ -30,9 +30,9 @@ DREAMS = 8  # at once
 
 def dreams(world: World, horizon: int) -> Callable[[], gym.Env[Any, Any]]:
     env = make_env(world.spec.env)
-    rows = [env.reset(seed=1000 + seed)[0] for seed in range(STARTS)]
+    seen = [env.reset(seed=1000 + seed)[0] for seed in range(STARTS)]
     env.close()
-    starts = {key: np.stack([row[key] for row in rows]) for key in rows[0]}
+    starts = {key: np.stack([one[key] for one in seen]) for key in seen[0]}
     return lambda: DreamEnv(world, starts, horizon=horizon)
 
 

@@ -47,7 +47,7 @@ TURNS = 3  # of each layer; the fastest counts, as it is a floor
 
 
 def batch(config: DreamerConfig, seed: int) -> Batch:
-    """Random rows as replay gives them; each window begins an episode."""
+    """Random transitions as replay gives them; each window begins an episode."""
     draw = torch.Generator().manual_seed(seed)
     lead = config.batch_size, config.batch_length
     never = torch.zeros(lead, dtype=torch.bool)

@@ -31,7 +31,7 @@ SIZES = ("batch_size", "batch_length", "horizon", "units", "state_layers", "rewa
 
 
 def batch(config: DreamerConfig, seed: int) -> Batch:
-    """Random rows as replay gives them; each window begins an episode."""
+    """Random transitions as replay gives them; each window begins an episode."""
     draw = torch.Generator().manual_seed(seed)
     lead = config.batch_size, config.batch_length
     never = torch.zeros(lead, dtype=torch.bool)

@@ -4,9 +4,9 @@
         [--rounds 4] [--updates 1]
 
 An update is one gradient step of model, actor and value on a prepared random batch of 64x64 grey
-images with 18 actions, in float32, without compilation; windows of 50 rows, 16 of them as in the
-released code and 50 as in the paper. Ours and the peer take turns (paired_timing.py). Without
---peer-python, ours is measured alone.
+images with 18 actions, in float32, without compilation; windows of 50 transitions, 16 of them as
+in the released code and 50 as in the paper. Ours and the peer take turns (paired_timing.py).
+Without --peer-python, ours is measured alone.
 """
 
 import torch
@@ -41,7 +41,7 @@ SIZES = ("batch_size", "batch_length", "horizon", "units", "layers", "depth", "s
 
 
 def batch(config: DreamerV2Config, seed: int) -> Batch:
-    """Random rows as replay gives them; each window begins an episode."""
+    """Random transitions as replay gives them; each window begins an episode."""
     draw = torch.Generator().manual_seed(seed)
     lead = config.batch_size, config.batch_length
     never = torch.zeros(lead, dtype=torch.bool)

@@ -4,8 +4,8 @@
         [--torchrl-python TORCHRL/bin/python]
         [--worlds state images images-12m] [--rounds 6] [--updates 2] [--threads 2]
 
-An update is one gradient step of model, actor and value on 16 prepared windows of 64 random rows,
-imagining 15 steps from each row, in float32. Every side has a process of its own, so that peak
+An update is one gradient step of model, actor and value on 16 prepared windows of 64 random steps,
+imagining 15 steps from each, in float32. Every side has a process of its own, so that peak
 memory is its own; they take turns (paired_timing.py). --compiled adds sheeprl's compiled losses,
 which take minutes to compile, and TorchRL's compiled recurrence. TorchRL learns from state only
 here: its image networks are another architecture. Without the peers' interpreters, ours is measured
@@ -46,7 +46,7 @@ HEAD = """\
 over the floor | over ours | peak MB | ready, s |
 |---|---|---:|---:|---:|---:|---:|---:|---:|"""
 WORLDS = {"state": ("1m", 0), "images": ("1m", 64), "images-12m": ("12m", 64)}  # size, pixels
-ROWS, WINDOWS, HORIZON = 64, 16, 15
+LENGTH, WINDOWS, HORIZON = 64, 16, 15
 CONVOLUTION, TORCHRL = "convolution", "torchrl"
 IMAGES, CHANNELS, KERNEL, SIDE = 16, 64, 5, 32  # of the large convolution
 
@@ -55,7 +55,7 @@ def sizes(world: str) -> dict[str, int]:
     """The settings of every side."""
     size, image = WORLDS[world]
     numbers = configure(DreamerV3Config, {"size": size}, name="DreamerV3").sizes._asdict()
-    numbers |= {"batch_size": WINDOWS, "batch_length": ROWS, "horizon": HORIZON}
+    numbers |= {"batch_size": WINDOWS, "batch_length": LENGTH, "horizon": HORIZON}
     return {**numbers, "image": image, "state": STATE_SIZE, "action": ACTION_SIZE, "compile": 0}
 
 

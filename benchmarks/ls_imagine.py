@@ -1,7 +1,8 @@
 """One LS-Imagine update beside DreamerV3's on the same observations, and what `annotate` takes.
 
-The sides take turns in one process; times are of the processor. Rows that zoom have a small target
-in the middle of the frame, which is the dearest case: a map, a jump test, a crop of the frame.
+The sides take turns in one process; times are of the processor. Transitions that zoom have a
+small target in the middle of the frame, which is the dearest case: a map, a jump test, a crop of
+the frame.
 
 python benchmarks/ls_imagine.py
 """
@@ -29,7 +30,7 @@ from agentzoo.runtime.spec import ActionSpec, ObsSpec
 from agentzoo.train.allocator import keep_freed_memory
 
 SIDE, HEIGHT, WIDTH, ACTIONS = 64, 160, 256, 12
-ZOOMED, CLOSED = 0.2, 0.8  # share of rows, and of those
+ZOOMED, CLOSED = 0.2, 0.8  # share of transitions, and of those
 ACTION = ActionSpec(
     kind="discrete", size=ACTIONS, shape=(), dtype="int64", nvec=(ACTIONS,), start=(0,)
 )
@@ -62,7 +63,7 @@ def sides() -> dict[str, Learner]:
 
 
 def batch(algorithm: Learner) -> Batch:
-    """Windows of random rows, a fifth of them zoomed."""
+    """Windows of random transitions, a fifth of them zoomed."""
     c, generator = algorithm.config, torch.Generator().manual_seed(0)
     lead = c.batch_size, c.batch_length
 
@@ -109,9 +110,9 @@ def turns(
 def updates(rounds: int) -> None:
     """Print the table of updates."""
     learners = sides()
-    rows, noise = {name: batch(one) for name, one in learners.items()}, NoiseSource(0)
+    batches, noise = {name: batch(one) for name, one in learners.items()}, NoiseSource(0)
     calls: dict[str, Callable[[], object]] = {
-        name: lambda one=one, name=name: one.update(rows[name], noise)
+        name: lambda one=one, name=name: one.update(batches[name], noise)
         for name, one in learners.items()
     }
     times = turns(calls, rounds, 2)
@@ -151,7 +152,7 @@ def decisions(rounds: int) -> None:
 
 
 def bright_squares() -> MapModel:
-    """A map network that has learned to find bright squares in noise, so that rows zoom."""
+    """A map network that has learned to find bright squares in noise, so that transitions zoom."""
     rng = np.random.default_rng(0)
     images = rng.integers(0, 120, (60, SIDE, SIDE, 3)).astype(np.uint8)
     maps = np.zeros((60, SIDE, SIDE), np.uint8)
@@ -164,7 +165,7 @@ def bright_squares() -> MapModel:
 
 
 def decision(kind: str, small: bool) -> Transitions:
-    """A row of one environment."""
+    """A transition of one environment."""
     rng = np.random.default_rng(0)
     mask = np.zeros((1, HEIGHT, WIDTH, 1), np.uint8)
     if small:

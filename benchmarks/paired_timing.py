@@ -78,7 +78,7 @@ class Ours:
 
     Args:
         algorithm: what learns.
-        batches: rows as replay gives them, taken in turn.
+        batches: as replay gives them, taken in turn.
         clock: what times are read from.
     """
 

@@ -2,11 +2,12 @@
 
     python benchmarks/replay.py [--rows 50000] [--batches 100] [--updates 1] [--device cuda]
 
-Fills a replay with rows of 64x64x3 images (12.3 GB on the disk for a million), then draws batches
-of 50 windows of 50 rows; after each, a Dreamer of the preset `debug_pixels` learns from a corner of
-it, as large as that preset's batches. Memory is what the kernel counts as this process's own
-(RssAnon); what it keeps of files in its page cache goes when it is needed. Last, updates at the
-paper's sizes (preset `dmc_vision`) are timed for comparison, each batch read ahead as in a run.
+Fills a replay with transitions of 64x64x3 images (12.3 GB on the disk for a million), then draws
+batches of 50 windows of 50 transitions; after each, a Dreamer of the preset `debug_pixels` learns
+from a corner of it, as large as that preset's batches. Memory is what the kernel counts as this
+process's own (RssAnon); what it keeps of files in its page cache goes when it is needed. Last,
+updates at the paper's sizes (preset `dmc_vision`) are timed for comparison, each batch read ahead
+as in a run.
 """
 
 import argparse
@@ -29,8 +30,8 @@ from agentzoo.runtime.policy.noise import derive_seed
 from agentzoo.train.cuda_graph import updater
 
 B, T = 50, 50
-EPISODE = 501  # rows: 1,000 environment steps at a repeat of 2, and the first observation
-FRAMES = 256  # random images that rows are made of
+EPISODE = 501  # transitions: 1,000 environment steps at a repeat of 2, and the first observation
+FRAMES = 256  # random images that transitions are made of
 
 
 def private_bytes() -> int:
@@ -40,16 +41,16 @@ def private_bytes() -> int:
     return int(line.split()[1]) * 1024
 
 
-def fill(replay: ReplayBuffer, rows: int) -> None:
+def fill(replay: ReplayBuffer, transitions: int) -> None:
     """Whole episodes of random images."""
     rng = np.random.default_rng(0)
     frames = rng.integers(0, 256, (FRAMES, 64, 64, 3), np.uint8)
     actions = rng.uniform(-1, 1, (FRAMES, ACTION_SIZE)).astype(np.float32)
-    for row in range(rows):
-        step = row % EPISODE
+    for n in range(transitions):
+        step = n % EPISODE
         replay.add(0, {
-            "image": frames[(row * 7) % FRAMES],
-            "action": actions[row % FRAMES],
+            "image": frames[(n * 7) % FRAMES],
+            "action": actions[n % FRAMES],
             "reward": np.float32(step),
             "is_first": np.bool_(step == 0),
             "is_last": np.bool_(step == EPISODE - 1),
@@ -106,7 +107,7 @@ def update_seconds(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="What replay costs a learner from pixels.")
-    parser.add_argument("--rows", type=int, default=50_000)
+    parser.add_argument("--rows", dest="transitions", type=int, default=50_000)
     parser.add_argument("--batches", type=int, default=100)
     parser.add_argument("--updates", type=int, default=1, help="at the paper's sizes")
     parser.add_argument("--device", default="cpu", help="of those updates")
@@ -115,19 +116,19 @@ def main() -> None:
     print(setting(torch.get_num_threads(), "torch", "numpy"))
     with tempfile.TemporaryDirectory(dir=given.folder) as folder:
         replay = ReplayBuffer(
-            Path(folder) / "replay", PIXELS, box(ACTION_SIZE), capacity=max(given.rows, 1024)
+            Path(folder) / "replay", PIXELS, box(ACTION_SIZE), capacity=max(given.transitions, 1024)
         )
-        print(f"replay: {replay.require_space(given.rows)}")
+        print(f"replay: {replay.require_space(given.transitions)}")
         before = private_bytes()
-        filling = seconds(lambda: fill(replay, given.rows))
+        filling = seconds(lambda: fill(replay, given.transitions))
         times, most = learn(replay, given.batches)
         device = find_device(given.device)
         timed = update_seconds(replay, given.updates, device) if given.updates else ([], [])
     updates, waits = timed
     print("| | |\n|---|---:|")
-    print(f"| rows stored | {len(replay):,} |")
-    print(f"| rows stored a second | {len(replay) / filling:,.0f} |")
-    print(f"| private memory before the first row, MB | {before / 1e6:,.0f} |")
+    print(f"| transitions stored | {len(replay):,} |")
+    print(f"| transitions stored a second | {len(replay) / filling:,.0f} |")
+    print(f"| private memory before the first transition, MB | {before / 1e6:,.0f} |")
     print(f"| most private memory in {given.batches:,} batches, MB | {most / 1e6:,.0f} |")
     typical, worst = 1e3 * median(times), 1e3 * max(times)
     print(f"| sampling {B} x {T} images, ms: median (worst) | {typical:.1f} ({worst:.0f}) |")

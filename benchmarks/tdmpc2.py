@@ -61,10 +61,10 @@ def ours(size: str) -> TDMPC2Algorithm:
     return TDMPC2Algorithm(WALKER_STATE, box(ACTION_SIZE), config)
 
 
-def our_batch(rows: int, steps: int) -> Batch:
+def our_batch(windows: int, steps: int) -> Batch:
     """Random transitions as replay gives them, no episode ending among them."""
     draw = torch.Generator().manual_seed(0)
-    lead, never = (rows, steps + 1), torch.zeros(rows, steps + 1, dtype=torch.bool)
+    lead, never = (windows, steps + 1), torch.zeros(windows, steps + 1, dtype=torch.bool)
     return {
         "state": torch.randn(*lead, STATE_SIZE, generator=draw),
         "prev_action": 2 * torch.rand(*lead, ACTION_SIZE, generator=draw) - 1,

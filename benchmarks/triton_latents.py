@@ -35,7 +35,7 @@ class TritonStep:
     def __call__(
         self, carry: Arrays, obs: Arrays, noise: Arrays, deterministic: Array, /
     ) -> tuple[Arrays, Array]:
-        """One step of B rows; see `policy.Step`."""
+        """One step of B batch elements; see `policy.Step`."""
         values = {"carry": carry, "obs": obs, "noise": noise}
         values |= {"is_first": {"": obs["is_first"]}, "deterministic": {"": deterministic}}
         feeds = {

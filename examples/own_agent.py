@@ -32,7 +32,7 @@ class OneStepConfig(AgentConfig):
 
     total_steps: int = 10_000
     batch_size: int = 64  # B
-    batch_length: int = 2  # T: a transition is a row and the one before
+    batch_length: int = 2  # T: a loss needs two transitions
     units: int = 64
     lr: float = 1e-3
     horizon: int = 15  # H, planned steps

@@ -45,7 +45,7 @@ from soak.server_process import TIMEOUT_S, ServerProcess, write  # noqa: E402
 
 TIMES = 3  # that each bomb is sent
 SIDE = 11_000  # of an image of zeros: 363 MB in 350 kB
-ROWS = 16  # that a stateless request may have
+BATCH = 16  # elements that a stateless request may have
 NUMBERS = 20_000  # in the observation of the policy with the largest messages
 PATH = "/v2/models/a/infer"
 
@@ -110,13 +110,13 @@ def sound(spec: PolicySpec) -> Iterator[Bomb]:
     """The largest messages of each protocol that are answered."""
     key, obs = next(iter(spec.obs.items()))
     kind = np.uint8 if obs.kind == "image" else np.float32
-    rows = np.full((ROWS, *obs.source), 1, kind)
-    yield Bomb("sound", "openpi", pack({key: rows, "carried": None}, "openpi"))
-    message = {"type": "observation", "payload": {key: rows[0]}, "seq": 3}
+    batch = np.full((BATCH, *obs.source), 1, kind)
+    yield Bomb("sound", "openpi", pack({key: batch, "carried": None}, "openpi"))
+    message = {"type": "observation", "payload": {key: batch[0]}, "seq": 3}
     yield Bomb("sound", "vla-eval", pack(message, "vla-eval"))
     datatype = "UINT8" if obs.kind == "image" else "FP32"
-    data = [1 if obs.kind == "image" else 0.123456789] * rows.size
-    tensor = {"name": key, "shape": rows.shape, "datatype": datatype, "data": data}
+    data = [1 if obs.kind == "image" else 0.123456789] * batch.size
+    tensor = {"name": key, "shape": batch.shape, "datatype": datatype, "data": data}
     yield Bomb("sound", "v2", json.dumps({"inputs": [tensor]}).encode())
 
 
@@ -262,7 +262,7 @@ def run(
         server = ServerProcess(bundle, folder / "server.log", "--no-page")
         try:
             spec = load_policy(bundle, provider="cpu").spec
-            limits = {one: message_limit(spec, one, ROWS) for one in ("openpi", "v2")}
+            limits = {one: message_limit(spec, one, BATCH) for one in ("openpi", "v2")}
             limits["vla-eval"] = message_limit(spec, "vla-eval")
             for bomb in bombs(spec, limits):
                 if time.monotonic() > limit:

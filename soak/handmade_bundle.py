@@ -24,7 +24,7 @@ from agentzoo.runtime.spec import (
     TensorSpec,
 )
 
-ROWS = 20  # of the golden trace
+STEPS = 20  # of the golden trace
 SIDE = 256  # of the matrices of a slow graph
 TYPES = {
     "float32": TensorProto.FLOAT,
@@ -201,27 +201,27 @@ def _slow_down(model: ModelProto) -> None:
 def _golden(spec: PolicySpec, content: bytes) -> dict[str, Array]:
     graph = Graph("policy.onnx", content, graph_specs(spec)["policy.onnx"], provider="cpu")
     rng = np.random.default_rng(1)
-    address = np.array([(spec.seed, 0, t) for t in range(ROWS)], np.int64)
+    address = np.array([(spec.seed, 0, t) for t in range(STEPS)], np.int64)
     values = {
         "carry": {
-            name: rng.standard_normal((ROWS, *one.shape), np.float32)
+            name: rng.standard_normal((STEPS, *one.shape), np.float32)
             for name, one in spec.carry.items()
         },
         "obs": {
-            key: rng.integers(0, 256, (ROWS, *one.shape), np.uint8)
+            key: rng.integers(0, 256, (STEPS, *one.shape), np.uint8)
             if one.kind == "image"
-            else rng.standard_normal((ROWS, *one.shape)).astype(np.float32)
+            else rng.standard_normal((STEPS, *one.shape)).astype(np.float32)
             for key, one in spec.obs.items()
         },
         "noise": draw(with_plan_axes(spec.noise), address),
-        "is_first": {"": np.arange(ROWS) % 7 == 0},
-        "deterministic": {"": np.arange(ROWS) % 2 == 0},
+        "is_first": {"": np.arange(STEPS) % 7 == 0},
+        "deterministic": {"": np.arange(STEPS) % 2 == 0},
     }
     outputs = graph.run(values)
     flat = {
         (role, key): array for role, entries in values.items() for key, array in entries.items()
     }
-    trace = {"address": address, "margin": np.full(ROWS, np.inf, np.float32)}
+    trace = {"address": address, "margin": np.full(STEPS, np.inf, np.float32)}
     for name, port in golden_ports(spec).items():
         if name not in trace:
             is_output = name in graph.spec.outputs

@@ -4,9 +4,10 @@
 
 A run is learned once without a kill, and once by processes that are killed after a random time,
 until it is done: both have to end in the same checkpoint, byte for byte (weights, optimisers, every
-row, every counter). After each kill the newest checkpoint has to be at least as new as any that was
-announced, the next process has to go on from it, and no process of an environment may be left. One
-kill in four waits, after its random time, for a checkpoint to be written, and falls into that.
+transition, every counter). After each kill the newest checkpoint has to be at least as new as any
+that was announced, the next process has to go on from it, and no process of an environment may be
+left. One kill in four waits, after its random time, for a checkpoint to be written, and falls
+into that.
 
 Times are processor seconds of the learner, so that a busy machine kills at the same moments.
 

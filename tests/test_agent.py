@@ -67,7 +67,7 @@ def test_sb3_evaluates_agent_and_exported_policy(world):
         assert all(-80 < reward < 40 for reward in rewards)
 
 
-def test_batched_prediction_is_each_row_alone_and_a_reset_touches_one(world):
+def test_batched_prediction_is_each_element_alone_and_a_reset_touches_one(world):
     env, agent, _ = world
     observations = [env.reset(seed=s)[0] for s in range(3)]
     batch = {key: np.stack([obs[key] for obs in observations]) for key in observations[0]}

@@ -107,8 +107,8 @@ def acts_as(policy: Policy, model: Any) -> None:
     for t in range(12):
         obs, first = space.sample(), np.array([t in (0, 7)])
         expected, memory = model.predict(obs, memory, first, deterministic=True)
-        row = {key: one[None] for key, one in obs.items()} if isinstance(obs, dict) else obs
-        batch = row if isinstance(row, dict) else np.asarray(obs)[None]
+        named = isinstance(obs, dict)
+        batch = {key: one[None] for key, one in obs.items()} if named else np.asarray(obs)[None]
         found, state = policy.predict(batch, state, first, deterministic=True)
         np.testing.assert_allclose(found[0], expected, rtol=1e-4, atol=1e-5)
 

@@ -56,8 +56,8 @@ def test_planning_policy_plans_by_the_same_loop(bundles):
     folder, toy = bundles("planning")
     policy, trained = load_policy(folder, provider="cpu"), torch_policy(toy)
     obs = np.random.default_rng(0).standard_normal((5, 3))
-    for row in obs:
-        np.testing.assert_allclose(policy.act(row), trained.act(row), atol=1e-4)
+    for one in obs:
+        np.testing.assert_allclose(policy.act(one), trained.act(one), atol=1e-4)
 
 
 def test_plan_changes_at_load_and_stays_torchs(bundles):
@@ -67,10 +67,10 @@ def test_plan_changes_at_load_and_stays_torchs(bundles):
     trained = torch_policy(seeded(PlanningToy, CEMSpec(**changed)))
     assert policy.spec.plan == trained.spec.plan
     usual = load_policy(folder, provider="cpu")
-    for row in np.random.default_rng(0).standard_normal((3, 3)):
-        action = policy.act(row)
-        np.testing.assert_allclose(action, trained.act(row), atol=1e-4)
-        assert not np.allclose(action, usual.act(row), atol=1e-2)
+    for obs in np.random.default_rng(0).standard_normal((3, 3)):
+        action = policy.act(obs)
+        np.testing.assert_allclose(action, trained.act(obs), atol=1e-4)
+        assert not np.allclose(action, usual.act(obs), atol=1e-2)
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_recording_replays_without_excuses(bundles, kind):
 
 
 @pytest.mark.parametrize("kind", ["box", "discrete"])
-def test_reset_of_one_row_leaves_the_others_bit_equal(bundles, kind):
+def test_reset_of_one_element_leaves_the_others_bit_equal(bundles, kind):
     folder, toy = bundles(kind)
     step, spec = load_policy(folder, provider="cpu").step, toy_spec(toy)
     carry, obs, noise = random_inputs(spec, 5, 1)

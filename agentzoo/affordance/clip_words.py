@@ -65,10 +65,10 @@ class ClipWords:
     def tokens(self, texts: Sequence[str], length: int) -> Array:
         """Sentences as numbers of tokens (P, length) int64: start, text, end, then zeros."""
         found = np.zeros((len(texts), length), np.int64)
-        for row, text in zip(found, texts, strict=True):
+        for sentence, text in zip(found, texts, strict=True):
             inside = self.words(text)[: length - 2]
             numbers = [self.numbers[one] for one in (START, *inside, END)]
-            row[: len(numbers)] = numbers
+            sentence[: len(numbers)] = numbers
         return found
 
     def words(self, text: str) -> list[str]:

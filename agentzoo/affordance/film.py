@@ -86,10 +86,10 @@ def play(agent: LSImagine, env: gym.Env[Any, Any], *, seed: int = 0) -> list[Mom
         # as while it learns: a sample
         mode = torch.zeros(1, dtype=torch.bool)
         carry, action = algorithm.step(carry, {**seen, "is_first": first}, noise, mode)
-        rows = {k: np.asarray(v)[None] for k, v in {**obs, **info.get(SIDE, {})}.items()}
+        shown = {k: np.asarray(v)[None] for k, v in {**obs, **info.get(SIDE, {})}.items()}
         if algorithm.maps is not None:
-            rows[MAP] = as_bytes(algorithm.mapped(rows[IMAGE]))
-        map_, frame = algorithm.view(rows, 0)
+            shown[MAP] = as_bytes(algorithm.mapped(shown[IMAGE]))
+        map_, frame = algorithm.view(shown, 0)
         assert frame is not None, "views are zoomed to, so there is a frame"
         found = episode.look(map_, frame, float(reward), jumps, scores, is_last=is_over)
         moments.append(Moment(frame, map_, found, carry))
@@ -102,7 +102,7 @@ def play(agent: LSImagine, env: gym.Env[Any, Any], *, seed: int = 0) -> list[Mom
 def marked(moment: Moment) -> Array:
     """A decision as a picture (h, 2 w, 3) uint8: map and window in the frame, the view zoomed to.
 
-    The map is red. The window is yellow, and red where the row teaches a jump.
+    The map is red. The window is yellow, and red where the step teaches a jump.
     """
     heat = 0.6 * moment.map[..., None]
     left = as_bytes((moment.frame * (1 - heat) + heat * np.array(RED)) / 255)

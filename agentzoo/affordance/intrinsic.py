@@ -37,14 +37,14 @@ def affordance_score(map_: Array, prior: Array) -> float:
 
 
 def intrinsic_reward(score: float, before: float, gate: str = "gated") -> float:
-    """A row's pay for its score.
+    """A step's pay for its score.
 
     Args:
-        score: S of the row.
-        before: with `gated` the episode's best score so far, with `delta` the score of the row
+        score: S of the step.
+        before: with `gated` the episode's best score so far, with `delta` the score of the step
             before; 0 at its start.
         gate: `gated` pays a new best of the episode alone (the released code), `ungated` every
-            row (the paper), `delta` what the score has grown by.
+            step (the paper), `delta` what the score has grown by.
 
     Returns:
         0.01 times what is paid.

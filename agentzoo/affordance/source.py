@@ -146,7 +146,7 @@ def encoded(scorer: Scorer, images: Array, batch: int = 64) -> Array:
     """Features of images (N, h, w, 3) uint8, a batch at a time: (N, F).
 
     Raises:
-        ScorerError: if the scorer raises, or gives another number of rows.
+        ScorerError: if the scorer raises, or gives another number of features.
     """
     parts: list[Array] = []
     for first in range(0, len(images), batch):
@@ -160,7 +160,7 @@ def encoded(scorer: Scorer, images: Array, batch: int = 64) -> Array:
         if features.ndim != 2 or len(features) != len(some):
             raise ScorerError(
                 f"{type(scorer).__name__} gave features of shape {features.shape} for {len(some)} "
-                "images, expected a row for each"
+                "images, expected one feature vector for each"
             )
         parts.append(features)
     return np.concatenate(parts)

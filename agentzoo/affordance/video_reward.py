@@ -40,7 +40,7 @@ def direct_reward(logits: Array) -> float:
 
 @dataclass
 class VideoReward:
-    """The reward of one episode, row by row.
+    """The reward of one episode, step by step.
 
     Args:
         scorer: of videos.
@@ -57,7 +57,7 @@ class VideoReward:
     form: str = "released"
     negatives: Sequence[str] = ()
     best: float = 0.0
-    before: float | None = None  # P of the row before
+    before: float | None = None  # P of the step before
     seen: list[Array] = field(default_factory=list)  # features of the newest frames
 
     def __post_init__(self) -> None:
@@ -72,7 +72,7 @@ class VideoReward:
             )
 
     def look(self, frame: Array) -> float:
-        """Take in a row's frame (h, w, 3) uint8, and what it is paid."""
+        """Take in a step's frame (h, w, 3) uint8, and what it is paid."""
         feature = encoded(self.scorer, frame[None])[0]
         self.seen = [*self.seen, feature][-self.scorer.frames :]
         # before an episode's start there is nothing: zeros, as released

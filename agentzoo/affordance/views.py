@@ -75,7 +75,7 @@ class DelayedReward(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """The findings of one row.
+    """The findings of one step.
 
     Attributes:
         score: S of its map.
@@ -83,7 +83,7 @@ class Seen(NamedTuple):
         zoomed: where a jump would lead, or None.
         zoomed_intrinsic: what arriving there is paid.
         jump: whether to learn to jump from here.
-        closed: pairs of earlier rows that end here.
+        closed: pairs of earlier steps that end here.
     """
 
     score: float
@@ -114,7 +114,7 @@ def attempt(map_: Array, rules: Rules, jumps: RunningStatistics) -> tuple[Region
 
 @dataclass
 class EpisodeViews:
-    """The memory of an episode between its rows.
+    """The memory of an episode between its steps.
 
     Args:
         rules: when to jump.
@@ -128,7 +128,7 @@ class EpisodeViews:
     pending: PendingPairs = field(init=False)
     before: float = 0.0  # best score so far, or (delta) the last one
     best_zoomed: float = 0.0
-    rewards: list[float] = field(default_factory=list)  # of every row so far
+    rewards: list[float] = field(default_factory=list)  # of every step so far
 
     def __post_init__(self) -> None:
         """Begin with nothing pending."""
@@ -145,14 +145,14 @@ class EpisodeViews:
         alpha: float = 1.0,
         is_last: bool = False,
     ) -> Seen:
-        """Take in the next row.
+        """Take in the next step.
 
         Args:
             map_: (h, w) in [0, 1].
             frame: (h, w, 3) uint8; needed where views are zoomed to.
             reward: the environment's, and a scorer's.
-            jumps: P_jump of all rows of all episodes, which the row's is added to.
-            scores: S of all rows of all episodes, likewise.
+            jumps: P_jump of all steps of all episodes, which this one's is added to.
+            scores: S of all steps of all episodes, likewise.
             alpha: of the intrinsic reward in what a jump earns.
             is_last: whether the episode ends here; nothing is opened then.
         """
@@ -202,7 +202,7 @@ class EpisodeViews:
         return Zoomed(picture, seen, score, central, window)
 
     def _delayed(self, pair: Closed) -> DelayedReward:
-        between = self.rewards[pair.row + 1 : pair.row + pair.interval]
+        between = self.rewards[pair.begun + 1 : pair.begun + pair.interval]
         return DelayedReward(
             pair.interval, average_reward(between, self.rules.discount), pair.is_reached
         )

@@ -1,9 +1,9 @@
-"""Replay: one append-only stream of rows per environment, in sealed immutable chunk files.
+"""Replay: an append-only stream of transitions for each environment, in immutable chunk files.
 
-A row is one decision of one environment, laid out as a fixed-size record, so that a window is one
-contiguous read through the page cache; nothing of a sealed chunk stays in memory, and no file stays
-open. Sealed chunks are never written again: a checkpoint hard-links them. Columns that change after
-their row was stored live apart, in memory, and are saved whole.
+A transition is one decision of one environment, laid out as a fixed-size record, so that a window
+is one contiguous read through the page cache; nothing of a sealed chunk stays in memory, and no
+file stays open. Sealed chunks are never written again: a checkpoint hard-links them. Columns that
+change after their transition was stored live apart, in memory, and are saved whole.
 """
 
 import json
@@ -11,6 +11,7 @@ import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -21,14 +22,14 @@ from agentzoo.runtime.errors import ReplayError
 from agentzoo.runtime.spec import ActionSpec, ColumnSpec, ObsSpec
 
 from .chunks import (
-    CHUNK_ROWS,
+    CHUNK_SIZE,
     DAMAGED,
     Chunk,
     Stream,
     check_file,
     link,
     read_column,
-    row_dtype,
+    transition_dtype,
     write_durably,
 )
 from .columns import Batch, Transitions
@@ -47,8 +48,8 @@ class ReplayBuffer:
         action: the environment's action; stored in model units.
         columns: extra columns of the algorithm.
         envs: number of streams.
-        capacity: rows over all streams; the oldest chunks are dropped beyond it.
-        chunk_rows: rows in a chunk file.
+        capacity: transitions over all streams; the oldest chunks are dropped beyond it.
+        chunk_size: transitions in a chunk file.
 
     Raises:
         ReplayError: if the capacity is below one chunk per environment.
@@ -63,18 +64,18 @@ class ReplayBuffer:
         *,
         envs: int = 1,
         capacity: int = 1_000_000,
-        chunk_rows: int = CHUNK_ROWS,
+        chunk_size: int = CHUNK_SIZE,
     ) -> None:
         self.folder = Path(folder)
         self.columns = dict(columns or {})
-        self.dtype = row_dtype(obs, action, self.columns)
+        self.dtype = transition_dtype(obs, action, self.columns)
         self.mutable = {n: c for n, c in self.columns.items() if c.mutable}
-        self.chunk_rows = chunk_rows
-        self.capacity = capacity // envs  # rows per stream
-        if self.capacity < chunk_rows:
+        self.chunk_size = chunk_size
+        self.capacity = capacity // envs  # transitions per stream
+        if self.capacity < chunk_size:
             raise ReplayError(
                 f"replay_rows={capacity} for {envs} environment(s) is below one chunk of "
-                f"{chunk_rows} rows each; give at least {chunk_rows * envs}"
+                f"{chunk_size} transitions each; give at least {chunk_size * envs}"
             )
         self.streams = [Stream() for _ in range(envs)]
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -83,7 +84,7 @@ class ReplayBuffer:
 
     def __len__(self) -> int:
         """Transitions held, over all streams."""
-        return sum(stream.rows for stream in self.streams)
+        return sum(stream.length for stream in self.streams)
 
     @property
     def episodes(self) -> int:
@@ -105,8 +106,8 @@ class ReplayBuffer:
         raise IndexError(f"episode {k} beyond the last of {self.episodes}")
 
     def take_fresh(self, length: int) -> Segment | None:
-        """The oldest `length` rows of a stream that this has not given before, or None."""
-        # rows may have been dropped before they were asked for
+        """The oldest `length` transitions of a stream that this has not given before, or None."""
+        # transitions may have been dropped before they were asked for
         starts = [(max(s.fresh, s.first), env) for env, s in enumerate(self.streams)]
         whole = [(k, env) for k, env in starts if self.streams[env].count - k >= length]
         if not whole:
@@ -118,90 +119,91 @@ class ReplayBuffer:
     def require_space(
         self, more: int, kept: int = 0, *, checkpoints: int = 0, beside: int = 0
     ) -> str:
-        """Check before a run that the rows it will hold fit on the disk and into memory.
+        """Check before a run that what it will hold fits on the disk and into memory.
 
         Args:
-            more: rows to come.
-            kept: rows that checkpoints may hold on to after they were dropped here.
+            more: transitions to come.
+            kept: how many checkpoints may hold on to after they were dropped here.
             checkpoints: how many may stand at once, each with the columns that change in place.
             beside: bytes that the run's other files will take, less those that they took already.
 
         Returns:
-            What will be held, in rows and bytes, and what could not be checked.
+            What will be held, in transitions and bytes, and what could not be checked.
 
         Raises:
             ReplayError: saying how many bytes are needed and free.
         """
         held, capacity = len(self), self.capacity * len(self.streams)
-        rows = min(held + more, capacity)
-        dropped = min(held + more - rows, kept)
-        row = sum(np.dtype(c.dtype).itemsize * int(np.prod(c.shape)) for c in self.mutable.values())
-        need = max(rows - held, 0) * self.dtype.itemsize + dropped * self.dtype.itemsize
-        in_checkpoints = checkpoints * rows * row + beside
+        count, size = min(held + more, capacity), self.dtype.itemsize
+        dropped = min(held + more - count, kept)
+        # bytes of a transition's columns in memory
+        mutable = sum(np.dtype(c.dtype).itemsize * prod(c.shape) for c in self.mutable.values())
+        need = (max(count - held, 0) + dropped) * size
+        in_checkpoints = checkpoints * count * mutable + beside
         free = shutil.disk_usage(self.folder).free
         if need + in_checkpoints > free:
             more_said = f" and {in_checkpoints / 1e9:.1f} GB for checkpoints" if checkpoints else ""
             raise ReplayError(
-                f"replay needs {need / 1e9:.1f} GB in {self.folder} for {rows:,} rows of "
-                f"{self.dtype.itemsize:,} bytes{more_said}, but {free / 1e9:.1f} GB are free; "
+                f"replay needs {need / 1e9:.1f} GB in {self.folder} for {count:,} transitions "
+                f"of {size:,} bytes{more_said}, but {free / 1e9:.1f} GB are free; "
                 "set replay_rows lower, or put the run on a larger disk"
             )
         memory = _memory()
-        if memory is not None and rows * row > memory:
+        if memory is not None and count * mutable > memory:
             raise ReplayError(
-                f"replay keeps {', '.join(self.mutable)} in memory: {rows * row / 1e9:.1f} GB for "
-                f"{rows:,} rows of {row:,} bytes, but this machine has {memory / 1e9:.1f} GB; "
-                "set replay_rows lower, or a smaller model"
+                f"replay keeps {', '.join(self.mutable)} in memory: {count * mutable / 1e9:.1f} GB "
+                f"for {count:,} transitions of {mutable:,} bytes, but this machine has "
+                f"{memory / 1e9:.1f} GB; set replay_rows lower, or a smaller model"
             )
-        size = self.dtype.itemsize
-        held_said = f"up to {rows:,} rows of {size:,} bytes, {_size(rows * size)}"
-        if memory is None and row:
-            held_said += f", and {_size(rows * row)} in memory, which this system says nothing of"
+        held_said = f"up to {count:,} transitions of {size:,} bytes, {_size(count * size)}"
+        if memory is None and mutable:
+            beside_it = _size(count * mutable)
+            held_said += f", and {beside_it} in memory, which this system says nothing of"
         return held_said
 
-    def add(self, env: int, row: Mapping[str, np.ndarray]) -> None:
-        """Append one row to a stream; its columns are exactly the schema's."""
+    def add(self, env: int, transition: Mapping[str, np.ndarray]) -> None:
+        """Append one transition to a stream; its columns are exactly the schema's."""
         stream = self.streams[env]
-        position = (stream.count - stream.first) % self.chunk_rows
+        position = (stream.count - stream.first) % self.chunk_size
         if position == 0:
             stream.chunks.append(self._open_chunk())
         chunk = stream.chunks[-1]
         for name in self.dtype.names or ():
-            chunk.records[name][position] = row[name]
+            chunk.records[name][position] = transition[name]
         for name in self.mutable:
-            chunk.mutable[name][position] = row[name]
-        if row["is_first"]:
+            chunk.mutable[name][position] = transition[name]
+        if transition["is_first"]:
             stream.open_start = stream.count
         stream.count += 1
-        if row["is_last"]:
+        if transition["is_last"]:
             stream.finished.append((stream.open_start, stream.count - stream.open_start))
-        if position == self.chunk_rows - 1:
+        if position == self.chunk_size - 1:
             self._seal(env)
             self._evict(stream)
 
     def write_late(self, env: int, back: int, values: Mapping[str, np.ndarray | float]) -> None:
-        """Write mutable columns of the row `back` rows before the newest, if it is still held."""
+        """Write mutable columns of the transition `back` before the newest, if it is still held."""
         stream = self.streams[env]
-        row = stream.count - 1 - back
-        if row >= stream.first:
-            chunk, position = self._locate(stream, row)
+        number = stream.count - 1 - back
+        if number >= stream.first:
+            chunk, position = self._locate(stream, number)
             for name, value in values.items():
                 chunk.mutable[name][position] = value
 
     def end(self, env: int) -> None:
-        """Make the newest row of a stream the last of its episode, whose next row is lost.
+        """Make the newest transition of a stream the last of its episode: what came next is lost.
 
-        Its action led nowhere that is known, so it is zeroed like any last row's. A chunk file is
-        replaced, never written into: a checkpoint may hold it too.
+        Its action led nowhere that is known, so it is zeroed like that of any last one. A chunk
+        file is replaced, never written into: a checkpoint may hold it too.
         """
         stream = self.streams[env]
         chunk, position = self._locate(stream, stream.count - 1)
-        rows = chunk.rows
-        assert not rows["is_last"][position], f"environment {env} has no open episode"
-        rows["is_last"][position], rows["action"][position] = True, 0
+        records = chunk.all_records
+        assert not records["is_last"][position], f"environment {env} has no open episode"
+        records["is_last"][position], records["action"][position] = True, 0
         if chunk.path is not None:
             chunk.path.unlink()
-            chunk.path, chunk.records = None, rows
+            chunk.path, chunk.records = None, records
             self._seal(env)
         stream.finished.append((stream.open_start, stream.count - stream.open_start))
 
@@ -213,7 +215,7 @@ class ReplayBuffer:
         Args:
             sampler: the agent's rule.
             batch: B, number of windows.
-            length: T, rows in each.
+            length: T, transitions in each.
             rng: where the draws come from.
 
         Returns:
@@ -228,13 +230,13 @@ class ReplayBuffer:
     def draw(
         self, sampler: Sampler, batch: int, length: int, rng: np.random.Generator
     ) -> list[SequenceIndex]:
-        """The windows of a batch, without their rows; arguments and errors are those of `sample`.
+        """The windows of a batch, not read yet; arguments and errors are those of `sample`.
 
         What the online queue hands out is gone from it; `rewind` puts it back.
         """
         if not sampler.ready(self, length):
             raise ReplayError(
-                f"no window of {length} rows can be drawn from {len(self)} rows in "
+                f"no window of {length} transitions can be drawn from {len(self)} transitions in "
                 f"{self.episodes} finished episodes; collect more before updating"
             )
         return [sampler.draw(self, length, rng) for _ in range(batch)]
@@ -242,7 +244,7 @@ class ReplayBuffer:
     def read(self, drawn: Sequence[SequenceIndex], *, pin: bool = False) -> Batch:
         """The columns (B, T, ...) that never change, of drawn windows; `prev_action` included.
 
-        Safe in another thread as long as no row is added or dropped.
+        Safe in another thread as long as no transition is added or dropped.
 
         Args:
             drawn: windows of one length.
@@ -269,16 +271,16 @@ class ReplayBuffer:
         tensors = {name: self._empty(name, (len(drawn), length), pin=pin) for name in self.mutable}
         for b, window in enumerate(drawn):
             t = 0
-            for env, start, rows in window:
-                for chunk, inside, at in self._pieces(env, start, rows):
+            for env, start, span in window:
+                for chunk, inside, at in self._pieces(env, start, span):
                     for name, tensor in tensors.items():
                         tensor.numpy()[b, t + at.start : t + at.stop] = chunk.mutable[name][inside]
-                t += rows
+                t += span
         return tensors
 
     @property
     def handed_out(self) -> list[int]:
-        """Rows of each stream that the online queue has handed out; `rewind` goes back there."""
+        """Ends of what the online queue has handed out of each stream; `rewind` goes back there."""
         return [stream.fresh for stream in self.streams]
 
     def rewind(self, handed_out: Sequence[int]) -> None:
@@ -289,10 +291,10 @@ class ReplayBuffer:
     def write_back(
         self, windows: Sequence[SequenceIndex], columns: Mapping[str, np.ndarray]
     ) -> None:
-        """Store new values (B, T, ...) of mutable columns for the last T rows of drawn windows."""
-        rows = next(iter(columns.values())).shape[1]
+        """Store new values (B, T, ...) of mutable columns for the last T steps of drawn windows."""
+        steps = next(iter(columns.values())).shape[1]
         for b, window in enumerate(windows):
-            t = rows - sum(segment.length for segment in window)  # negative before the first value
+            t = steps - sum(segment.length for segment in window)  # negative before the first value
             for env, start, length in window:
                 skipped = min(max(-t, 0), length)
                 new = {n: c[b, t + skipped : t + length] for n, c in columns.items()}
@@ -306,16 +308,16 @@ class ReplayBuffer:
         return self.folder / f"env{env:02d}"
 
     def _open_chunk(self) -> Chunk:
-        return Chunk(np.zeros(self.chunk_rows, self.dtype), self._mutable_columns())
+        return Chunk(np.zeros(self.chunk_size, self.dtype), self._mutable_columns())
 
     def _mutable_columns(self) -> dict[str, np.ndarray]:
-        return {n: np.zeros((self.chunk_rows, *c.shape), c.dtype) for n, c in self.mutable.items()}
+        return {n: np.zeros((self.chunk_size, *c.shape), c.dtype) for n, c in self.mutable.items()}
 
     def _full(self, stream: Stream) -> list[Chunk]:
-        return list(stream.chunks)[: stream.rows // self.chunk_rows]
+        return list(stream.chunks)[: stream.length // self.chunk_size]
 
     def _name(self, stream: Stream, index: int) -> str:
-        return f"{stream.first // self.chunk_rows + index:08d}.rows"
+        return f"{stream.first // self.chunk_size + index:08d}.rows"
 
     def _seal(self, env: int) -> None:
         """Write full chunks to their files; those for which there is no room stay in memory.
@@ -343,16 +345,16 @@ class ReplayBuffer:
             chunk.path, chunk.records = path, np.empty(0, self.dtype)
 
     def _evict(self, stream: Stream) -> None:
-        while stream.rows > self.capacity:
+        while stream.length > self.capacity:
             chunk = stream.chunks.popleft()
             if chunk.path is not None:
                 chunk.path.unlink()
-            stream.first += self.chunk_rows
+            stream.first += self.chunk_size
         while stream.finished and stream.finished[0][0] < stream.first:
             stream.finished.popleft()
 
-    def _locate(self, stream: Stream, row: int) -> tuple[Chunk, int]:
-        index, position = divmod(row - stream.first, self.chunk_rows)
+    def _locate(self, stream: Stream, number: int) -> tuple[Chunk, int]:
+        index, position = divmod(number - stream.first, self.chunk_size)
         return stream.chunks[index], position
 
     def _empty(self, name: str, lead: tuple[int, int], *, pin: bool) -> Tensor:
@@ -365,11 +367,11 @@ class ReplayBuffer:
         return torch.empty((*lead, *shape), dtype=dtype, pin_memory=pin)
 
     def _pieces(self, env: int, start: int, length: int) -> "list[tuple[Chunk, slice, slice]]":
-        """The chunks a run of rows lies in: (chunk, rows in it, rows of the run)."""
+        """The chunks that a segment lies in: (chunk, positions in it, positions in the segment)."""
         stream, pieces, done = self.streams[env], [], 0
         while done < length:
             chunk, position = self._locate(stream, start + done)
-            n = min(length - done, self.chunk_rows - position)
+            n = min(length - done, self.chunk_size - position)
             pieces.append((chunk, slice(position, position + n), slice(done, done + n)))
             done += n
         return pieces
@@ -379,19 +381,19 @@ class ReplayBuffer:
     ) -> None:
         t = 0
         for env, start, length in window:
-            for chunk, rows, at in self._pieces(env, start, length):
+            for chunk, inside, at in self._pieces(env, start, length):
                 to = slice(t + at.start, t + at.stop)
-                records = chunk.read(rows.start, scratch[: rows.stop - rows.start])
+                records = chunk.read(inside.start, scratch[: inside.stop - inside.start])
                 for name, column in out.items():
                     column[to] = records[name]
             t += length
 
     def _write(self, env: int, start: int, columns: Mapping[str, np.ndarray]) -> None:
-        gone = max(0, self.streams[env].first - start)  # rows dropped since they were drawn
+        gone = max(0, self.streams[env].first - start)  # dropped since they were drawn
         length = len(next(iter(columns.values())))
-        for chunk, rows, at in self._pieces(env, start + gone, length - gone):
+        for chunk, inside, at in self._pieces(env, start + gone, length - gone):
             for name, column in columns.items():
-                chunk.mutable[name][rows] = column[gone:][at]
+                chunk.mutable[name][inside] = column[gone:][at]
 
     def _action_before(self, segment: Segment, scratch: np.ndarray) -> np.ndarray | float:
         stream = self.streams[segment.env]
@@ -419,7 +421,7 @@ class ReplayBuffer:
                 link(chunk.path, to / chunk.path.name)
                 if chunk.checksum is not None:
                     checksums[f"{to.name}/{chunk.path.name}"] = chunk.checksum
-            rest = stream.rows % self.chunk_rows
+            rest = stream.length % self.chunk_size
             write("open.rows", stream.chunks[-1].records[:rest].tobytes() if rest else b"")
             episodes = np.array(stream.finished, np.int64).reshape(-1, 2)
             write("episodes.i64", episodes.tobytes())
@@ -428,7 +430,7 @@ class ReplayBuffer:
         state = {
             "rows": np.lib.format.dtype_to_descr(self.dtype),
             "mutable": {n: [c.dtype, list(c.shape)] for n, c in self.mutable.items()},
-            "chunk_rows": self.chunk_rows,
+            "chunk_rows": self.chunk_size,
             "streams": [[s.first, s.count, s.open_start, s.fresh] for s in self.streams],
             "checksums": checksums,
         }
@@ -439,35 +441,36 @@ class ReplayBuffer:
 
         Raises:
             BundleError: if something else than a plain file is in a file's place.
-            ReplayError: if the saved rows have another layout or number of environments, or a file
+            ReplayError: if what was saved has another layout or number of environments, or a file
                 is damaged.
         """
         state = read_state(folder)
         layout = json.loads(json.dumps(np.lib.format.dtype_to_descr(self.dtype)))
         mutable = {n: [c.dtype, list(c.shape)] for n, c in self.mutable.items()}
-        if (state.rows, state.mutable, len(state.streams)) != (layout, mutable, len(self.streams)):
+        ours = layout, mutable, len(self.streams)
+        if (state.layout, state.mutable, len(state.streams)) != ours:
             raise ReplayError(
-                f"the replay in {folder} holds {len(state.streams)} stream(s) of rows "
-                f"{state.rows} and {state.mutable}, this run has {len(self.streams)} of {layout} "
+                f"the replay in {folder} holds {len(state.streams)} stream(s) of "
+                f"{state.layout} and {state.mutable}, this run has {len(self.streams)} of {layout} "
                 f"and {mutable}; resume with the settings the run was started with"
             )
-        if state.chunk_rows > self.capacity:
-            raise ReplayError(f"{folder} has chunks of {state.chunk_rows:,} rows: {DAMAGED}")
-        self.chunk_rows = state.chunk_rows
+        if state.chunk_size > self.capacity:
+            raise ReplayError(f"{folder} has chunks of {state.chunk_size:,} transitions: {DAMAGED}")
+        self.chunk_size = state.chunk_size
         self.streams = [self._restored(env, folder, state) for env in range(len(self.streams))]
 
     def _restored(self, env: int, root: Path, state: SavedState) -> Stream:
         first, count, opened, fresh = state.streams[env]
         folder = root / f"env{env:02d}"
         stream = Stream(first=first, count=count, open_start=opened, fresh=fresh)
-        whole, rest = divmod(stream.rows, self.chunk_rows)
+        whole, rest = divmod(stream.length, self.chunk_size)
         found = sorted(path.name for path in folder.glob("*.rows"))
         names = [self._name(stream, index) for index in range(min(whole, len(found)))]
         if found != [*names, "open.rows"]:
             raise ReplayError(f"{folder} lacks or adds chunks: {DAMAGED}")
         for name in names:
             checksum = state.checksum(env, name)
-            check_file(folder / name, self.chunk_rows * self.dtype.itemsize, checksum)
+            check_file(folder / name, self.chunk_size * self.dtype.itemsize, checksum)
             mine, nothing = self._folder(env) / name, np.empty(0, self.dtype)
             link(folder / name, mine)
             stream.chunks.append(Chunk(nothing, self._mutable_columns(), mine, checksum))
@@ -494,6 +497,6 @@ def _size(count: int) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
 
 
-def record(rows: Transitions, index: int) -> dict[str, np.ndarray]:
-    """One environment's row out of the columns of a decision."""
-    return {name: column[index] for name, column in rows.items()}
+def record(transitions: Transitions, index: int) -> dict[str, np.ndarray]:
+    """One environment's transition out of the columns of a decision."""
+    return {name: column[index] for name, column in transitions.items()}

@@ -13,7 +13,7 @@ from agentzoo.runtime.errors import ReplayError, SpaceError
 from agentzoo.runtime.files import stands
 from agentzoo.runtime.spec import ActionSpec, ColumnSpec, ObsSpec
 
-CHUNK_ROWS = 1024
+CHUNK_SIZE = 1024  # transitions in a chunk file
 BLOCK = 1 << 20  # bytes read at a time
 DAMAGED = "the file is damaged; go on from another checkpoint"
 STANDARD = {
@@ -25,10 +25,10 @@ STANDARD = {
 }
 
 
-def row_dtype(
+def transition_dtype(
     obs: Mapping[str, ObsSpec], action: ActionSpec, columns: Mapping[str, ColumnSpec]
 ) -> np.dtype:
-    """The record of one stored row: observations, the standard columns, immutable extra ones.
+    """The record of one transition: observations, the standard columns, immutable extra ones.
 
     Raises:
         SpaceError: if an observation or extra column has a standard column's name.
@@ -50,7 +50,7 @@ def row_dtype(
 
 @dataclass
 class Chunk:
-    """Up to CHUNK_ROWS consecutive rows: in memory, or in the file `path` once it is sealed."""
+    """Up to CHUNK_SIZE consecutive transitions: in memory, or in the file `path` once sealed."""
 
     records: np.ndarray  # empty once sealed
     mutable: dict[str, np.ndarray]
@@ -58,14 +58,14 @@ class Chunk:
     checksum: int | None = None  # CRC-32 of the file; None of one by an earlier version
 
     @property
-    def rows(self) -> np.ndarray:
+    def all_records(self) -> np.ndarray:
         """All records, those of a sealed chunk read from its file."""
         if self.path is None:
             return self.records
         return np.fromfile(self.path, self.records.dtype)
 
     def read(self, start: int, into: np.ndarray) -> np.ndarray:
-        """As many records from row `start` on as `into` has; a sealed chunk's are put there.
+        """As many records from number `start` on as `into` has; a sealed chunk's are put there.
 
         Raises:
             ReplayError: if the file is shorter than a chunk.
@@ -75,24 +75,25 @@ class Chunk:
         with self.path.open("rb", buffering=0) as file:
             file.seek(start * into.itemsize)
             if file.readinto(into.view(np.uint8).data) != into.nbytes:
-                raise ReplayError(f"{self.path} ends before row {start + len(into)}: {DAMAGED}")
+                end = start + len(into)
+                raise ReplayError(f"{self.path} ends before transition {end}: {DAMAGED}")
         return into
 
 
 @dataclass
 class Stream:
-    """One environment's rows: absolute row numbers `first` .. `count - 1` are held."""
+    """One environment's transitions, numbered from its first; `first` .. `count - 1` are held."""
 
     first: int = 0
     count: int = 0
     chunks: deque[Chunk] = field(default_factory=deque)
-    finished: deque[tuple[int, int]] = field(default_factory=deque)  # (start, rows) of episodes
-    open_start: int = 0  # first row of the unfinished episode
-    fresh: int = 0  # first row that the online queue has not handed out
+    finished: deque[tuple[int, int]] = field(default_factory=deque)  # (start, length) of episodes
+    open_start: int = 0  # first transition of the unfinished episode
+    fresh: int = 0  # first one that the online queue has not handed out
 
     @property
-    def rows(self) -> int:
-        """Number of rows held."""
+    def length(self) -> int:
+        """Number of transitions held."""
         return self.count - self.first
 
 

@@ -1,4 +1,4 @@
-"""Minari data sets: replay written out as one, and the episodes of one read as replay's rows.
+"""Minari data sets: replay written out as one, and the episodes of one read as replay's columns.
 
 A Minari data set is a folder: `data/metadata.json` (spaces, id, versions) and `data/main_data.hdf5`
 (observations T + 1, actions and rewards T of each episode). Both are read as data: a data set that
@@ -39,7 +39,7 @@ from agentzoo.runtime.spec import ActionSpec, ColumnSpec, ObsSpec
 from .buffer import ReplayBuffer
 
 METADATA, DATA = "metadata.json", "data"
-ENV = "agentzoo_env"  # in the metadata: the resolved environment string that the rows are of
+ENV = "agentzoo_env"  # in the metadata: the resolved environment string that episodes are of
 COLUMNS = "agentzoo_columns"  # in the metadata: the algorithm's columns that episodes carry
 PREFIX = "agentzoo_"  # of a column's name among an episode's infos
 ID = re.compile(r"(?:[-\w]+/)*[-\w]+-v\d+")
@@ -48,7 +48,7 @@ UNREADABLE = (  # what h5py, PIL, JSON and the package raise at files that are n
     IndexError, NotImplementedError, ImportError,
 )  # fmt: skip
 
-Rows = dict[str, np.ndarray]  # replay columns (n, ...) of one whole episode
+EpisodeColumns = dict[str, np.ndarray]  # replay columns (n, ...) of one whole episode
 
 
 @dataclass(frozen=True)
@@ -123,8 +123,8 @@ class Dataset:
         found = self.metadata.get(COLUMNS, [])
         return frozenset(one for one in found if isinstance(one, str))
 
-    def rows(self, columns: Mapping[str, ColumnSpec] | None = None) -> Iterator[Rows]:
-        """Each episode as replay stores it: T + 1 rows, actions in model units.
+    def read(self, columns: Mapping[str, ColumnSpec] | None = None) -> Iterator[EpisodeColumns]:
+        """Each episode as replay stores it: T + 1 transitions, actions in model units.
 
         Args:
             columns: of an algorithm, to be read beside the standard ones.
@@ -142,9 +142,9 @@ class Dataset:
                     f"{where} cannot be read ({_brief(error)}): the file is damaged; fetch or "
                     "write it again"
                 ) from error
-            rows = _rows(where, episode, obs, action)
-            made = _made(where, episode, columns or {}, len(rows["reward"]))
-            yield rows | made
+            standard = _standard(where, episode, obs, action)
+            made = _made(where, episode, columns or {}, len(standard["reward"]))
+            yield standard | made
 
 
 def open_dataset(name: str | Path) -> Dataset:
@@ -239,8 +239,8 @@ def write_dataset(
     return open_dataset(name)
 
 
-def fill(replay: ReplayBuffer, dataset: Dataset) -> Iterator[Rows]:
-    """Store a data set's episodes, one stream after the other in turn, and give their rows.
+def fill(replay: ReplayBuffer, dataset: Dataset) -> Iterator[EpisodeColumns]:
+    """Store a data set's episodes, one stream after the other in turn, and give them as columns.
 
     Columns that change later and that it does not carry (DreamerV3's latents) begin at zero.
 
@@ -252,17 +252,17 @@ def fill(replay: ReplayBuffer, dataset: Dataset) -> Iterator[Rows]:
     missing = [n for n in replay.columns if n not in carried and n not in replay.mutable]
     if missing:
         raise DatasetError(
-            f"this agent stores {', '.join(missing)} with each row, made while it acts, which the "
-            f"data set {dataset.name} has not; take one that agentzoo data export wrote of a run "
-            "of this agent with these settings, or another agent"
+            f"this agent stores {', '.join(missing)} with each transition, made while it acts, "
+            f"which the data set {dataset.name} has not; take one that agentzoo data export wrote "
+            "of a run of this agent with these settings, or another agent"
         )
     later = {name: c for name, c in replay.mutable.items() if name not in carried}
     zeros = {name: np.zeros(c.shape, c.dtype) for name, c in later.items()}
-    for k, rows in enumerate(dataset.rows(carried)):
-        for t in range(len(rows["reward"])):
-            row = {name: column[t] for name, column in rows.items()}
-            replay.add(k % len(replay.streams), row | zeros)
-        yield rows
+    for k, episode in enumerate(dataset.read(carried)):
+        for t in range(len(episode["reward"])):
+            transition = {name: column[t] for name, column in episode.items()}
+            replay.add(k % len(replay.streams), transition | zeros)
+        yield episode
 
 
 def _minari() -> Any:
@@ -314,8 +314,10 @@ def _metadata(name: str, folder: Path) -> dict[str, Any]:
     return found
 
 
-def _rows(where: str, episode: Any, obs: Mapping[str, ObsSpec], action: ActionSpec) -> Rows:
-    """One episode's rows on the timeline of `agentzoo.algorithm`."""
+def _standard(
+    where: str, episode: Any, obs: Mapping[str, ObsSpec], action: ActionSpec
+) -> EpisodeColumns:
+    """One episode's standard columns on the timeline of `agentzoo.algorithm`."""
     rewards = np.asarray(episode.rewards, np.float32)
     steps = len(rewards)
     ends = np.asarray(episode.terminations, bool), np.asarray(episode.truncations, bool)
@@ -328,11 +330,11 @@ def _rows(where: str, episode: Any, obs: Mapping[str, ObsSpec], action: ActionSp
     if any(one[:-1].any() for one in ends):
         raise DatasetError(f"{where} ends before its last step; split it there")
     try:
-        rows = encode(obs, episode.observations, batched=True)
+        seen = encode(obs, episode.observations, batched=True)
         actions = model_action(action, np.asarray(episode.actions))
     except AgentZooError as error:
         raise DatasetError(f"{where}: {error}") from error
-    counts = {name: len(column) for name, column in rows.items()}
+    counts = {name: len(column) for name, column in seen.items()}
     if set(counts.values()) != {steps + 1} or len(actions) != steps:
         raise DatasetError(
             f"{where} has {steps} rewards, {len(actions)} actions and observations {counts}; "
@@ -340,7 +342,7 @@ def _rows(where: str, episode: Any, obs: Mapping[str, ObsSpec], action: ActionSp
         )
     is_last = np.arange(steps + 1) == steps
     return {
-        **rows,
+        **seen,
         "action": np.concatenate([actions, np.zeros_like(actions[:1])]),
         "reward": np.concatenate([np.zeros(1, np.float32), rewards]),
         "is_first": np.arange(steps + 1) == 0,
@@ -349,9 +351,11 @@ def _rows(where: str, episode: Any, obs: Mapping[str, ObsSpec], action: ActionSp
     }
 
 
-def _made(where: str, episode: Any, columns: Mapping[str, ColumnSpec], length: int) -> Rows:
+def _made(
+    where: str, episode: Any, columns: Mapping[str, ColumnSpec], length: int
+) -> EpisodeColumns:
     """An episode's columns of an algorithm."""
-    infos, found = episode.infos or {}, Rows()
+    infos, found = episode.infos or {}, EpisodeColumns()
     for name, column in columns.items():
         value = np.asarray(infos.get(PREFIX + name))
         shape = (length, *column.shape)
@@ -379,17 +383,17 @@ def _buffers(
         if segment.length < 2:
             continue  # a reset without a step, as an interrupted run may leave
         read = replay.read([[segment]]) | replay.read_mutable([[segment]])
-        rows = {name: tensor.numpy()[0] for name, tensor in read.items()}
-        seen = {key: raw_observation(spec, rows[key]) for key, spec in obs.items()}
+        stored = {name: tensor.numpy()[0] for name, tensor in read.items()}
+        seen = {key: raw_observation(spec, stored[key]) for key, spec in obs.items()}
         bare = not isinstance(observation_space(obs), gym.spaces.Dict)
-        terminal = rows["is_terminal"][1:]
+        terminal = stored["is_terminal"][1:]
         yield buffer(
             observations=next(iter(seen.values())) if bare else seen,
-            actions=env_action(action, rows["action"][:-1]),
-            rewards=rows["reward"][1:].tolist(),
+            actions=env_action(action, stored["action"][:-1]),
+            rewards=stored["reward"][1:].tolist(),
             terminations=terminal.tolist(),
-            truncations=(rows["is_last"][1:] & ~terminal).tolist(),
-            infos={PREFIX + name: rows[name] for name in columns} or None,
+            truncations=(stored["is_last"][1:] & ~terminal).tolist(),
+            infos={PREFIX + name: stored[name] for name in columns} or None,
         )
 
 

@@ -1,7 +1,7 @@
 """Batches from replay to the device; the next one is on its way while one is learned from.
 
 Ahead is only what changes nothing: windows are drawn in order, by the numbers of their update, and
-none is drawn ahead before the rows it could hold are stored; columns that change in place are read
+none is drawn ahead before all that it could hold is stored; columns that change in place are read
 when the batch is used. So a run with batches read ahead is, bit for bit, the run without.
 """
 
@@ -34,10 +34,10 @@ class Batches:
     A context manager: a thread reads, and ends with it.
 
     Args:
-        replay: where rows are.
+        replay: the buffer.
         sampler: the agent's rule.
         batch: B, windows in a batch.
-        length: T, rows in a window.
+        length: T, transitions in a window.
         seed: of the run; update k draws with (seed, k).
         device: where batches go; to CUDA through page-locked memory, on a stream of their own.
     """
@@ -74,7 +74,7 @@ class Batches:
 
         Args:
             update: its number in the run.
-            more: whether the next update follows before rows are added; its batch is begun.
+            more: whether the next update follows before replay gets more; its batch is begun.
 
         Raises:
             ReplayError: if no window can be drawn yet, or a chunk file is damaged.

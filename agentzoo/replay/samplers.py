@@ -8,7 +8,7 @@ import numpy as np
 
 
 class Segment(NamedTuple):
-    """Consecutive rows of one stream: `length` rows from absolute row `start` of `env`."""
+    """`length` consecutive transitions of the stream of `env`, from number `start` on."""
 
     env: int
     start: int
@@ -26,8 +26,8 @@ class StreamView(Protocol):
     count: int
 
     @property
-    def rows(self) -> int:
-        """Number of rows held."""
+    def length(self) -> int:
+        """Number of transitions held."""
         ...
 
 
@@ -57,20 +57,20 @@ class Sampler(Protocol):
     """Rule by which an agent draws the sequences of a batch."""
 
     def ready(self, replay: Sampled, length: int) -> bool:
-        """Whether a window of `length` rows can be drawn."""
+        """Whether a window of `length` transitions can be drawn."""
         ...
 
     def draw(self, replay: Sampled, length: int, rng: np.random.Generator) -> SequenceIndex:
-        """One window whose segments add up to `length` rows."""
+        """One window whose segments add up to `length` transitions."""
         ...
 
 
 @dataclass(frozen=True)
 class EpisodeSampler:
-    """Uniform finished episode, uniform start in it, last row included.
+    """Uniform finished episode, uniform start in it, last transition included.
 
     An episode shorter than the window is joined with the beginnings of further ones, each from its
-    is_first row (the references drop short episodes, and so never learn from them).
+    start, an is_first (the references drop short episodes, and so never learn from them).
 
     Args:
         prioritize_ends: draw starts up to a window's length further and move those that do not fit
@@ -89,17 +89,17 @@ class EpisodeSampler:
 
     def draw(self, replay: Sampled, length: int, rng: np.random.Generator) -> SequenceIndex:
         """Draw an episode and a start in it, joining further episodes where it is too short."""
-        env, start, rows = replay.episode(int(rng.integers(replay.episodes)))
-        if rows >= length:
-            last = rows - length
+        env, start, held = replay.episode(int(rng.integers(replay.episodes)))
+        if held >= length:
+            last = held - length
             beyond = length if self.prioritize_ends else 0
             offset = min(int(rng.integers(last + 1 + beyond)), last)
             return [Segment(env, start + offset, length)]
-        window = [Segment(env, start, rows)]
-        missing = length - rows
+        window = [Segment(env, start, held)]
+        missing = length - held
         while missing:
-            env, start, rows = replay.episode(int(rng.integers(replay.episodes)))
-            window.append(Segment(env, start, min(rows, missing)))
+            env, start, held = replay.episode(int(rng.integers(replay.episodes)))
+            window.append(Segment(env, start, min(held, missing)))
             missing -= window[-1].length
         return window
 
@@ -108,16 +108,16 @@ class EpisodeSampler:
 class StreamSampler:
     """Uniform start in one stream, across episodes and into the unfinished one.
 
-    The first row is the context: recipes that store latents start from its stored ones.
+    The first transition is the context: recipes that store latents start from its stored ones.
     """
 
     def ready(self, replay: Sampled, length: int) -> bool:
         """Whether some stream holds a whole window."""
-        return any(stream.rows >= length for stream in replay.streams)
+        return any(stream.length >= length for stream in replay.streams)
 
     def draw(self, replay: Sampled, length: int, rng: np.random.Generator) -> SequenceIndex:
         """Draw a start uniformly over all streams."""
-        starts = np.array([max(0, stream.rows - length + 1) for stream in replay.streams])
+        starts = np.array([max(0, stream.length - length + 1) for stream in replay.streams])
         k = int(rng.integers(starts.sum()))
         env = int(np.searchsorted(np.cumsum(starts), k, side="right"))
         offset = k - int(starts[:env].sum())
@@ -129,7 +129,7 @@ class OnlineSampler:
     """Transitions that were never handed out first, then as `StreamSampler`.
 
     Every stream is cut into windows that do not overlap; each is handed out once, the oldest first,
-    as soon as it is whole. So every row is trained on soon after it was collected, whatever the
+    as soon as it is whole. So everything is trained on soon after it was collected, whatever the
     size of the replay. How far a stream was handed out is part of the replay and saved with it.
 
     Source: Hafner et al. 2025 (arXiv:2301.04104v2), online queue; danijar/dreamerv3

@@ -16,7 +16,7 @@ from .chunks import DAMAGED, read_column
 
 STATE = "replay.json"
 LARGEST = 1 << 53  # of any count
-MOST_CHUNK_ROWS = 1 << 30
+LARGEST_CHUNK = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -24,18 +24,18 @@ class SavedState:
     """The content of replay.json.
 
     Attributes:
-        rows: numpy's description of a row's type, as JSON has it.
+        layout: numpy's description of a transition's type, as JSON has it.
         mutable: dtype and shape of the columns that change in place, likewise.
-        chunk_rows: rows in a chunk file.
-        streams: of each environment (first row held, rows so far, first row of the open episode,
-            first row that the online queue has not handed out).
+        chunk_size: transitions in a chunk file.
+        streams: of each environment (first transition held, how many so far, first one of the open
+            episode, first one that the online queue has not handed out).
         checksums: CRC-32 of the files, by their names from replay.json on; empty in a replay that
             an earlier version saved.
     """
 
-    rows: object
+    layout: object
     mutable: object
-    chunk_rows: int
+    chunk_size: int
     streams: Sequence[tuple[int, int, int, int]]
     checksums: Mapping[str, int]
 
@@ -51,7 +51,7 @@ class SavedState:
         return found
 
     def episodes(self, folder: Path, env: int) -> list[tuple[int, int]]:
-        """The finished episodes of an environment, (first row, rows) each.
+        """The finished episodes of an environment, (first transition, length) each.
 
         Args:
             folder: of its files.
@@ -65,12 +65,12 @@ class SavedState:
         size = path.stat().st_size if path.is_file() else 0
         found = np.empty((size // 16, 2), np.int64)
         read_column(path, [found], self.checksum(env, path.name))
-        pairs = [(int(start), int(rows)) for start, rows in found]
+        pairs = [(int(start), int(length)) for start, length in found]
         edges = [(first, 0), *pairs, (count, 0)]
-        if any(rows < 1 for _, rows in pairs) or any(
-            start + rows > after for (start, rows), (after, _) in pairwise(edges)
+        if any(length < 1 for _, length in pairs) or any(
+            start + length > after for (start, length), (after, _) in pairwise(edges)
         ):
-            raise ReplayError(f"{path} holds episodes outside of the rows: {DAMAGED}")
+            raise ReplayError(f"{path} holds episodes outside of what is stored: {DAMAGED}")
         return pairs
 
 
@@ -85,27 +85,27 @@ def read_state(folder: Path) -> SavedState:
         value = read_object(read_json(path), STATE)
     except BundleError as error:
         raise ReplayError(f"{path} cannot be read ({error}): {DAMAGED}") from error
-    chunk_rows, streams = value.get("chunk_rows"), value.get("streams")
-    if not _is_count(chunk_rows, 1, MOST_CHUNK_ROWS) or not isinstance(streams, list):
+    chunk_size, streams = value.get("chunk_rows"), value.get("streams")
+    if not _is_count(chunk_size, 1, LARGEST_CHUNK) or not isinstance(streams, list):
         raise ReplayError(f"{path} does not say what its files hold: {DAMAGED}")
     checksums = value.get("checksums", {})
     if not isinstance(checksums, dict) or not all(
         _is_count(one, 0, 1 << 32) for one in cast("dict[str, object]", checksums).values()
     ):
         raise ReplayError(f"{path} holds checksums that are none: {DAMAGED}")
-    numbers = [_stream(one, cast("int", chunk_rows)) for one in cast("list[object]", streams)]
+    numbers = [_stream(one, cast("int", chunk_size)) for one in cast("list[object]", streams)]
     if None in numbers:
-        raise ReplayError(f"{path} holds numbers of rows that cannot be: {DAMAGED}")
+        raise ReplayError(f"{path} holds counts that cannot be: {DAMAGED}")
     return SavedState(
         value.get("rows"),
         value.get("mutable"),
-        cast("int", chunk_rows),
+        cast("int", chunk_size),
         cast("list[tuple[int, int, int, int]]", numbers),
         cast("dict[str, int]", checksums),
     )
 
 
-def _stream(value: object, chunk_rows: int) -> tuple[int, int, int, int] | None:
+def _stream(value: object, chunk_size: int) -> tuple[int, int, int, int] | None:
     if not isinstance(value, list):
         return None
     numbers = cast("list[int]", value)
@@ -114,7 +114,7 @@ def _stream(value: object, chunk_rows: int) -> tuple[int, int, int, int] | None:
     if len(numbers) != 4 or not all(_is_count(one, 0, LARGEST) for one in numbers):
         return None
     first, count, opened, fresh = numbers
-    if first % chunk_rows or not first <= count or max(opened, fresh) > count:
+    if first % chunk_size or not first <= count or max(opened, fresh) > count:
         return None
     return first, count, opened, fresh
 

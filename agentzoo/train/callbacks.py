@@ -193,7 +193,7 @@ class Report(Callback):
     Args:
         every: environment steps between refreshes; they are made at the end as well.
         sequences: episodes shown side by side.
-        length: rows shown, the seen ones included.
+        length: steps shown, the seen ones included.
         limit_s: seconds that drawing may take; after that there are no pictures in this sitting.
     """
 

@@ -37,7 +37,8 @@ DTYPES = {  # as safetensors spells them
 NAME = re.compile(r"\d{6}")
 FORMAT = 1
 CHECKSUMS = "checksums.json"  # file -> its size and CRC-32
-REPLAY = re.compile(r"training/(rank-\d+/)?replay/env")  # a process's rows
+FILED = {"transitions": "rows"}  # counter -> its name in counters.json, where that is another
+REPLAY = re.compile(r"training/(rank-\d+/)?replay/env")  # a process's chunk files
 
 
 @dataclass
@@ -50,7 +51,7 @@ class Counters:
         episodes: episodes finished so far.
         prefill_episodes: how many of them were finished when random prefill ended.
         started: episodes begun in each environment.
-        rows: decisions stored for each environment.
+        transitions: how many each environment has given so far.
         checkpoints: checkpoints written.
         waited: decisions that environments at their episode's end let pass, since a checkpoint
             waited for the others.
@@ -58,7 +59,7 @@ class Counters:
         best_return: the best evaluation's mean return, None before the first.
         best_step: env_step of that evaluation; `best/` in the run's folder has its weights.
         interrupted: the checkpoint was taken because the user stopped the run.
-        ranks: processes that learn together; `started`, `rows` and `waited` are one's own.
+        ranks: processes that learn together; `started`, `transitions` and `waited` are one's own.
     """
 
     env_step: int = 0
@@ -66,7 +67,7 @@ class Counters:
     episodes: int = 0
     prefill_episodes: int = 0
     started: list[int] = field(default_factory=list)
-    rows: list[int] = field(default_factory=list)
+    transitions: list[int] = field(default_factory=list)
     checkpoints: int = 0
     waited: int = 0
     evaluations: int = 0
@@ -77,7 +78,8 @@ class Counters:
 
     def write(self, folder: Path) -> None:
         """Write `counters.json`."""
-        content = {"format": FORMAT, **asdict(self)}
+        named = {FILED.get(name, name): value for name, value in asdict(self).items()}
+        content = {"format": FORMAT, **named}
         write_durably(folder / "counters.json", json.dumps(content, indent=1).encode())
 
     @classmethod
@@ -97,12 +99,14 @@ class Counters:
             )
         if found != FORMAT or not all(_is_counter(name, one) for name, one in content.items()):
             raise RunError(f"{path} does not hold a run's counters: {DAMAGED}")
-        return cls(**cast("dict[str, Any]", content))
+        fields_of = {filed: name for name, filed in FILED.items()}
+        found = {fields_of.get(name, name): one for name, one in content.items()}
+        return cls(**cast("dict[str, Any]", found))
 
 
 def _is_counter(name: str, value: object) -> bool:
     """Whether a counter may have this value."""
-    if name not in {one.name for one in fields(Counters)}:
+    if name not in {FILED.get(one.name, one.name) for one in fields(Counters)}:
         return False
     if name == "interrupted":
         return isinstance(value, bool)

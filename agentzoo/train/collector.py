@@ -32,7 +32,7 @@ class Episode:
 
     env: int
     total_reward: float  # undiscounted sum
-    rows: int  # decisions, the last observation included
+    length: int  # decisions, the last observation included
     env_steps: int
     success: bool | None = None  # whether it reached its goal, where the environment says so
     unlocked: Mapping[str, bool] = field(default_factory=dict)  # achievements, where there are any
@@ -42,17 +42,17 @@ class Episode:
 class Collector:
     """Acts in the environments and stores what happens.
 
-    A call of `advance` brings every environment to its next row (a step, or a seeded reset after an
-    episode's end); a call of `decide` chooses the actions at those rows and stores both. `dispatch`
-    between the two, if called, sets environments that run in processes to work already. Ended
-    environments are held back while `holding`, so that a checkpoint finds all of them at an
-    episode's start.
+    A call of `advance` brings every environment to its next observation (a step, or a seeded reset
+    after an episode's end); a call of `decide` chooses the actions there and stores both as
+    transitions. `dispatch` between the two, if called, sets environments that run in processes to
+    work already. Ended environments are held back while `holding`, so that a checkpoint finds all
+    of them at an episode's start.
 
     Args:
         algorithm: acts and explores.
         adapter: the environments.
-        replay: where rows go.
-        counters: the run's; `started` and `rows` are kept here.
+        replay: where transitions go.
+        counters: the run's; `started` and `transitions` are kept here.
         seed: of the run.
         prefill: environment steps of uniformly random actions.
         device: of the algorithm.
@@ -71,9 +71,7 @@ class Collector:
     total_steps: int = 0
     first_env: int = 0
     holding: bool = False
-    rows: Transitions = field(
-        default_factory=dict
-    )  # the newest row of each environment in `active`
+    newest: Transitions = field(default_factory=dict)  # of `active`, without an action yet
     active: list[int] = field(default_factory=list)  # environments inside an episode
     ended: list[int] = field(default_factory=list)  # environments that wait for a reset
     lost: dict[int, str] = field(default_factory=dict)  # why worlds were lost in this advance
@@ -87,7 +85,7 @@ class Collector:
         """Every environment waits for its first reset."""
         envs = len(self.adapter)
         self.counters.started = self.counters.started or [0] * envs
-        self.counters.rows = self.counters.rows or [0] * envs
+        self.counters.transitions = self.counters.transitions or [0] * envs
         self.ended = list(range(envs))
         self._sums = np.zeros(envs)
         self._lengths = [0] * envs
@@ -121,18 +119,19 @@ class Collector:
             self.dispatch()
         stepped, begun, self._resets = self.active, self._resets, None
         assert begun is not None, "every environment waits, and is held back"
-        envs, rows = self.adapter.receive()
+        envs, newest = self.adapter.receive()
         self.lost = self.adapter.lost
         stepped = self._without_lost(stepped)
         if begun and self.holding:  # only since they were sent: these episodes do not begin
-            rows = {name: column[np.isin(envs, stepped)] for name, column in rows.items()}
+            inside = np.isin(envs, stepped)
+            newest = {name: column[inside] for name, column in newest.items()}
             self.ended, begun = self.ended + begun, []
         self.active, self._carry = self._joined(stepped, self._carry, begun)
-        self.rows = rows
+        self.newest = newest
         return len(stepped) * self.adapter.repeat
 
     def _without_lost(self, stepped: list[int]) -> list[int]:
-        """End episodes whose world is lost at their last stored row; the environments left."""
+        """End episodes whose world is lost at their last transition; the environments left."""
         inside = [i for i, env in enumerate(stepped) if env not in self.lost]
         if len(inside) < len(stepped):
             for env in stepped:
@@ -144,30 +143,30 @@ class Collector:
         return [stepped[i] for i in inside]
 
     def cut(self) -> None:
-        """End every open episode at its newest row: is_last without is_terminal."""
-        if self.rows:
-            self.rows["is_last"] = np.ones(len(self.active), bool)
+        """End every open episode at its newest transition: is_last without is_terminal."""
+        if self.newest:
+            self.newest["is_last"] = np.ones(len(self.active), bool)
 
-    def forget(self) -> None:
+    def reset_annotation(self) -> None:
         """Drop what `annotate` keeps, as a resumed run must begin without it."""
         self._state = None
 
     def decide(self) -> list[Episode]:
-        """Choose an action at every newest row, store the rows, give the episodes that ended."""
+        """Choose every action, store the transitions, give the episodes that ended."""
         finished, self._cut_short = self._cut_short, []
         if not self.active:
             return finished
         self._carry, self._actions = self._act()
-        rows = {**self.rows, "action": self._carry["prev_action"].cpu().numpy()}
-        rows = self._annotated(rows)
+        chosen = {**self.newest, "action": self._carry["prev_action"].cpu().numpy()}
+        transitions = self._annotated(chosen)
         if isinstance(self.algorithm, Measuring):
-            self.algorithm.measure(rows, learning=self.counters.updates > 0)
-        last = rows["is_last"]
-        rows["action"] = np.where(last[:, None], np.float32(0), rows["action"])  # unused
+            self.algorithm.measure(transitions, learning=self.counters.updates > 0)
+        last, action = transitions["is_last"], transitions["action"]
+        transitions["action"] = np.where(last[:, None], np.float32(0), action)  # unused
         for i, env in enumerate(self.active):
-            self.replay.add(env, record(rows, i))
-            self.counters.rows[env] += 1
-            self._sums[env] += rows["reward"][i]
+            self.replay.add(env, record(transitions, i))
+            self.counters.transitions[env] += 1
+            self._sums[env] += transitions["reward"][i]
             self._lengths[env] += 1
             if last[i]:
                 finished.append(self._finish(env))
@@ -178,11 +177,12 @@ class Collector:
         step = self.counters.env_step
         prefilling = step < self.prefill
         address = [
-            (self._noise_seed, self.first_env + env, self.counters.rows[env]) for env in self.active
+            (self._noise_seed, self.first_env + env, self.counters.transitions[env])
+            for env in self.active
         ]
         specs = self._prefill_noise if prefilling else self._noise
         noise = {k: self._tensor(v) for k, v in draw(specs, address).items()}
-        obs = {k: self._tensor(self.rows[k]) for k in (*self.adapter.obs, "is_first")}
+        obs = {k: self._tensor(self.newest[k]) for k in (*self.adapter.obs, "is_first")}
         with torch.no_grad():
             carry = self._perceive(obs, noise, planning=not prefilling)
             if prefilling:
@@ -202,27 +202,27 @@ class Collector:
         greedy = torch.zeros(len(self.active), dtype=torch.bool, device=self.device)
         return self.algorithm.step(self._carry, obs, noise, greedy)[0]
 
-    def _annotated(self, rows: Transitions) -> Transitions:
+    def _annotated(self, transitions: Transitions) -> Transitions:
         if not isinstance(self.algorithm, Annotating):
-            return rows
-        rows, late, self._state = self.algorithm.annotate(
-            rows, self.active, self._carry, self._state
+            return transitions
+        transitions, late, self._state = self.algorithm.annotate(
+            transitions, self.active, self._carry, self._state
         )
         for env, back, values in late:
             if back:
-                # rows of this decision are not stored yet: the newest stored one is one row back
+                # this decision's are not stored yet: the newest stored transition is one back
                 self.replay.write_late(env, back - 1, values)
             else:
-                _write(rows, self.active.index(env), values)
-        return rows
+                _write(transitions, self.active.index(env), values)
+        return transitions
 
     def _finish(self, env: int) -> Episode:
-        rows = self._lengths[env]
+        length = self._lengths[env]
         episode = Episode(
             env,
             float(self._sums[env]),
-            rows,
-            (rows - 1) * self.adapter.repeat,
+            length,
+            (length - 1) * self.adapter.repeat,
             self.adapter.success(env),
             self.adapter.unlocked(env),
         )
@@ -239,12 +239,12 @@ class Collector:
         self._carry = {name: tensor[index] for name, tensor in self._carry.items()}
 
     def _begin(self) -> None:
-        """Reset the ended environments and decide at their first rows: all will step together."""
+        """Reset the ended environments and decide their first actions: all will step together."""
         if not self.ended or self.holding:
             return
         inside, carry, actions = self.active, self._carry, self._actions
         begun, self.ended = sorted(self.ended), []
-        self.active, self.rows = begun, self.adapter.reset(begun, self._seeds(begun))
+        self.active, self.newest = begun, self.adapter.reset(begun, self._seeds(begun))
         self._carry = self.algorithm.initial(len(begun))
         self.decide()
         if inside:
@@ -276,12 +276,12 @@ class Collector:
 
 
 def _write(
-    rows: Transitions, index: int, values: Mapping[str, np.ndarray | float | int | bool]
+    transitions: Transitions, index: int, values: Mapping[str, np.ndarray | float | int | bool]
 ) -> None:
-    """Put values into the columns of one row of a decision, which others may share."""
+    """Put values into the columns of one transition of a decision, which others may share."""
     for name, value in values.items():
-        rows[name] = rows[name].copy()
-        rows[name][index] = value
+        transitions[name] = transitions[name].copy()
+        transitions[name][index] = value
 
 
 def random_action(uniform: Tensor, action: ActionSpec) -> Tensor:

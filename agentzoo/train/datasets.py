@@ -57,7 +57,7 @@ def export_dataset(agent: Agent, name: str | Path) -> Dataset:
 def import_dataset(agent: Agent, name: str | Path, run: str | Path) -> None:
     """Make a new run whose replay holds a data set's episodes, before any update.
 
-    `agentzoo.load(run).learn(n)` then collects and learns on with these rows.
+    `agentzoo.load(run).learn(n)` then collects and learns on with these episodes.
 
     Args:
         agent: of the data set's spaces; it has not learned.

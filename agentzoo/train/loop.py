@@ -48,7 +48,7 @@ class Training:
         learner: what learns, and how it is saved.
         folder: the run's folder.
         adapter: the environments.
-        replay: the rows so far.
+        replay: what was collected so far.
         counters: where the run stands.
         logger: metrics.jsonl, and the sinks that show it elsewhere.
         bar: the line in the terminal.
@@ -173,7 +173,7 @@ class Training:
         self._maybe_checkpoint(total)
 
     def _collect(self) -> int:
-        """Bring this learner's environments to their next rows; the environment steps."""
+        """Bring this learner's environments to their next observations; the environment steps."""
         if not self.collector.can_advance:
             return 0  # all are held back, and wait for other learners'
         steps = self.collector.advance()
@@ -191,7 +191,7 @@ class Training:
         return self.stop
 
     def _pool(self) -> None:
-        """Bring together what learners have measured of the rows that each has collected."""
+        """Bring together what learners have measured of what each has collected."""
         if self.ranks.count > 1:
             for part in module(self.learner.algorithm).modules():
                 if isinstance(part, Pooling):
@@ -222,7 +222,7 @@ class Training:
         self.batches.drop()
 
     def _update(self, *, more: bool) -> None:
-        """One update; with `more` another one follows before rows are added."""
+        """One update; with `more` another one follows before replay gets more."""
         started, counters, learner = time.monotonic(), self.counters, self.learner
         batch, drawn = self.batches.take(counters.updates, more=more)
         measured = self._learn.warm
@@ -268,26 +268,27 @@ class Training:
         then, env_step, updates = self._logged
         seconds = max(now - then, 1e-9)
         waited = self.ranks.total(counters.waited)
+        collected = self.ranks.total(sum(counters.transitions))
         finished = episodes_of_all(self._finished)
         line = {
             "time/updates": counters.updates,
             "time/episodes": counters.episodes,
             "time/fps": (counters.env_step - env_step) / seconds,
             "time/updates_per_s": (counters.updates - updates) / seconds,
-            "time/checkpoint_wait": waited / max(waited + self.ranks.total(sum(counters.rows)), 1),
+            "time/checkpoint_wait": waited / max(waited + collected, 1),
             "replay/rows": self.ranks.total(len(self.replay)),
         }
         if finished:
             rewards = [episode.total_reward for episode in finished]
             line["rollout/ep_rew_mean"] = float(np.mean(rewards))
-            line["rollout/ep_len_mean"] = float(np.mean([e.rows - 1 for e in finished]))
+            line["rollout/ep_len_mean"] = float(np.mean([e.length - 1 for e in finished]))
             line |= reached(finished)
         learned = means_of_all(self._metrics)
         self.log(line | learned)
         self._require_finite(learned)
         if self.replay.unsealed:
             self.bar.warn(
-                f"{self.replay.folder} has no room: {self.replay.unsealed / 1e6:,.0f} MB of rows "
+                f"{self.replay.folder} has no room: {self.replay.unsealed / 1e6:,.0f} MB "
                 "wait in memory; make room on the disk"
             )
         self._metrics, self._finished = [], []
@@ -371,7 +372,7 @@ class Training:
         self._require_same_weights()
         self.counters.checkpoints += 1
         self._due_checkpoint = self._next(self._interval)
-        self.collector.forget()
+        self.collector.reset_annotation()
         root = self.folder / "checkpoints"
         try:
             path = self._save(root)
@@ -389,8 +390,8 @@ class Training:
         number = self.counters.checkpoints
         if self.ranks.count == 1:
             return checkpoint.save(root, number, self._write_checkpoint)
-        together(self._write_part)
-        together(lambda: checkpoint.save(root, number, self._write_checkpoint), first=True)
+        on_ranks(self._write_part)
+        on_ranks(lambda: checkpoint.save(root, number, self._write_checkpoint), first=True)
         return root / f"{number:06d}"
 
     def _write_part(self) -> None:
@@ -534,7 +535,7 @@ def means_of_all(metrics: Sequence[Metrics]) -> dict[str, float]:
     return {name: math.fsum(one[name] for one in said) / len(said) for name in mine}
 
 
-def together(write: Callable[[], object], *, first: bool = False) -> None:
+def on_ranks(write: Callable[[], object], *, first: bool = False) -> None:
     """Let every learner write, or the first one alone, and wait until all have.
 
     Raises:

@@ -45,14 +45,14 @@ class OfflineTraining(Training):
     def take_in(self, dataset: Dataset) -> None:
         """Store the data set's episodes, and let the algorithm measure them."""
         algorithm = self.learner.algorithm
-        for rows in fill(self.replay, dataset):
+        for episode in fill(self.replay, dataset):
             if isinstance(algorithm, Measuring):
-                algorithm.measure(rows, learning=False)
+                algorithm.measure(episode, learning=False)
         if len(self.replay) < dataset.transitions:
+            whole = dataset.transitions + dataset.episodes
             self.bar.warn(
-                f"replay_rows={self.learner.config.replay_rows:,} holds {len(self.replay):,} rows "
-                f"of the data set's {dataset.transitions + dataset.episodes:,}: its first ones are "
-                "left out"
+                f"replay_rows={self.learner.config.replay_rows:,} holds {len(self.replay):,} "
+                f"transitions of the data set's {whole:,}: its first ones are left out"
             )
 
 
@@ -104,8 +104,8 @@ def train_offline(
             training.take_in(dataset)
         bar.note(f"reads {describe_spaces(spec.obs, spec.action)}")
         bar.note(
-            f"learns from {replay.episodes:,} episodes of {dataset.id}, {len(replay):,} rows; a "
-            "step is an update"
+            f"learns from {replay.episodes:,} episodes of {dataset.id}, {len(replay):,} "
+            "transitions; a step is an update"
         )
         training.run(total)
         if counters.interrupted:

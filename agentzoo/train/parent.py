@@ -24,7 +24,7 @@ class Parent:
         env: the parent's resolved environment string, or "".
         env_steps: environment steps that the parent had learned for, its own parents' included.
         has_optimizer: whether the optimisers' state came along; else they warm up.
-        has_replay: whether the parent's rows came along; else a replay of one's own is collected
+        has_replay: whether the parent's replay came along; else a replay of one's own is collected
             before the first update, by the policy itself.
         parts: of the algorithm, that alone learn on, as ("reward",); () is all of them.
     """

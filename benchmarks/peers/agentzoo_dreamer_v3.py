@@ -31,11 +31,11 @@ def spaces(sizes: dict[str, int]) -> tuple[dict[str, ObsSpec], ActionSpec]:
 
 
 def batch(algorithm: DreamerV3Algorithm, obs: dict[str, ObsSpec], seed: int) -> Batch:
-    """Random rows as replay gives them: a context row, then those that are trained on."""
+    """Random transitions as replay gives them: context, then those that are trained on."""
     draw = torch.Generator().manual_seed(seed)
     lead = algorithm.config.batch_size, algorithm.config.batch_length
     never = torch.zeros(lead, dtype=torch.bool)
-    rows = {
+    columns = {
         "prev_action": 2 * torch.rand(*lead, algorithm.action.size, generator=draw) - 1,
         "reward": torch.rand(*lead, generator=draw),
         **dict.fromkeys(("is_first", "is_last", "is_terminal"), never),
@@ -43,10 +43,10 @@ def batch(algorithm: DreamerV3Algorithm, obs: dict[str, ObsSpec], seed: int) -> 
     for key, spec in obs.items():
         shape = *lead, *spec.shape
         image = torch.randint(256, shape, dtype=torch.uint8, generator=draw)
-        rows[key] = image if spec.kind == "image" else torch.randn(shape, generator=draw)
+        columns[key] = image if spec.kind == "image" else torch.randn(shape, generator=draw)
     for name, column in algorithm.columns.items():
-        rows[name] = torch.zeros(*lead, *column.shape, dtype=getattr(torch, str(column.dtype)))
-    return rows
+        columns[name] = torch.zeros(*lead, *column.shape, dtype=getattr(torch, str(column.dtype)))
+    return columns
 
 
 class Updates:

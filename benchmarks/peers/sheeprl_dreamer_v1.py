@@ -55,7 +55,7 @@ def optimizer(settings: dotdict, module: torch.nn.Module) -> torch.optim.Optimiz
 
 
 def batch(sizes: dict[str, int], seed: int) -> dict[str, torch.Tensor]:
-    """Random rows, time first, as its replay gives them."""
+    """Random transitions, time first, as its replay gives them."""
     draw = torch.Generator().manual_seed(seed)
     lead = sizes["batch_length"], sizes["batch_size"]
     if "depth" in sizes:

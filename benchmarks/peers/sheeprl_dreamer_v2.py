@@ -38,7 +38,7 @@ def settings(sizes: dict[str, int], threads: int) -> dotdict:
 
 
 def batch(sizes: dict[str, int], seed: int) -> dict[str, torch.Tensor]:
-    """Random rows, time first, as its replay gives them."""
+    """Random transitions, time first, as its replay gives them."""
     draw = torch.Generator().manual_seed(seed)
     lead = sizes["batch_length"], sizes["batch_size"]
     chosen = torch.randint(sizes["action"], lead, generator=draw)

@@ -48,11 +48,11 @@ def space(sizes: dict[str, int]) -> gym.spaces.Dict:
 
 
 def batch(cfg: dotdict, sizes: dict[str, int], seed: int) -> dict[str, torch.Tensor]:
-    """Random rows, time first, as its replay gives them: a context row, then those trained on."""
+    """Random transitions, time first, as its replay gives them: context, then those trained on."""
     draw = torch.Generator().manual_seed(seed)
     lead, side = (1 + sizes["batch_length"], sizes["batch_size"]), sizes["image"]
     never = torch.zeros(*lead, 1)
-    rows = {
+    columns = {
         "actions": 2 * torch.rand(*lead, sizes["action"], generator=draw) - 1,
         "rewards": torch.rand(*lead, 1, generator=draw),
         **dict.fromkeys(("is_first", "terminated", "truncated"), never),
@@ -60,10 +60,12 @@ def batch(cfg: dotdict, sizes: dict[str, int], seed: int) -> dict[str, torch.Ten
         "stoch": torch.zeros(*lead, cfg.algo.world_model.stochastic_size, dtype=torch.uint8),
     }
     if side:
-        rows["rgb"] = torch.randint(256, (*lead, 3, side, side), dtype=torch.uint8, generator=draw)
+        columns["rgb"] = torch.randint(
+            256, (*lead, 3, side, side), dtype=torch.uint8, generator=draw
+        )
     else:
-        rows["state"] = torch.randn(*lead, sizes["state"], generator=draw)
-    return rows
+        columns["state"] = torch.randn(*lead, sizes["state"], generator=draw)
+    return columns
 
 
 class Updates:

@@ -103,14 +103,14 @@ def batch(sizes: dict[str, int], seed: int) -> TensorDict:
         "reward": torch.rand(*lead, 1, generator=draw),
         **dict.fromkeys(("done", "terminated", "truncated"), never),
     }
-    rows = {
+    columns = {
         "state": torch.zeros(*lead, CATEGORICALS * sizes["classes"]),
         "belief": torch.zeros(*lead, sizes["deter"]),
         "action": 2 * torch.rand(*lead, sizes["action"], generator=draw) - 1,
         "is_init": never,
         "next": later,
     }
-    return TensorDict(rows, lead)
+    return TensorDict(columns, lead)
 
 
 class Updates:

@@ -10,7 +10,7 @@ from agentzoo.runtime.envs import make_env
 from agentzoo.runtime.envs.vizdoom import ACTIONS
 
 pytest.importorskip("vizdoom")
-ROWS = 500
+STEPS = 500
 
 
 def walker(bearing: float, distance: float, rng: np.random.Generator) -> int:
@@ -23,11 +23,11 @@ def walker(bearing: float, distance: float, rng: np.random.Generator) -> int:
 
 
 def walked(task: str, rules: Rules) -> list[Seen]:
-    """The findings of at least ROWS rows, the last row of each episode left out."""
+    """The findings of at least STEPS steps, the last step of each episode left out."""
     rng, jumps, scores = np.random.default_rng(0), RunningStatistics(), RunningStatistics()
     seen: list[Seen] = []
     env, episodes = make_env(task), 0
-    while len(seen) < ROWS:
+    while len(seen) < STEPS:
         _, info = env.reset(seed=episodes)
         episodes += 1
         episode, is_over, reward = EpisodeViews(rules), False, 0.0
@@ -43,7 +43,7 @@ def walked(task: str, rules: Rules) -> list[Seen]:
 
 
 @pytest.mark.parametrize("far", ["near", "mid"])
-def test_most_jumps_are_made_good_and_few_rows_jump(far: str) -> None:
+def test_most_jumps_are_made_good_and_few_steps_jump(far: str) -> None:
     seen = walked(f"vizdoom:harvest-tree?far={far}&map=oracle", Rules())
     zoomed = sum(each.zoomed is not None for each in seen)
     late = [late for each in seen for late in each.closed if late.is_reached]

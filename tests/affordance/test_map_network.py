@@ -286,22 +286,22 @@ def test_an_agent_with_a_network_acts_from_pixels_alone(
     agent = LSImagine(FIELD, preset="debug", seed=0, **fields)
     assert agent.config.goal == "Cut a tree", "the task's own"
     assert list(agent.spec.obs) == ["image"]
-    rows: list[dict[str, np.ndarray]] = []
+    stored: list[dict[str, np.ndarray]] = []
     annotate = agent.algorithm.annotate
 
     def kept(*arguments):
         found = annotate(*arguments)
-        rows.append(found[0])
+        stored.append(found[0])
         return found
 
     monkeypatch.setattr(agent.algorithm, "annotate", kept)
     agent.learn(400, run=tmp_path / "run", progress=False)
     maps = MapNetwork()
     maps.load_state_dict(MapModel.load(folder).for_goal("Cut a tree"))
-    for row in rows[:5]:
+    for each in stored[:5]:
         with torch.no_grad():
-            expected = maps(torch.from_numpy(row["image"])).numpy()
-        np.testing.assert_allclose(row["map"] / 255.0, expected, atol=0.5 / 255 + 1e-6)
+            expected = maps(torch.from_numpy(each["image"])).numpy()
+        np.testing.assert_allclose(each["map"] / 255.0, expected, atol=0.5 / 255 + 1e-6)
     for name, weight in maps.state_dict().items():
         assert torch.equal(weight, agent.algorithm.maps.state_dict()[name]), "it does not learn"
     for file in folder.iterdir():
@@ -310,7 +310,7 @@ def test_an_agent_with_a_network_acts_from_pixels_alone(
     bundle = again.export(tmp_path / "bundle", golden_steps=20)
     verify(bundle)
     policy = load_policy(bundle)
-    assert policy.act({"image": rows[0]["image"][0]}) in range(12)
+    assert policy.act({"image": stored[0]["image"][0]}) in range(12)
 
 
 def test_an_update_makes_no_map(monkeypatch: pytest.MonkeyPatch) -> None:

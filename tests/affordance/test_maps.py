@@ -262,7 +262,7 @@ def test_pairs_close_by_a_higher_score_or_by_age() -> None:
     assert len(pairs) == 0
 
 
-def test_a_rows_own_pair_is_not_closed_by_it() -> None:
+def test_a_steps_own_pair_is_not_closed_by_it() -> None:
     pairs = PendingPairs(max_age=5)
     pairs.add(0.1, 3)
     assert pairs.close(0.2, 3) == []
@@ -287,7 +287,7 @@ def test_discount_sums(interval: int, expected: float) -> None:
 
 
 def test_an_episode_closes_a_jump_with_what_came_between() -> None:
-    """A far target, nothing for two rows, then the target as near as the zoomed view had it."""
+    """A far target, nothing for two steps, then the target as near as the zoomed view had it."""
     frame = np.zeros((H, W, 3), np.uint8)
     far, none, near = rectangle(72, 87, 120, 135), np.zeros((H, W)), rectangle(20, 139, 60, 200)
     episode, jumps, scores = EpisodeViews(Rules()), RunningStatistics(), RunningStatistics()
@@ -301,7 +301,7 @@ def test_an_episode_closes_a_jump_with_what_came_between() -> None:
     assert [episode.look(none, frame, r, jumps, scores).closed for r in (1.0, 0.5)] == [[], []]
     (late,) = episode.look(near, frame, 7.0, jumps, scores).closed
     assert (late.interval, late.is_reached) == (3, True)
-    assert late.accumulated == pytest.approx((1 + 0.997 * 0.5) / 1.997), "not the last row's"
+    assert late.accumulated == pytest.approx((1 + 0.997 * 0.5) / 1.997), "not the last step's"
 
 
 def test_nothing_is_opened_at_an_episodes_end() -> None:

@@ -180,7 +180,7 @@ def test_the_direct_reward_is_what_the_goal_has_beyond_chance() -> None:
 
 
 class Told(Brightness):
-    """Logits as they were told, one of a row; others are 20."""
+    """Logits of the first sentence as they were told; others are 20."""
 
     def __init__(self, told: list[float]) -> None:
         super().__init__()

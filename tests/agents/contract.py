@@ -57,11 +57,13 @@ def all_transitions(replay: ReplayBuffer) -> list[dict[str, np.ndarray]]:
     """Every column of every stream, in order."""
     streams = []
     for stream in replay.streams:
-        used = [min(replay.chunk_rows, stream.rows - i * replay.chunk_rows)
+        used = [min(replay.chunk_size, stream.length - i * replay.chunk_size)
                 for i in range(len(stream.chunks))]  # fmt: skip
         columns = {}
         for column in [*(replay.dtype.names or ()), *replay.mutable]:
-            source = [c.mutable if column in replay.mutable else c.rows for c in stream.chunks]
+            source = [
+                c.mutable if column in replay.mutable else c.all_records for c in stream.chunks
+            ]
             pieces = [s[column][:n] for s, n in zip(source, used, strict=True)]
             columns[column] = np.concatenate(pieces)
         streams.append(columns)

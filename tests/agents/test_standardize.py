@@ -33,8 +33,8 @@ class Observations(Callback):
 def stored(training: Training) -> torch.Tensor:
     """Every observation in replay, in float64."""
     (stream,), (key,) = training.replay.streams, training.learner.policy.spec.obs
-    parts = [chunk.rows[key] for chunk in stream.chunks]
-    return torch.cat([torch.from_numpy(part.copy()) for part in parts])[: stream.rows].double()
+    parts = [chunk.all_records[key] for chunk in stream.chunks]
+    return torch.cat([torch.from_numpy(part.copy()) for part in parts])[: stream.length].double()
 
 
 def learn(kind: type[Agent], run: Path, form: str) -> tuple[Agent, Observations]:

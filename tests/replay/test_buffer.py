@@ -24,15 +24,15 @@ LATENT = {"latent": ColumnSpec(shape=(3,), mutable=True)}
 
 def buffer(folder: Path, **options: object) -> ReplayBuffer:
     return ReplayBuffer(
-        folder, OBS, ACTION, LATENT, **{"chunk_rows": 8, "capacity": 800, **options}
+        folder, OBS, ACTION, LATENT, **{"chunk_size": 8, "capacity": 800, **options}
     )
 
 
-def add_episode(replay: ReplayBuffer, rows: int, *, env: int = 0, closed: bool = True) -> None:
-    """Transitions with the state (absolute row, row in its episode) and the action row + 0.5."""
-    for t in range(rows):
+def add_episode(replay: ReplayBuffer, length: int, *, env: int = 0, closed: bool = True) -> None:
+    """Transitions n of the stream, t of the episode: the state (n, t) and the action n + 0.5."""
+    for t in range(length):
         n = replay.streams[env].count
-        last = closed and t == rows - 1
+        last = closed and t == length - 1
         replay.add(env, {
             "state": np.array([n, t], np.float32),
             "action": np.array([0.0 if last else n + 0.5], np.float32),
@@ -50,10 +50,10 @@ def draw(replay: ReplayBuffer, length: int, windows=None, batch: int = 64, seed:
     return {name: column.numpy() for name, column in batch.items()}, drawn
 
 
-def test_windows_are_contiguous_and_the_last_row_is_sampled(tmp_path):
+def test_windows_are_contiguous_and_the_last_step_is_sampled(tmp_path):
     replay = buffer(tmp_path)
-    for rows in (20, 13, 30):
-        add_episode(replay, rows)
+    for length in (20, 13, 30):
+        add_episode(replay, length)
     batch, _ = draw(replay, 10, batch=400)
     n, t = batch["state"][..., 0], batch["state"][..., 1]
     assert (np.diff(n, axis=1) == 1).all()
@@ -65,28 +65,28 @@ def test_windows_are_contiguous_and_the_last_row_is_sampled(tmp_path):
 
 def test_prev_action_is_the_one_that_led_there(tmp_path):
     replay = buffer(tmp_path)
-    for rows in (20, 13):
-        add_episode(replay, rows)
+    for length in (20, 13):
+        add_episode(replay, length)
     batch, _ = draw(replay, 10, batch=200)
     n = batch["state"][..., 0]
     expected = np.where(batch["is_first"], 0.0, n - 0.5)
     np.testing.assert_array_equal(batch["prev_action"][..., 0], expected)
-    assert (batch["prev_action"][:, 0] != 0).any(), "the row before a window is read"
+    assert (batch["prev_action"][:, 0] != 0).any(), "the transition before a window is read"
 
 
 def test_episodes_are_uniform_whatever_their_length(tmp_path):
     replay = buffer(tmp_path)
-    for rows in (10, 100):
-        add_episode(replay, rows)
+    for length in (10, 100):
+        add_episode(replay, length)
     batch, _ = draw(replay, 10, batch=4000)
     share = (batch["state"][:, 0, 0] < 10).mean()
     assert abs(share - 0.5) < 0.04
 
 
-def test_short_episodes_are_joined_at_a_first_row(tmp_path):
+def test_short_episodes_are_joined_at_an_is_first(tmp_path):
     replay = buffer(tmp_path)
-    for rows in (4, 5, 1):
-        add_episode(replay, rows)
+    for length in (4, 5, 1):
+        add_episode(replay, length)
     batch, drawn = draw(replay, 12)
     n, first = batch["state"][..., 0], batch["is_first"]
     assert all(sum(s.length for s in window) == 12 for window in drawn)
@@ -118,7 +118,7 @@ def test_oldest_chunks_are_dropped_with_the_episodes_that_began_in_them(tmp_path
     assert batch["state"][..., 0].min() >= 30
 
 
-def test_latents_are_written_back_to_their_own_rows(tmp_path):
+def test_latents_are_written_back_to_their_own_transitions(tmp_path):
     replay = buffer(tmp_path)
     add_episode(replay, 30)
     _, drawn = draw(replay, 5, batch=3)
@@ -130,7 +130,7 @@ def test_latents_are_written_back_to_their_own_rows(tmp_path):
         np.testing.assert_array_equal(every["latent"][0, n], written.get(n, np.full(3, n)))
 
 
-def test_late_values_reach_the_row_they_are_for(tmp_path):
+def test_late_values_reach_the_transition_they_are_for(tmp_path):
     replay = buffer(tmp_path)
     add_episode(replay, 10)
     replay.write_late(0, 2, {"latent": np.array([7, 8, 9], np.float32)})
@@ -150,8 +150,8 @@ def test_streams_of_several_environments_are_apart(tmp_path):
 
 def test_saved_and_restored_gives_the_same_batches(tmp_path):
     replay = buffer(tmp_path / "a", capacity=16, envs=1)
-    for rows in (10, 10, 3, 9):
-        add_episode(replay, rows)
+    for length in (10, 10, 3, 9):
+        add_episode(replay, length)
     add_episode(replay, 4, closed=False)
     replay.write_late(0, 1, {"latent": np.full(3, -1, np.float32)})
     replay.save(tmp_path / "saved")
@@ -166,7 +166,7 @@ def test_saved_and_restored_gives_the_same_batches(tmp_path):
     np.testing.assert_array_equal(draw(replay, 9)[0]["state"], draw(other, 9)[0]["state"])
 
 
-def test_a_saved_copy_keeps_rows_that_the_run_dropped_later(tmp_path):
+def test_a_saved_copy_keeps_what_the_run_dropped_later(tmp_path):
     replay = buffer(tmp_path / "a", capacity=16)
     add_episode(replay, 16)
     replay.save(tmp_path / "saved")
@@ -178,7 +178,7 @@ def test_a_saved_copy_keeps_rows_that_the_run_dropped_later(tmp_path):
 
 
 def test_empty_replay_says_so(tmp_path):
-    with pytest.raises(ReplayError, match="0 rows in 0 finished episodes; collect more"):
+    with pytest.raises(ReplayError, match="0 transitions in 0 finished episodes; collect more"):
         draw(buffer(tmp_path), 5)
 
 
@@ -187,7 +187,7 @@ def test_capacity_below_a_chunk_is_refused(tmp_path):
         buffer(tmp_path, capacity=10, envs=2)
 
 
-def test_more_rows_than_the_disk_holds_is_refused(tmp_path):
+def test_more_transitions_than_the_disk_holds_is_refused(tmp_path):
     with pytest.raises(ReplayError, match=r"GB are free; set replay_rows lower"):
         buffer(tmp_path, capacity=10**15).require_space(10**15)
 
@@ -195,17 +195,16 @@ def test_more_rows_than_the_disk_holds_is_refused(tmp_path):
 def test_what_will_be_held_is_said_and_what_is_held_already_takes_no_more_room(tmp_path):
     replay = buffer(tmp_path, capacity=800)
     size = replay.dtype.itemsize
-    assert (
-        replay.require_space(10**6) == f"up to 800 rows of {size} bytes, {800 * size / 1e6:.1f} MB"
-    )
+    said = f"up to 800 transitions of {size} bytes, {800 * size / 1e6:.1f} MB"
+    assert replay.require_space(10**6) == said
     add_episode(replay, 800)
     free = shutil.disk_usage(tmp_path).free
-    assert replay.require_space(10**15).startswith("up to 800 rows")
+    assert replay.require_space(10**15).startswith("up to 800 transitions")
     with pytest.raises(ReplayError, match=r"GB are free; set replay_rows lower"):
         replay.require_space(10**15, kept=2 * free // size)
 
 
-def test_sealed_chunks_keep_neither_files_open_nor_rows_in_memory(tmp_path):
+def test_sealed_chunks_keep_neither_files_open_nor_transitions_in_memory(tmp_path):
     replay = buffer(tmp_path)
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(20):
@@ -221,20 +220,20 @@ def test_a_file_that_lost_its_end_is_said_to_be_damaged(tmp_path):
     add_episode(replay, 8)
     (path,) = tmp_path.rglob("*.rows")
     os.truncate(path, 5 * replay.dtype.itemsize)
-    assert draw(replay, 5, FirstRows())[0]["state"][0, :, 0].tolist() == [0, 1, 2, 3, 4]
-    with pytest.raises(ReplayError, match=r"00000000.rows ends before row 8: the file is damaged"):
+    assert draw(replay, 5, Beginning())[0]["state"][0, :, 0].tolist() == [0, 1, 2, 3, 4]
+    with pytest.raises(ReplayError, match=r"00000000.rows ends before transition 8: .* damaged"):
         draw(replay, 8)
 
 
-class FirstRows(EpisodeSampler):
+class Beginning(EpisodeSampler):
     def draw(self, replay, length, rng):
         return [Segment(0, 0, length)]
 
 
 class TestNoRoom:
-    """The disk is full, or away, while rows arrive."""
+    """The disk is full, or away, while transitions arrive."""
 
-    def test_rows_wait_in_memory_and_are_written_once_there_is_room(self, tmp_path):
+    def test_transitions_wait_in_memory_and_are_written_once_there_is_room(self, tmp_path):
         replay, calm = buffer(tmp_path / "a"), buffer(tmp_path / "b")
         folder = tmp_path / "a" / "env00"
         for each in (replay, calm):
@@ -263,8 +262,8 @@ class TestNoRoom:
         other.restore(tmp_path / "saved")
         assert other.unsealed == 0
         assert (other.streams[0].count, other.episodes) == (40, 2)
-        rows = np.concatenate([chunk.rows for chunk in other.streams[0].chunks])
-        assert rows["state"][:, 0].tolist() == list(range(40))
+        records = np.concatenate([chunk.all_records for chunk in other.streams[0].chunks])
+        assert records["state"][:, 0].tolist() == list(range(40))
 
     def test_the_oldest_are_dropped_even_where_they_never_reached_the_disk(self, tmp_path):
         replay = buffer(tmp_path, capacity=16)
@@ -309,8 +308,8 @@ def test_ends_are_drawn_as_often_as_a_window_is_long(tmp_path):
 
 def test_short_episodes_are_joined_where_ends_are_prioritised_too(tmp_path):
     replay = buffer(tmp_path)
-    for rows in (4, 5):
-        add_episode(replay, rows)
+    for length in (4, 5):
+        add_episode(replay, length)
     batch, drawn = draw(replay, 12, EpisodeSampler(prioritize_ends=True))
     assert all(sum(s.length for s in window) == 12 for window in drawn)
     assert batch["is_first"][:, 0].all()

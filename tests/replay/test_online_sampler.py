@@ -1,4 +1,4 @@
-"""The online queue: every row once, as soon as there are enough, and after a resume as well."""
+"""The online queue: every transition once, as soon as enough are there, after a resume as well."""
 
 import re
 from pathlib import Path
@@ -17,11 +17,11 @@ LATENT = {"deter": ColumnSpec(shape=(2,), dtype="float16", mutable=True)}
 
 
 def buffer(folder: Path, envs: int = 1, capacity: int = 800) -> ReplayBuffer:
-    return ReplayBuffer(folder, OBS, ACTION, LATENT, envs=envs, capacity=capacity, chunk_rows=8)
+    return ReplayBuffer(folder, OBS, ACTION, LATENT, envs=envs, capacity=capacity, chunk_size=8)
 
 
-def add(replay: ReplayBuffer, rows: int, env: int = 0) -> None:
-    for _ in range(rows):
+def add(replay: ReplayBuffer, count: int, env: int = 0) -> None:
+    for _ in range(count):
         n = replay.streams[env].count
         replay.add(env, {
             "state": np.array([n], np.float32), "action": np.zeros(1, np.float32),
@@ -35,12 +35,12 @@ def draw(replay: ReplayBuffer, batch: int, length: int = 5, seed: int = 0) -> li
     return [segment for (segment,) in drawn]
 
 
-def test_fresh_rows_are_handed_out_once_and_do_not_overlap(tmp_path):
+def test_fresh_transitions_are_handed_out_once_and_do_not_overlap(tmp_path):
     replay = buffer(tmp_path)
     add(replay, 17)
     assert draw(replay, 3) == [Segment(0, 0, 5), Segment(0, 5, 5), Segment(0, 10, 5)]
     again = draw(replay, 200)
-    assert {segment.start for segment in again} == set(range(13)), "uniform, the newest row too"
+    assert {segment.start for segment in again} == set(range(13)), "uniform, the newest one too"
     add(replay, 3)
     assert draw(replay, 2)[0] == Segment(0, 15, 5)
     assert replay.streams[0].fresh == 20
@@ -57,7 +57,7 @@ def test_the_oldest_of_several_streams_comes_first(tmp_path):
     assert draw(replay, 1) == [Segment(1, 0, 5)]
 
 
-def test_rows_dropped_before_their_turn_are_skipped(tmp_path):
+def test_transitions_dropped_before_their_turn_are_skipped(tmp_path):
     replay = buffer(tmp_path, capacity=16)
     add(replay, 40)
     assert replay.streams[0].first == 24
@@ -77,14 +77,14 @@ def test_a_resumed_queue_goes_on_where_it_was(tmp_path):
     assert replay.streams[0].fresh == other.streams[0].fresh == 30
 
 
-def test_too_few_rows_are_refused(tmp_path):
+def test_too_few_transitions_are_refused(tmp_path):
     replay = buffer(tmp_path)
     add(replay, 4)
-    with pytest.raises(ReplayError, match="no window of 5 rows"):
+    with pytest.raises(ReplayError, match="no window of 5 transitions"):
         draw(replay, 1)
 
 
-def test_latents_are_written_back_to_all_rows_but_the_context(tmp_path):
+def test_latents_are_written_back_to_all_but_the_context(tmp_path):
     replay = buffer(tmp_path)
     add(replay, 20)
     new = np.stack([np.full((4, 2), 100 + b, np.float16) for b in range(2)])
@@ -107,7 +107,7 @@ def test_more_latents_than_memory_holds_are_refused(tmp_path):
 
 def test_a_system_that_does_not_say_its_memory_is_no_error(tmp_path, monkeypatch):
     monkeypatch.delattr("os.sysconf")  # as on Windows
-    said = r"up to 9 rows of .*, and 3\.6 GB in memory, which this system says nothing of"
+    said = r"up to 9 transitions of .*, and 3\.6 GB in memory, which this system says nothing of"
     column = {"deter": ColumnSpec(shape=(10**8,), mutable=True)}
     found = ReplayBuffer(tmp_path, OBS, ACTION, column, capacity=10**5).require_space(9)
     assert re.fullmatch(said, found), found

@@ -21,14 +21,14 @@ from tests.agents.contract import CASES
 OBS = {"image": ObsSpec(kind="image", shape=(4, 4, 3), source=(4, 4, 3))}
 ACTION = ActionSpec(kind="box", size=1, shape=(1,), dtype="float32", low=(-1.0,), high=(1.0,))
 LATENT = {"deter": ColumnSpec(shape=(2,), dtype="float16", mutable=True)}
-B, T, SEED, ROWS = 3, 5, 7, 60
+B, T, SEED, STEPS = 3, 5, 7, 60
 
 
 def filled(folder: Path) -> ReplayBuffer:
     """Two streams, part of each sealed; fresh windows for the first few batches."""
-    replay = ReplayBuffer(folder, OBS, ACTION, LATENT, envs=2, capacity=800, chunk_rows=8)
+    replay = ReplayBuffer(folder, OBS, ACTION, LATENT, envs=2, capacity=800, chunk_size=8)
     rng = np.random.default_rng(0)
-    for n in range(ROWS):
+    for n in range(STEPS):
         for env in range(2):
             replay.add(env, {
                 "image": rng.integers(0, 256, (4, 4, 3), np.uint8),
@@ -87,7 +87,7 @@ def test_a_damaged_file_is_an_error_where_its_batch_is_used(tmp_path: Path) -> N
     with batches(replay) as ahead:
         for path in tmp_path.glob("env*/*.rows"):
             path.write_bytes(b"")
-        with pytest.raises(ReplayError, match=r"ends before row \d+: the file is damaged"):
+        with pytest.raises(ReplayError, match=r"ends before transition \d+: the file is damaged"):
             ahead.take(0)
 
 

@@ -54,7 +54,7 @@ def build(case: Case) -> Any:
 
 
 def prepared(algorithm: Any, case: Case, seed: int) -> Batch:
-    """A batch whose rows differ more and more, so that no half is like the whole."""
+    """A batch whose sequences differ more and more, so that no half is like the whole."""
     batch = builders.random_batch(algorithm, case.obs, seed)
     batch["is_first"][0, 3] = True  # so that halves hold different numbers of open loops
     if "zoomed" in batch:

@@ -55,9 +55,9 @@ def checkpoint_bytes(config: AgentConfig, algorithm: torch.nn.Module) -> int:
     optimizers = algorithm.optimizers().values()
     learned = [algorithm.state_dict(), *(one.state_dict() for one in optimizers)]
     changing = [column for column in algorithm.columns.values() if column.mutable]
-    row = sum(np.dtype(one.dtype).itemsize * int(np.prod(one.shape)) for one in changing)
-    rows = min(config.replay_rows, config.total_steps // config.repeat)
-    return sum(nbytes(state.values()) for state in learned) + rows * row
+    size = sum(np.dtype(one.dtype).itemsize * int(np.prod(one.shape)) for one in changing)
+    count = min(config.replay_rows, config.total_steps // config.repeat)
+    return sum(nbytes(state.values()) for state in learned) + count * size
 
 
 def seconds_between(config: AgentConfig, algorithm: torch.nn.Module) -> float:
@@ -86,6 +86,6 @@ def test_the_calculation_by_hand() -> None:
     # the slow value has no moments; statistics of returns and the optimiser's step are a few bytes
     assert total == pytest.approx(latents + 3 * weights - 2 * slow, abs=1_000)
     assert total / 1e9 == pytest.approx(20.1, abs=0.1)
-    # 512 rows are trained on for each decision, 16 x 64 in an update
+    # 512 transitions are trained on for each decision, 16 x 64 in an update
     expected = config.checkpoint_every * 512 / 1_024 * 0.1
     assert seconds_between(config, algorithm) == pytest.approx(expected, rel=1e-3)

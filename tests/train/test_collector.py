@@ -62,7 +62,7 @@ class Fail(Callback):
 
 
 @pytest.mark.slow
-def test_processes_change_no_row_and_no_weight(tmp_path: Path):
+def test_processes_change_no_transition_and_no_weight(tmp_path: Path):
     fields = {"envs": 3, "checkpoint_every": 160}
     serial = learn(toy(parallel=False, **fields), 1_500, tmp_path / "a")
     parallel = learn(toy(**fields), 1_500, tmp_path / "b")
@@ -103,26 +103,26 @@ def two(mode: AutoresetMode) -> SyncVectorEnv:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_rows_of_a_vector_environment(mode: AutoresetMode, tmp_path: Path):
+def test_transitions_of_a_vector_environment(mode: AutoresetMode, tmp_path: Path):
     keep = learn(toy(two(mode)), 1_000, tmp_path)
-    for env, (rows, length) in enumerate(zip(all_transitions(keep.training.replay), (20, 30),
+    for env, (found, length) in enumerate(zip(all_transitions(keep.training.replay), (20, 30),
                                              strict=True)):  # fmt: skip
-        seed, step = rows["observation"].T
-        first, last = rows["is_first"], rows["is_last"]
+        seed, step = found["observation"].T
+        first, last = found["is_first"], found["is_last"]
         whole_episodes = np.flatnonzero(last & (step == length))
         assert len(whole_episodes) > 10
         for end in whole_episodes:
             begin = end - length
             assert step[begin : end + 1].tolist() == list(range(length + 1))
             assert len(set(seed[begin : end + 1])) == 1
-            assert rows["reward"][begin] == 0
-            given = 10 * step[begin + 1 : end + 1] + rows["action"][begin:end].argmax(-1)
-            np.testing.assert_array_equal(rows["reward"][begin + 1 : end + 1], given)
+            assert found["reward"][begin] == 0
+            given = 10 * step[begin + 1 : end + 1] + found["action"][begin:end].argmax(-1)
+            np.testing.assert_array_equal(found["reward"][begin + 1 : end + 1], given)
         assert (first[1:] == last[:-1]).all()
         assert seed[0] == np.float32(episode_seed(3, env, 0))
-        assert keep.training.counters.rows[env] == len(first)
+        assert keep.training.counters.transitions[env] == len(first)
     # what counts is what was stored, not what a waiting environment went through
-    decisions = sum((~rows["is_first"]).sum() for rows in all_transitions(keep.training.replay))
+    decisions = sum((~found["is_first"]).sum() for found in all_transitions(keep.training.replay))
     assert keep.training.counters.env_step == decisions
 
 
@@ -143,9 +143,9 @@ def test_stopped_in_a_vector_environment_leaves_whole_episodes(mode: AutoresetMo
 
     keep = learn(toy(two(mode)), 10**6, tmp_path, Stop())
     assert keep.training.counters.interrupted
-    for rows in all_transitions(keep.training.replay):
-        assert rows["is_last"][-1]
-        assert (rows["is_first"][1:] == rows["is_last"][:-1]).all()
+    for found in all_transitions(keep.training.replay):
+        assert found["is_last"][-1]
+        assert (found["is_first"][1:] == found["is_last"][:-1]).all()
 
 
 def test_a_vector_environment_brings_its_number_and_is_not_evaluated_in(tmp_path: Path):
@@ -162,7 +162,7 @@ def test_a_vector_environment_brings_its_number_and_is_not_evaluated_in(tmp_path
     assert agent.evaluate(Countdown(4), episodes=1).lengths == (4,)
     loaded = TOY.load(agent.save(tmp_path / "saved"), device="cpu")
     loaded.learn(400, two(AutoresetMode.SAME_STEP), run=tmp_path / "loaded", progress=False)
-    assert min(counters(tmp_path / "loaded").rows) > 150
+    assert min(counters(tmp_path / "loaded").transitions) > 150
     with pytest.raises(ConfigError, match="holds 2 environments, but 3 were asked for"):
         learn(toy(venv, envs=3), 400, tmp_path / "other")
 
@@ -173,7 +173,7 @@ def test_processes_step_while_updates_are_made(tmp_path: Path):
     class Watch(Callback):
         def on_update(self, training: Training, metrics: object) -> None:
             if len(seen) < 5:
-                stored = training.counters.rows[0]
+                stored = training.counters.transitions[0]
                 file = tmp_path / str(training.adapter.processes[0])
                 wait_until(lambda: len(file.read_text()) > stored, "it steps meanwhile")
                 seen.append(stored)

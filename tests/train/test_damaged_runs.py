@@ -344,10 +344,10 @@ def test_dreams_begin_in_no_damaged_replay(run: Path, tmp_path: Path) -> None:
     replay = copy / NEWEST / "training" / "replay"
     spec = agentzoo.load(copy, device="cpu").spec
     assert replayed_starts(replay, spec)
-    path, rows = replay / "replay.json", replay / "env00" / "open.rows"
-    right, content = json.loads(path.read_text()), rows.read_bytes()
-    rows.write_bytes(content[:20])
-    with pytest.raises(ReplayError, match=r"open.rows ends before row"):
+    path, chunk = replay / "replay.json", replay / "env00" / "open.rows"
+    right, content = json.loads(path.read_text()), chunk.read_bytes()
+    chunk.write_bytes(content[:20])
+    with pytest.raises(ReplayError, match=r"open.rows ends before transition"):
         replayed_starts(replay, spec)
     for change in ({"rows": 3}, {"rows": [["x", "|O"]]}, {"rows": [["x", "<f4"]]},
                    {"streams": [[1024, 2048, 0, 0]]}):  # fmt: skip

@@ -1,4 +1,4 @@
-"""A disk that is full for a while costs no run, no checkpoint and no row."""
+"""A disk that is full for a while costs no run, no checkpoint and no transition."""
 
 import os
 import re
@@ -17,7 +17,7 @@ from tests.agents.contract import CASES, Keep, assert_same_run
 from tests.train.test_loop import counters, toy
 
 STEPS = 2_000
-# two checkpoints fall due in it, at 800 and 1,200, and a chunk of 1,024 rows is full
+# two checkpoints fall due in it, at 800 and 1,200, and a chunk of 1,024 transitions is full
 FULL = (700, 1_300)
 FILLED = [sys.executable, "-m", "tests.train.disk_full_worker"]
 DISK = 2**21  # bytes; one that is full has to be small
@@ -68,8 +68,8 @@ def test_the_run_and_its_last_checkpoint_are_kept(how: str, tmp_path: Path, unto
         )
         assert re.search(said, found.stderr), found.stderr
     assert "metrics.jsonl waits for room on the disk" in found.stderr
-    assert "rows wait in memory; make room on the disk" in found.stderr
-    resumed = Keep()  # whole rows, whole metrics, the same weights as if nothing had happened
+    assert "MB wait in memory; make room on the disk" in found.stderr
+    resumed = Keep()  # a whole replay, whole metrics, the same weights as if nothing had happened
     agent = CASES["LatentStore"].make()
     agent.learn(STEPS + 1, run=folder / "run", callbacks=[resumed], progress=False)
     lines = [line["env_step"] for line in read_metrics(folder / "run")]
@@ -88,7 +88,7 @@ def test_a_run_asks_before_it_begins_for_room_for_its_checkpoints(
 ):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=5_000))
     said = r"replay needs 0\.0 GB .* and 0\.0 GB for checkpoints, but 0\.0 GB are free"
-    with pytest.raises(ReplayError, match=said):  # the rows alone would fit
+    with pytest.raises(ReplayError, match=said):  # the replay alone would fit
         toy().learn(60, run=tmp_path, progress=False)
 
 

@@ -95,12 +95,12 @@ class TestSchedule:
         config = AgentConfig()
         assert (config.repeat, config.updates, config.train_ratio) == (1, 1, 0.0)
 
-    def test_two_hundred_and_fifty_replayed_rows_for_each_environment_step(self):
+    def test_two_hundred_and_fifty_transitions_learned_from_for_each_environment_step(self):
         schedule = ByBurst(prefill=5_000, pretrain=0, every=1_000, updates=100)
         assert schedule.due(105_000, 0) * 50 * 50 / 100_000 == 250
 
 
-def test_prefill_of_five_thousand_steps_stores_2505_rows(tmp_path: Path):
+def test_prefill_of_five_thousand_steps_stores_2505_transitions(tmp_path: Path):
     keep = Keep()
     agent = toy(Short(length=500), prefill=10**6, replay_rows=10_000)
     agent.learn(2_500, run=tmp_path, callbacks=[keep], progress=False)  # repeat 2 makes it 5,000
@@ -389,9 +389,9 @@ def test_a_signal_saves_whole_episodes_and_ends_the_script(sent: signal.Signals,
     toy(checkpoint_every=400).learn(
         stopped.env_step + 400, run=run, callbacks=[keep], progress=False
     )
-    (rows,) = all_transitions(keep.training.replay)
-    assert rows["is_last"][np.flatnonzero(rows["is_first"])[1:] - 1].all()
-    assert not rows["is_terminal"].any()
+    (found,) = all_transitions(keep.training.replay)
+    assert found["is_last"][np.flatnonzero(found["is_first"])[1:] - 1].all()
+    assert not found["is_terminal"].any()
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM], ids=["int", "term"])
@@ -525,9 +525,9 @@ def test_an_unfinished_episode_is_cut_for_a_checkpoint_after_the_grace(tmp_path:
     keep = Keep()
     agent = toy(Short(length=10**6), checkpoint_every=300, checkpoint_grace=50)
     agent.learn(1_000, run=tmp_path, callbacks=[keep], progress=False)
-    (rows,) = all_transitions(keep.training.replay)
-    assert np.flatnonzero(rows["is_last"]).tolist() == [350, 651, 952, 1003]
-    assert not rows["is_terminal"].any()
+    (found,) = all_transitions(keep.training.replay)
+    assert np.flatnonzero(found["is_last"]).tolist() == [350, 651, 952, 1003]
+    assert not found["is_terminal"].any()
 
 
 def lengths(folder: Path, agent: Agent, total: int) -> list[list[int]]:
@@ -535,8 +535,8 @@ def lengths(folder: Path, agent: Agent, total: int) -> list[list[int]]:
     keep = Keep()
     agent.learn(total, run=folder, callbacks=[keep], progress=False)
     found = []
-    for rows in all_transitions(keep.training.replay):
-        first, last = np.flatnonzero(rows["is_first"]), np.flatnonzero(rows["is_last"])
+    for found in all_transitions(keep.training.replay):
+        first, last = np.flatnonzero(found["is_first"]), np.flatnonzero(found["is_last"])
         found.append((last - first).tolist())
     return found
 
@@ -560,7 +560,7 @@ def test_environments_that_wait_for_a_checkpoint_are_counted(tmp_path: Path):
     found = counters(tmp_path)
     assert (found.waited, found.checkpoints) == (39, 3)
     share = [line["time/checkpoint_wait"] for line in read_metrics(tmp_path)][-1]
-    assert share == pytest.approx(39 / (39 + sum(found.rows)))
+    assert share == pytest.approx(39 / (39 + sum(found.transitions)))
 
 
 def test_the_grace_is_the_tasks_own_limit(tmp_path: Path, capsys):
@@ -589,15 +589,15 @@ def test_a_run_that_ends_while_environments_are_held_has_one_last_checkpoint(tmp
     assert (counters(tmp_path).env_step, counters(tmp_path).checkpoints) == (330, 2)
 
 
-def test_actions_are_stored_with_the_row_they_were_chosen_at(tmp_path: Path):
+def test_actions_are_stored_where_they_were_chosen(tmp_path: Path):
     keep = Keep()
     toy(Short()).learn(600, run=tmp_path, callbacks=[keep], progress=False)
-    (rows,) = all_transitions(keep.training.replay)
-    assert (rows["action"][rows["is_last"]] == 0).all()
-    assert (rows["action"][~rows["is_last"]] != 0).all()
-    assert rows["is_first"][:8].tolist() == [True, False, False, False] * 2
-    assert (rows["is_terminal"] == rows["is_last"]).all()
-    assert (rows["reward"] == np.where(rows["is_first"], 0, 1)).all()
+    (found,) = all_transitions(keep.training.replay)
+    assert (found["action"][found["is_last"]] == 0).all()
+    assert (found["action"][~found["is_last"]] != 0).all()
+    assert found["is_first"][:8].tolist() == [True, False, False, False] * 2
+    assert (found["is_terminal"] == found["is_last"]).all()
+    assert (found["reward"] == np.where(found["is_first"], 0, 1)).all()
 
 
 def test_episodes_of_one_step_are_learned_from(tmp_path: Path):
@@ -625,7 +625,7 @@ def test_a_function_that_makes_environments_has_evaluation_and_several(tmp_path:
     ]
     assert means == [20.0, 20.0, 20.0]
     assert agent.evaluate(episodes=2).mean == 20.0
-    assert min(counters(tmp_path).rows) > 200
+    assert min(counters(tmp_path).transitions) > 200
 
 
 def test_stop_on_return_ends_the_run_with_a_checkpoint(tmp_path: Path):
@@ -661,7 +661,7 @@ def test_callbacks_hear_of_every_event(tmp_path: Path):
             heard[name] = heard.get(name, 0) + 1
 
     toy(checkpoint_every=400).learn(1_000, run=tmp_path, callbacks=[Count()], progress=False)
-    # 5 episodes of 200 steps and their 5 first rows; checkpoints at 0, 400, 800 and the end
+    # 5 episodes of 200 steps and their 5 first observations; checkpoints at 0, 400, 800 and the end
     assert heard == {
         "start": 1, "step": 1_005, "episode": 5, "update": 14, "checkpoint": 4, "end": 1
     }  # fmt: skip

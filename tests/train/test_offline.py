@@ -25,8 +25,8 @@ TOY = TOYS["TruncatedActor"]
 PENDULUM = "gym:Pendulum-v1?max_episode_steps=50"
 
 
-class Rows(Callback):
-    """Keeps the rows that a run begins with, and its weights."""
+class Held(Callback):
+    """Keeps the transitions that a run begins with, and its weights."""
 
     def on_start(self, training) -> None:
         replay = training.replay
@@ -70,28 +70,28 @@ def toy(env: str | None = PENDULUM, seed: int = 5, **overrides: object):
 
 def test_what_minari_reads_is_what_replay_holds(run: Path, data: Path) -> None:
     found = minari.MinariDataset(data / "data")
-    keep = Rows()
+    keep = Held()
     TOY.load(run, device="cpu").learn(50, run=run.parent / "on", callbacks=keep, progress=False)
     assert found.total_episodes == len(keep.columns) == 6
     assert found.observation_space.shape == (3,)
     spec = toy().spec
-    for episode, rows in zip(found, keep.columns, strict=True):
-        assert np.array_equal(episode.observations, rows["observation"])
-        assert np.array_equal(episode.actions, env_action(spec.action, rows["action"][:-1]))
-        assert np.array_equal(episode.rewards, rows["reward"][1:].astype(np.float64))
+    for episode, ours in zip(found, keep.columns, strict=True):
+        assert np.array_equal(episode.observations, ours["observation"])
+        assert np.array_equal(episode.actions, env_action(spec.action, ours["action"][:-1]))
+        assert np.array_equal(episode.rewards, ours["reward"][1:].astype(np.float64))
         assert episode.truncations.tolist() == [False] * 49 + [True]
         assert not episode.terminations.any()
 
 
-def test_rows_come_back_as_they_were(run: Path, data: Path) -> None:
-    keep = Rows()
+def test_episodes_come_back_as_they_were(run: Path, data: Path) -> None:
+    keep = Held()
     TOY.load(run, device="cpu").learn(50, run=run.parent / "again", callbacks=keep, progress=False)
     dataset = open_dataset(data)
     assert (dataset.env, dataset.id) == (toy().env, "pendulum-v0")
-    for rows, theirs in zip(dataset.rows(), keep.columns, strict=True):
+    for ours, theirs in zip(dataset.read(), keep.columns, strict=True):
         for name in ("observation", "reward", "is_first", "is_last", "is_terminal"):
-            assert np.array_equal(rows[name], theirs[name]), name
-        assert rows["action"] == pytest.approx(theirs["action"], abs=1e-6)
+            assert np.array_equal(ours[name], theirs[name]), name
+        assert ours["action"] == pytest.approx(theirs["action"], abs=1e-6)
 
 
 def test_minari_recovers_the_environment_with_its_limit(data: Path) -> None:
@@ -108,13 +108,13 @@ def test_an_environment_that_is_seen_otherwise_is_not_named_to_minari(tmp_path: 
 
 
 def test_learning_from_data_alone_then_on_in_the_environment(data: Path, tmp_path: Path) -> None:
-    agent, keep = toy(None, final_episodes=2), Rows()  # the data set names its environment
+    agent, keep = toy(None, final_episodes=2), Held()  # the data set names its environment
     agent.learn(7, offline=data, run=tmp_path / "off", callbacks=keep, progress=False)
     assert agent.env == toy().env
     assert keep.updates == 7
     assert len(keep.columns) == 6
     counters = Counters.read(newest(tmp_path / "off" / "checkpoints") / "training")
-    assert (counters.updates, counters.episodes, counters.rows) == (7, 0, [0])
+    assert (counters.updates, counters.episodes, counters.transitions) == (7, 0, [0])
     said = json.loads((newest(tmp_path / "off" / "checkpoints") / "config.json").read_text())
     assert said["offline"] == {
         "dataset": "pendulum-v0", "env": agent.env, "episodes": 6, "transitions": 300,
@@ -127,7 +127,7 @@ def test_learning_from_data_alone_then_on_in_the_environment(data: Path, tmp_pat
     before = {n: t.clone() for n, t in agent.algorithm.state_dict().items()}
     agent.learn(100, run=tmp_path / "on", callbacks=keep, progress=False)
     assert all(torch.equal(before[name], one) for name, one in keep.weights.items())
-    assert len(keep.columns) == 6  # the data set's rows came along
+    assert len(keep.columns) == 6  # the data set's episodes came along
     assert keep.held == 6 * 51 + 2 * 51
     assert agent.env_steps == 100
     config = json.loads((tmp_path / "on" / "config.json").read_text())
@@ -189,7 +189,7 @@ def test_a_data_set_imported_is_a_run_to_learn_on_from(data: Path, tmp_path: Pat
     import_dataset(toy(), data, tmp_path / "imported")
     counters = Counters.read(newest(tmp_path / "imported" / "checkpoints") / "training")
     assert counters.updates == 0
-    keep, agent = Rows(), TOY.load(tmp_path / "imported", device="cpu")
+    keep, agent = Held(), TOY.load(tmp_path / "imported", device="cpu")
     agent.learn(100, run=tmp_path / "on", callbacks=keep, progress=False)
     assert len(keep.columns) == 6
     assert keep.updates > 0
@@ -219,16 +219,16 @@ def foreign(folder: Path, **changes: object) -> Path:
 
 
 def test_a_foreign_one_is_read(tmp_path: Path) -> None:
-    (rows,) = open_dataset(foreign(tmp_path / "f")).rows()
-    assert rows["is_terminal"].tolist() == [False, False, False, True]
-    assert rows["is_first"].tolist() == [True, False, False, False]
+    (episode,) = open_dataset(foreign(tmp_path / "f")).read()
+    assert episode["is_terminal"].tolist() == [False, False, False, True]
+    assert episode["is_first"].tolist() == [True, False, False, False]
 
 
 def test_a_strangers_words_stay_in_their_line(tmp_path: Path) -> None:
     key = "x\x1b[2J\nreads \u202e"
     obs = gym.spaces.Dict({key: gym.spaces.Box(-1, 1, (3,), np.float32)})
-    rows = {key: np.zeros((4, 3), np.float32)}
-    made = foreign(tmp_path / "f", obs=obs, observations=rows)
+    seen = {key: np.zeros((4, 3), np.float32)}
+    made = foreign(tmp_path / "f", obs=obs, observations=seen)
     found = CliRunner().invoke(app, ["data", "show", str(made)])
     assert found.exit_code == 0, found.output
     assert all(line.isprintable() for line in found.output.splitlines())
@@ -249,7 +249,7 @@ def test_a_strangers_words_stay_in_their_line(tmp_path: Path) -> None:
 )
 def test_a_bad_episode_is_a_sentence(tmp_path: Path, changes: dict, match: str) -> None:
     with pytest.raises(DatasetError, match=match):
-        list(open_dataset(foreign(tmp_path / "f", **changes)).rows())
+        list(open_dataset(foreign(tmp_path / "f", **changes)).read())
 
 
 def test_other_spaces_are_a_sentence(tmp_path: Path) -> None:
@@ -259,7 +259,7 @@ def test_other_spaces_are_a_sentence(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
     text = gym.spaces.Text(5)
     with pytest.raises(DatasetError, match="none for agents"):
-        list(open_dataset(foreign(tmp_path / "g", obs=text, observations=["a"] * 4)).rows())
+        list(open_dataset(foreign(tmp_path / "g", obs=text, observations=["a"] * 4)).read())
 
 
 def test_damage_is_a_sentence(data: Path, tmp_path: Path) -> None:
@@ -267,7 +267,7 @@ def test_damage_is_a_sentence(data: Path, tmp_path: Path) -> None:
     file = damaged / "data" / "main_data.hdf5"
     file.write_bytes(file.read_bytes()[:2000])
     with pytest.raises(DatasetError, match=r"episode 0 .* cannot be read|no data set that"):
-        list(open_dataset(damaged).rows())
+        list(open_dataset(damaged).read())
     (damaged / "data" / "metadata.json").write_text("{")
     with pytest.raises(DatasetError, match="is no JSON"):
         open_dataset(damaged)
@@ -289,7 +289,7 @@ def test_columns_that_only_acting_makes_are_refused(tmp_path: Path) -> None:
     kind = type("TruncatedActor", (TOY,), {"algorithm_class": Annotated})
     with pytest.raises(
         DatasetError,
-        match=r"stores seen with each row.*has not; take one that agentzoo data export wrote",
+        match=r"stores seen with each transition.*has not; take one that agentzoo data export",
     ):
         kind(PENDULUM, preset="debug", device="cpu", seed=0).learn(
             3, offline=foreign(tmp_path / "f"), run=tmp_path / "run", progress=False
@@ -307,7 +307,7 @@ def test_what_ls_imagine_made_of_maps_goes_with_its_episodes(tmp_path: Path) -> 
     first = ours(1)
     first.learn(400, run=tmp_path / "run", progress=False)
     export_dataset(first, tmp_path / "data")
-    collected, taken = Rows(), Rows()
+    collected, taken = Held(), Held()
     first.learn(404, run=tmp_path / "run", callbacks=collected, progress=False)
     second = ours(2)
     second.learn(
@@ -321,9 +321,9 @@ def test_what_ls_imagine_made_of_maps_goes_with_its_episodes(tmp_path: Path) -> 
         assert theirs.keys() == given.keys() >= {"zoomed_image", "interval", "intrinsic", *latents}
         for name in given.keys() - latents - {"action"}:
             assert np.array_equal(theirs[name], given[name]), name
-    assert any(rows["zoomed"].any() for rows in taken.columns)
+    assert any(episode["zoomed"].any() for episode in taken.columns)
     second.learn(120, run=tmp_path / "on", callbacks=taken, progress=False)
-    assert len(taken.columns) == 5  # and on in the field, with these rows
+    assert len(taken.columns) == 5  # and on in the field, with these episodes
     assert second.env_steps == 120
 
     spoiled(tmp_path / "data", "agentzoo_zoomed_map", np.zeros(3, np.float32))

@@ -4,7 +4,6 @@ import hashlib
 import json
 from functools import partial
 from pathlib import Path
-from typing import ClassVar
 
 import pytest
 import torch
@@ -38,9 +37,7 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class First(Keep):
-    """Keeps the weights and the rows that a run begins with."""
-
-    rows: ClassVar[int] = 0
+    """Keeps the weights and the replay that a run begins with."""
 
     def on_start(self, training) -> None:
         super().on_start(training)
@@ -56,14 +53,14 @@ def go_on(agent: Agent, run: Path, steps: int = 600, env: str | None = None) -> 
     return keep
 
 
-def test_a_loaded_run_continues_with_its_optimiser_and_its_rows(first: Path, tmp_path: Path):
+def test_a_loaded_run_continues_with_its_optimiser_and_its_replay(first: Path, tmp_path: Path):
     last = newest(first / "checkpoints")
     agent = TOY.load(first, device="cpu")
     before = {name: tensor.clone() for name, tensor in agent.algorithm.state_dict().items()}
     keep = go_on(agent, tmp_path / "run")
     assert all(torch.equal(before[name], tensor) for name, tensor in keep.weights.items())
     assert keep.optimizer["step"] == counters(first).updates
-    assert keep.held == sum(counters(first).rows)
+    assert keep.held == sum(counters(first).transitions)
     assert parent_of(tmp_path / "run") == {
         "sha256": sha256(last), "env": agent.env, "env_steps": 800,
         "has_optimizer": True, "has_replay": True, "parts": [],
@@ -81,7 +78,7 @@ def test_no_action_is_random_and_no_episode_is_played_twice(first: Path, tmp_pat
     assert agent.seed != 3
     (old,) = all_transitions(keep.training.replay)
     starts = old["observation"][old["is_first"]]
-    assert len({tuple(row) for row in starts.tolist()}) == len(starts)
+    assert len({tuple(one) for one in starts.tolist()}) == len(starts)
     assert keep.training.collector.prefill == 0
 
 
@@ -104,7 +101,7 @@ def test_a_saved_policy_starts_afresh_but_for_its_weights_and_warms_up(first: Pa
     assert again.env_steps == 1_600
 
 
-def test_another_task_is_another_run_without_the_rows_of_the_first(first: Path, tmp_path: Path):
+def test_another_task_is_another_run_without_the_replay_of_the_first(first: Path, tmp_path: Path):
     agent = TOY.load(first, device="cpu")
     keep = go_on(agent, tmp_path / "other", env=SLOWER)
     assert keep.held == 0

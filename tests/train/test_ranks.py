@@ -113,17 +113,18 @@ def test_torchrun_learns_one_run_with_one_checkpoint(learned: Path) -> None:
         content(path)["training/replay/env00/open.rows"]
         != content(path)["training/rank-1/replay/env00/open.rows"]
     )
-    # rows have checksums of their own, whose process they ever are
+    # chunk files have checksums of their own, whose process they ever are
     listed = json.loads((path / "checksums.json").read_text("utf-8"))
     assert "training/rank-1/counters.json" in listed
     assert not [name for name in listed if "/replay/env" in name]
-    # running statistics of every row that either process collected
+    # running statistics of every transition that either process collected
     saved = load_file(path / "model.safetensors")
-    assert saved["encoder.standardizer.count"] == sum(first.rows + second.rows)
+    collected = sum(first.transitions + second.transitions)
+    assert saved["encoder.standardizer.count"] == collected
     assert len(list(learned.rglob("metrics.jsonl"))) == 1
     lines = read_metrics(learned)
     assert sum("eval/mean_reward" in line for line in lines) == 2
-    assert max(line.get("replay/rows", 0) for line in lines) == sum(first.rows + second.rows)
+    assert max(line.get("replay/rows", 0) for line in lines) == collected
 
 
 def test_a_lost_process_ends_the_run_which_goes_on_bit_for_bit(
@@ -161,17 +162,17 @@ def test_a_setting_that_cannot_be_dealt_out_is_refused() -> None:
 
 
 def test_running_moments_add_and_subtract() -> None:
-    """As over all rows at once, in float64."""
-    rows = torch.randn(12, 3, dtype=torch.float64) * 5 + 100
+    """As over all samples at once, in float64."""
+    samples = torch.randn(12, 3, dtype=torch.float64) * 5 + 100
 
     def of(part: Tensor) -> RunningMoments:
         count = torch.tensor(float(len(part)), dtype=torch.float64)
         return RunningMoments(count, part.mean(0), (part - part.mean(0)).square().sum(0))
 
-    both, later = of(rows[:5]).plus(of(rows[5:])), of(rows).minus(of(rows[:5]))
-    for found, expected in zip((*both, *later), (*of(rows), *of(rows[5:])), strict=True):
+    both, later = of(samples[:5]).plus(of(samples[5:])), of(samples).minus(of(samples[:5]))
+    for found, expected in zip((*both, *later), (*of(samples), *of(samples[5:])), strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
-    nothing = of(rows).minus(of(rows))
+    nothing = of(samples).minus(of(samples))
     assert [part.abs().max().item() for part in nothing[::2]] == [0, 0]
 
 

@@ -1,4 +1,4 @@
-"""Side observations, values for the row being stored, and worlds that are lost while learning."""
+"""Side observations, values for what is being stored, and worlds that are lost while learning."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -24,7 +24,7 @@ from tests.unit_runtime.envs.fake_envs import Breaking, Countdown, Doomed, Morta
 
 
 class SeeingAlgorithm(Toy):
-    """Stores what it saw beside its observations, at once and a row later."""
+    """Stores what it saw beside its observations, at once and a step later."""
 
     columns: ClassVar[Mapping[str, ColumnSpec]] = {
         "seen": ColumnSpec(mutable=True), "before": ColumnSpec(mutable=True),
@@ -58,17 +58,17 @@ def learn(
 
 @pytest.mark.parametrize("parallel", [False, True])
 def test_annotate_sees_what_neither_replay_nor_policy_gets(tmp_path: Path, parallel: bool) -> None:
-    # a chunk is 1,024 rows: more of them, so that values are late for the first of a chunk too
+    # more than a chunk of 1,024 transitions, so that values are late for the first of one too
     steps = 1_100 * (1 + parallel)
     learner, keep = learn(Watched, tmp_path, steps, envs=1 + parallel, parallel=parallel)
     replay = keep.training.replay
     assert list(learner.spec.obs) == ["observation"]
     assert "twice" not in (replay.dtype.names or ())
-    for rows in all_transitions(replay):
-        count = rows["observation"][:, 1]
-        np.testing.assert_array_equal(rows["seen"], 2 * count)
+    for found in all_transitions(replay):
+        count = found["observation"][:, 1]
+        np.testing.assert_array_equal(found["seen"], 2 * count)
         np.testing.assert_array_equal(
-            rows["before"], np.where(rows["is_last"], -1, 2 * (count + 1))
+            found["before"], np.where(found["is_last"], -1, 2 * (count + 1))
         )
     assert len(all_transitions(replay)[0]["seen"]) > 1_024
     assert learner.evaluate(Watched(), episodes=1).lengths == (25,)
@@ -121,19 +121,19 @@ def test_a_lost_world_ends_its_episode_at_the_last_stored_transition(
     said = capfd.readouterr().err
     assert said.count("was lost, the next begins: the lights went out") == 1
     short = 0
-    for rows in all_transitions(keep.training.replay):
-        step, last = rows["observation"][:, 1], rows["is_last"]
-        assert (rows["is_first"][1:] == last[:-1]).all()
-        assert (np.diff(step)[~last[:-1]] == 1).all(), "no row was made up"
-        assert (rows["action"][last] == 0).all()
-        assert len(set(rows["observation"][rows["is_first"], 0])) == rows["is_first"].sum()
-        assert (rows["is_terminal"] == (step == 25)).all(), "a lost world is no termination"
+    for found in all_transitions(keep.training.replay):
+        step, last = found["observation"][:, 1], found["is_last"]
+        assert (found["is_first"][1:] == last[:-1]).all()
+        assert (np.diff(step)[~last[:-1]] == 1).all(), "no transition was made up"
+        assert (found["action"][last] == 0).all()
+        assert len(set(found["observation"][found["is_first"], 0])) == found["is_first"].sum()
+        assert (found["is_terminal"] == (step == 25)).all(), "a lost world is no termination"
         short += int((last & (step == count - 1)).sum())
     assert short >= 1
     counters, stored = keep.training.counters, all_transitions(keep.training.replay)
-    assert counters.rows == [len(rows["reward"]) for rows in stored]
-    assert counters.env_step == sum(int((~rows["is_first"]).sum()) for rows in stored)
-    assert counters.episodes == sum(int(rows["is_last"].sum()) for rows in stored)
+    assert counters.transitions == [len(found["reward"]) for found in stored]
+    assert counters.env_step == sum(int((~found["is_first"]).sum()) for found in stored)
+    assert counters.episodes == sum(int(found["is_last"].sum()) for found in stored)
     assert keep.training.replay.episodes == counters.episodes
 
 
@@ -142,16 +142,16 @@ def test_the_end_of_an_episode_may_lie_in_a_sealed_chunk_that_a_checkpoint_holds
 ) -> None:
     obs = {"x": ObsSpec(kind="vector", shape=(1,), source=(1,))}
     action = ActionSpec(kind="discrete", size=2, shape=(), dtype="int64", nvec=(2,), start=(0,))
-    replay = ReplayBuffer(tmp_path / "a", obs, action, capacity=64, chunk_rows=8)
+    replay = ReplayBuffer(tmp_path / "a", obs, action, capacity=64, chunk_size=8)
     for i in range(8):
-        row = {"x": np.array([i]), "action": np.ones(2), "reward": 0.0}
+        step = {"x": np.array([i]), "action": np.ones(2), "reward": 0.0}
         flags = {"is_first": i == 0, "is_last": False, "is_terminal": False}
-        replay.add(0, {name: np.asarray(value) for name, value in {**row, **flags}.items()})
+        replay.add(0, {name: np.asarray(value) for name, value in {**step, **flags}.items()})
     replay.save(tmp_path / "b")
     replay.end(0)
-    other = ReplayBuffer(tmp_path / "c", obs, action, capacity=64, chunk_rows=8)
+    other = ReplayBuffer(tmp_path / "c", obs, action, capacity=64, chunk_size=8)
     other.restore(tmp_path / "b")
-    ours, saved = (one.streams[0].chunks[0].rows for one in (replay, other))
+    ours, saved = (one.streams[0].chunks[0].all_records for one in (replay, other))
     assert ours["is_last"].tolist() == [False] * 7 + [True]
     assert ours["action"].sum(1).tolist() == [2.0] * 7 + [0.0]
     assert not saved["is_last"].any()
@@ -169,16 +169,16 @@ def test_a_process_that_dies_is_replaced_where_that_was_asked_for(how: str) -> N
     adapter.step([0, 1], [0, 0])
     source.timeout = 3.0
     adapter.send([0, 1], [0, 0])
-    envs, rows = adapter.receive()
+    envs, found = adapter.receive()
     assert envs == [0]
-    assert rows["observation"].tolist() == [[0, 2]]
+    assert found["observation"].tolist() == [[0, 2]]
     ((index, why),) = adapter.lost.items()
     assert index == 1
     assert "while it was being stepped" in why
     adapter.send([0], [0], [1], [2])
-    envs, rows = adapter.receive()
+    envs, found = adapter.receive()
     assert (envs, adapter.lost) == ([0, 1], {})
-    assert rows["observation"].tolist() == [[0, 3], [2, 0]]
+    assert found["observation"].tolist() == [[0, 3], [2, 0]]
     adapter.close()
 
 

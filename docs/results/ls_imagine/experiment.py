@@ -189,7 +189,7 @@ def success(found: Mapping[str, Any]) -> str:
 
 
 def shares(log: Path) -> list[str]:
-    """Zoomed rows and those of them that are closed, in the last fifth of a run's updates."""
+    """Zoomed transitions, and those of them that are closed, in the last fifth of the updates."""
     lines = [one for one in read_metrics(log) if "long/zoomed" in one]
     late = lines[-max(len(lines) // 5, 1) :]
     return [f"{100 * np.mean([x[k] for x in late]):.0f} %" for k in ("long/zoomed", "long/closed")]
