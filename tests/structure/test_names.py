@@ -59,7 +59,7 @@ def names_for_type_checkers(package: str) -> dict[str, str]:
 GIVEN_UP = {  # the field has other words for these; see docs/glossary.md
     *("Row", "Rows", "Late", "Windows", "DeviceRows", "load_rows", "copy_if"),
     *("slow_copy", "evidence", "halved", "along_input", "along_both", "learned_in", "for_world"),
-    *("at_once", "derive", "amend", "surprise", "drive"),
+    *("at_once", "derive", "amend", "surprise", "drive", "together", "forget"),
 }
 RIDDLES = {  # no docstring opens with one; only a flag's with "whether"
     *("what", "whatever", "who", "whoever", "whose", "which", "whichever", "how"),
