@@ -155,7 +155,7 @@ def inspect(bundle: Bundle) -> None:
 
 
 def verify(bundle: Bundle, provider: Provider = "auto") -> None:
-    """Check a bundle's files and replay its recorded steps on this machine."""
+    """Check a bundle's files and its recorded steps on this machine."""
     from agentzoo.hub import locate
     from agentzoo.runtime import verify as check
 

@@ -1,4 +1,4 @@
-"""The update as one CUDA graph: recorded once, then replayed on new numbers in the same memory.
+"""The update as one CUDA graph: recorded once, then launched on new numbers in the same memory.
 
 An eager update starts its kernels one by one, thousands of them; a graph starts them all at once.
 An update can be recorded if it reads nothing back to the host, makes no tensor of host data, and
@@ -57,7 +57,7 @@ class EagerUpdate:
 
 
 class CapturedUpdate:
-    """The algorithm's update, recorded after some eager ones and replayed from then on.
+    """The algorithm's update, recorded after some eager ones and launched from then on.
 
     Every call is one gradient step on its own batch, the first ones included. Batches are of one
     shape, and the algorithm's tensors stay where they are (weights are loaded in place).
@@ -74,7 +74,7 @@ class CapturedUpdate:
     ) -> None:
         self._eager, self._record = EagerUpdate(algorithm, device), record or cuda_graph
         self._warm_ups = WARM_UPS
-        self._replay: Callable[[], None] | None = None
+        self._launch: Callable[[], None] | None = None
         self._batch: Batch = {}
         self._names: list[str] = []
         self._metrics = torch.empty(0)
@@ -83,7 +83,7 @@ class CapturedUpdate:
     @property
     def warm(self) -> bool:
         """Whether the update is recorded."""
-        return self._replay is not None
+        return self._launch is not None
 
     def __call__(self, batch: Batch, seed: int) -> tuple[Metrics, WriteBack]:
         """One gradient step."""
@@ -92,10 +92,10 @@ class CapturedUpdate:
             return aside(lambda: self._eager(batch, seed), self._eager.noise.device)
         self._fill(batch)
         self._eager.noise.restart(seed)
-        if self._replay is None:
-            self._replay = self._record(self._step, self._eager.noise)
-        self._replay()
-        # copies: the next replay writes its results over these
+        if self._launch is None:
+            self._launch = self._record(self._step, self._eager.noise)
+        self._launch()
+        # copies: the next launch writes its results over these
         metrics = dict(zip(self._names, self._metrics.clone().unbind(), strict=True))
         return metrics, {name: tensor.clone() for name, tensor in self._back.items()}
 
@@ -148,7 +148,7 @@ def cuda_graph(step: Callable[[], None], noise: NoiseSource) -> Callable[[], Non
 
     Args:
         step: works on tensors that stay where they are.
-        noise: its random numbers; restarted from another seed, a replay draws that seed's.
+        noise: its random numbers; restarted from another seed, a launch draws that seed's.
 
     Returns:
         What does the recorded work, and does not wait for it.
@@ -169,7 +169,7 @@ def cuda_graph(step: Callable[[], None], noise: NoiseSource) -> Callable[[], Non
         ) from error
     waiting: deque[torch.cuda.Event] = deque()
 
-    def replay() -> None:
+    def launch() -> None:
         if len(waiting) == QUEUE:
             waiting.popleft().synchronize()
         graph.replay()
@@ -177,7 +177,7 @@ def cuda_graph(step: Callable[[], None], noise: NoiseSource) -> Callable[[], Non
         done.record(torch.cuda.current_stream(noise.device))
         waiting.append(done)
 
-    return replay
+    return launch
 
 
 def aside(

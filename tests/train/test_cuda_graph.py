@@ -201,16 +201,16 @@ needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a C
 
 @pytest.mark.gpu
 @needs_cuda
-def test_a_replay_draws_the_numbers_of_the_seed_it_was_restarted_with() -> None:
+def test_a_launch_draws_the_numbers_of_the_seed_it_was_restarted_with() -> None:
     noise, drawn = NoiseSource(0, "cuda"), torch.zeros(2, 1000, device="cuda")
 
     def step() -> None:
         drawn.copy_(torch.stack([noise.normal(1000), noise.uniform(1000)]))
 
-    replay = cuda_graph(step, noise)
+    launch = cuda_graph(step, noise)
     for seed in (5, 6, 5):
         noise.restart(seed)
-        replay()
+        launch()
         new = NoiseSource(seed, "cuda")
         assert torch.equal(drawn, torch.stack([new.normal(1000), new.uniform(1000)]))
 
