@@ -78,6 +78,7 @@ class DreamerOverrides(AgentOverrides, total=False):
     model_lr: float
     actor_lr: float
     value_lr: float
+    warmup: int
     adam_eps: float
     grad_clip: float
 

@@ -171,6 +171,8 @@ class DreamerAlgorithm(nn.Module):
             )
             for name, rate in rates.items()
         }
+        for name in ("actor", "value"):
+            self._optimizers[name].warmup = c.warmup
         self.carry_spec = acting.carry_spec(self.rssm, action.size)
         self.noise_spec = noise_spec(latent, self.actor, action)
 
@@ -497,6 +499,7 @@ class DreamerConfig(AgentConfig):
     model_lr: float = 6e-4  # learning rate of the world model
     actor_lr: float = 8e-5  # of the actor
     value_lr: float = 8e-5  # of the value
+    warmup: int = 0  # updates in which the actor's and the value's rate rise from 0; ours
     adam_eps: float = 1e-7  # added to Adam's denominator
     grad_clip: float = 100.0  # global norm, each optimiser
 
@@ -553,6 +556,9 @@ _CPU: dict[str, object] = {
     "model_lr": 1e-3,
     "actor_lr": 3e-4,
     "value_lr": 1e-3,
+    # so fast a value, without a target network, runs away from what can be reached while the model
+    # is new, and takes the actor with it; DreamerV3's number of updates
+    "warmup": 1_000,
     "update_every": 100,
     "updates": 10,
     "replay_rows": 200_000,
@@ -570,6 +576,7 @@ _DEBUG: dict[str, object] = {
     "imagine_starts": 16,
     "prefill": 500,
     "pretrain": 2,
+    "warmup": 10,
     "update_every": 100,
     "updates": 2,
     "replay_rows": 10_000,

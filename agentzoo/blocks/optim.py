@@ -143,7 +143,7 @@ class Adam(Moments):
     ) -> None:
         super().__init__(params)
         self.lr, self.eps, self.clip, self.betas, self.decay = lr, eps, clip, betas, decay
-        self.warmup = 0  # updates in which the rate rises from 0, for weights that learned before
+        self.warmup = 0  # updates in which the rate rises from 0
         self.torch_eps = torch_eps
 
     @torch.no_grad()

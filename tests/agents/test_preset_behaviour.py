@@ -5,7 +5,7 @@ at its floor, and from vectors the prior learns. From pictures the prior is not 
 this small tell so little of a picture that it stays below its free nats, whatever the preset.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -227,3 +227,30 @@ def test_no_preset_is_left_out() -> None:
     agents = {case.agent for case in CASES}
     assert {agent.__name__ for agent in agents} == set(OWN)
     assert covered == {(agent.__name__, preset) for agent in agents for preset in agent.presets}
+
+
+class Values(Callback):
+    """Keeps the means of imagined values that the run logs."""
+
+    def __init__(self) -> None:
+        self.logged: list[float] = []
+
+    def on_log(self, training: object, line: Mapping[str, float]) -> None:
+        if "imag/value" in line:
+            self.logged.append(line["imag/value"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("agent_class", [Dreamer, DreamerV2])
+def test_imagined_values_can_be_reached(agent_class: type[Agent], tmp_path: Path) -> None:
+    # The first updates are the dangerous ones: value, actor and model all start from nothing
+    values = Values()
+    agent = agent_class(
+        "dmc:cartpole-balance?obs=state", preset="cpu", device="cpu", seed=0, final_episodes=0
+    )
+    agent.learn(7_000, run=tmp_path, callbacks=[values], progress=False)
+    assert len(values.logged) >= 2
+    # rewards are in [0, 1] a step, added up over the repeated ones
+    assert isinstance(agent, (Dreamer, DreamerV2))
+    largest = agent.config.repeat / (1 - agent.config.discount)
+    assert max(values.logged) < largest, values.logged
