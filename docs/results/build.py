@@ -45,7 +45,13 @@ NAMES = {
     "tqc": "TQC, by sb3-contrib",
 }
 # what a variant's name stands for, beside presets
-VARIANTS = {"": "cpu", "raw": "cpu, raw vectors", "rates": "cpu, faster actor and value", "ratio64": "cpu, ratio 64", "sb3": "its defaults"}
+VARIANTS = {
+    "": "cpu",
+    "raw": "cpu, raw vectors",
+    "no_warmup": "cpu, no warm-up",
+    "ratio64": "cpu, ratio 64",
+    "sb3": "its defaults",
+}
 
 
 class Curve(NamedTuple):
