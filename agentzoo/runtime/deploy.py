@@ -23,6 +23,7 @@ from .server.service import Service
 from .server.settings import ModelSettings, ServerSettings, check_names, model_settings
 
 KEY_VARIABLE = "AGENTZOO_API_KEY"
+KEPT = 64  # replicas that no longer run, in each proxy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,6 +218,22 @@ def __getattr__(name: str) -> Any:
         Serve carries it to its proxies whole, since they may not have agentzoo.
         """
 
+        def initialize_state(self, **_: object) -> None:
+            """Begin with no replica that runs."""
+            self._running = set[Any]()
+
+        def update_replicas(self, replicas: list[Any]) -> None:
+            """Take note of who runs, and keep the others until a request finds them dead.
+
+            Serve leaves out a replica that swaps its model, and one that is to end: what has begun
+            there goes on there, and nothing else begins.
+            """
+            self._running = {one.replica_id for one in replicas}
+            others = [
+                one for key, one in self.curr_replicas.items() if key not in self._running
+            ]  # the latest first
+            super().update_replicas([*replicas, *others[:KEPT]])  # pyright: ignore[reportUnknownMemberType]
+
         async def choose_replicas(
             self, candidate_replicas: list[Any], pending_request: Any = None
         ) -> list[list[Any]]:
@@ -227,7 +244,8 @@ def __getattr__(name: str) -> Any:
                 session = pending_request.metadata.session_id
             replica = session.partition(MARK)[0]
             named = [one for one in candidate_replicas if one.replica_id.unique_id == replica]
-            return [named or random.sample(candidate_replicas, min(2, len(candidate_replicas)))]
+            running = [one for one in candidate_replicas if one.replica_id in self._running]
+            return [named or random.sample(running, min(2, len(running)))]
 
     return ByName
 

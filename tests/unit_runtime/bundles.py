@@ -23,7 +23,9 @@ REPLAY = b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom" + bytes(2_000)  # not a film, but
 CURVE = b"\x89PNG\r\n\x1a\n" + bytes(500)
 
 
-def linear(folder: Path, *, seed: int = 0, episodes: int = 10, padding: int = 0) -> Path:
+def linear(
+    folder: Path, *, seed: int = 0, episodes: int = 10, padding: int = 0, scale: float = 1
+) -> Path:
     """Write a bundle with everything that `push` wants.
 
     Args:
@@ -31,10 +33,12 @@ def linear(folder: Path, *, seed: int = 0, episodes: int = 10, padding: int = 0)
         seed: another one is another policy.
         episodes: evaluated, really.
         padding: further bytes in the weights.
+        scale: of the weights; with a negative one it acts the other way.
     """
     folder.mkdir(parents=True)
     spec = linear_spec(seed)
-    weights = WEIGHTS + np.random.default_rng(seed).normal(0, 0.1, WEIGHTS.shape).astype("f4")
+    drawn = np.random.default_rng(seed).normal(0, 0.1, WEIGHTS.shape).astype("f4")
+    weights = scale * (WEIGHTS + drawn)
     (folder / "policy.onnx").write_bytes(graph(spec, weights))
     np.savez(folder / "golden.npz", **trace(spec, weights))
     (folder / "config.json").write_text(json.dumps(config(spec), indent=1))
