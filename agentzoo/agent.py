@@ -53,6 +53,7 @@ from .environment import (
     require_environment,
     spaces_of,
 )
+from .precision import resolve_precision, slower_here
 from .ranks import Ranks, joined, ranks
 from .replay.datasets import Dataset, open_dataset
 from .saved import (
@@ -159,6 +160,7 @@ class Agent:
         self._preset, self._overrides = preset, overrides
         self._facts: EnvFacts | None = None  # where it is to learn; unknown of a loaded agent
         self._loaded_differs: dict[str, list[str]] = {}
+        self._precision_open = False  # whether "auto" chose it, so that a run has the last word
         known = sorted(self.presets)
         if preset is not None and preset not in known:
             raise ConfigError(
@@ -397,6 +399,10 @@ class Agent:
         if seed != self.seed and not self._seed_given:
             self.seed = seed
             self._wire(self.spec.obs, self.spec.action)
+        precision = ranks.exchange(self.config.precision)[0]
+        if precision != self.config.precision and self._precision_open:
+            self._set_precision(precision)
+            self._wire(self.spec.obs, self.spec.action)
         said = ranks.exchange(self._settings())
         if differing := [rank for rank, one in enumerate(said) if one != said[0]]:
             raise RunError(
@@ -470,8 +476,15 @@ class Agent:
             self.run = folder
             return Counters(), None
         require_same_ranks(folder, newest)
+        settings = read_settings(newest)
+        if self._precision_open:
+            default = self.config_class().precision
+            self._set_precision(settings["config"].get("precision", default))
         self._require_same_settings(newest)
-        self._loaded, settings = None, read_settings(newest)
+        self._loaded = None
+        slower = slower_here(self.config.precision, device=self.device.type)
+        if slower and ranks().first:
+            print(f"{folder}: {slower}")
         self.seed = settings["seed"]
         self.parent = Parent(**settings["parent"]) if "parent" in settings else None
         self._require_same_parts(folder, parts)
@@ -757,6 +770,7 @@ class Agent:
             specs = self._facts.obs, self._facts.action
             preset = self._choose_preset(self._facts.suite, specs[0])
             self.config = self._configure(self._facts, preset, self._overrides)
+            self._choose_precision(specs[0])
             self._require_device()
         if isinstance(env, gym.vector.VectorEnv) and "envs" not in self._overrides:
             self.config = replace(self.config, envs=env.num_envs)
@@ -819,6 +833,18 @@ class Agent:
         require_capture(self.device, self.config.capture)
         if self.config.precision == "tf32" and self.device.type != "cuda":
             raise ConfigError(f"precision='tf32' is CUDA's, the device is {self.device}; use fp32")
+
+    def _choose_precision(self, obs: Mapping[str, ObsSpec]) -> None:
+        """Resolve precision="auto"; from now on it stands everywhere as what it is here."""
+        self._precision_open = self.config.precision == "auto"
+        images = any(spec.kind == "image" for spec in obs.values())
+        name, device = type(self).__name__, self.device.type
+        self._set_precision(resolve_precision(name, self.config, images=images, device=device))
+
+    def _set_precision(self, word: str) -> None:
+        self.config = replace(self.config, precision=word)
+        if "precision" in self._overrides:
+            self._overrides = {**self._overrides, "precision": word}
 
     def _choose_preset(self, suite: str, obs: Mapping[str, ObsSpec]) -> str:
         image = any(spec.kind == "image" for spec in obs.values())

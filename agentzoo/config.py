@@ -55,7 +55,8 @@ class AgentConfig:
     )
     checkpoint_grace: int | None = None  # further steps of an environment after which its episode
     # is cut for a checkpoint; None is the task's time limit, or 10,000 where that is not known
-    precision: str = "fp32"  # fp32|tf32|bf16, of matrix products
+    # fp32|tf32|bf16|auto, of matrix products; auto is bf16 where that was measured to be faster
+    precision: str = "fp32"
     lr_decay: str = "none"  # none|linear|cosine, how learning rates fall from the first update on
     lr_decay_updates: int = 0  # updates in which it falls to its last value
     lr_final: float = 0.0  # share of each learning rate that is left after them
@@ -76,7 +77,7 @@ class AgentConfig:
                 "a burst at each episode's end; set update_every as well"
             )
         one_of("render", self.render, ("default", "fast"))
-        one_of("precision", self.precision, ("fp32", "tf32", "bf16"))
+        one_of("precision", self.precision, ("fp32", "tf32", "bf16", "auto"))
         one_of("lr_decay", self.lr_decay, ("none", "linear", "cosine"))
         if (self.lr_decay != "none") != (self.lr_decay_updates > 0):
             raise ConfigError(

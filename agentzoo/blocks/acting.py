@@ -122,6 +122,7 @@ def autocast(module: nn.Module, precision: str) -> torch.autocast:
 
     Norms, likelihoods and recurrent states stay float32 by promotion.
     """
+    assert precision != "auto", "an agent has resolved it before anything learns"
     device = next(module.parameters()).device.type
     return torch.autocast(device, torch.bfloat16, enabled=precision == "bf16")
 

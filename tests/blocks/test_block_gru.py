@@ -77,6 +77,23 @@ def test_norm_and_silu_have_their_gradient_in_pieces_too(
         assert_close(norm(x, silu=True), expected.detach())
 
 
+def test_in_bfloat16_norm_and_silu_round_once() -> None:
+    norm = RMSNorm(6)
+    torch.nn.init.normal_(norm.weight, generator=torch.Generator().manual_seed(0))
+    draw = torch.Generator().manual_seed(1)
+    x, up = torch.randn(2, 5, 4, 6, generator=draw).bfloat16().unbind(0)
+    wants = [x.requires_grad_(), norm.weight]
+    full = norm(x.float(), silu=True)
+    result = norm(x, silu=True)
+    assert torch.equal(result, full.bfloat16())
+    of_x, of_gain = torch.autograd.grad(result, wants, up)
+    expected = torch.autograd.grad(full, wants, up.float())
+    assert torch.equal(of_x, expected[0])
+    assert_close(of_gain, expected[1], rtol=1e-6, atol=1e-6)
+    with torch.no_grad():
+        assert torch.equal(norm(x, silu=True), result)
+
+
 def test_the_core_is_the_equations_of_the_paper() -> None:
     D, Z, A, h, G = 12, 5, 2, 4, 3
     core = BlockGRUCore(Z, A, h, D, G)

@@ -13,9 +13,11 @@
 | `two_hot_loss.cross_entropy` | log-softmax and two gathers |
 
 They give the same numbers but for rounding. `kernels("plain")` switches all of them off, which is
-what a configuration's `kernels="plain"` does around an update. Under bfloat16 autocast each works
-on what autocast hands it; `rssm_observe` alone steps aside there, as products are rounded inside
-its loop.
+what a configuration's `kernels="plain"` does around an update.
+
+Under bfloat16 autocast each works on what autocast hands it. Two know of it: `norm_silu` computes a
+bfloat16 input in float32 and rounds once, and `rssm_observe` keeps its loop in float32 on a CPU,
+while on CUDA it steps aside.
 """
 
 from collections.abc import Iterator

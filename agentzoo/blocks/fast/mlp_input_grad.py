@@ -117,6 +117,8 @@ def _sweep(net: MLP, x: Tensor) -> _Piece:
     for layer, h in zip(reversed(layers[1:]), reversed(hidden[1:-1]), strict=True):
         deltas.append((deltas[-1] @ layer.weight).mul_(_elu_slope(h)))
     slope = deltas[-1] @ layers[0].weight
+    if x.device.type == "cpu":  # as the first product read it, for that weight's gradient
+        x = x.to(hidden[1].dtype)
     return _Piece(x, out.float(), slope.float(), hidden[1:], deltas[::-1])
 
 

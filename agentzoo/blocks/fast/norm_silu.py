@@ -1,6 +1,9 @@
 """RMS normalisation and SiLU in one, whose gradient keeps the input alone.
 
 Plain form: `silu(rms_norm(x, weight, eps))`, which keeps several tensors of the input's size.
+
+In bfloat16 a piece is computed in float32 and rounded once, when it is done; what is kept and
+handed on is half as long.
 """
 
 from collections.abc import Iterator
@@ -15,7 +18,13 @@ PIECE = 2**17  # numbers on a CPU that several passes are made over at once
 
 
 def norm_silu(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """silu(weight * x / rms(x)) over the last axis: float32 (..., size) -> (..., size)."""
+    """silu(weight * x / rms(x)) over the last axis: (..., size) -> (..., size) of the same type.
+
+    Args:
+        x: (..., size), float32 or bfloat16.
+        weight: (size,) float32, the gain.
+        eps: added to the mean square.
+    """
     return _NormedSiLU.apply(x, weight, eps)
 
 
@@ -32,11 +41,14 @@ class _NormedSiLU(torch.autograd.Function):
             x.reshape(-1, len(weight)),
             torch.empty_like(x, memory_format=torch.contiguous_format),
         )
-        scale = vectors.new_empty(len(vectors), 1)
+        scale = vectors.new_empty(len(vectors), 1, dtype=torch.float32)
         for part, s, z in _pieces(vectors, scale, out.view(vectors.shape)):
-            norm = torch.linalg.vector_norm(part, dim=-1, keepdim=True)
+            full, into = part.float(), _float32_place(z)
+            norm = torch.linalg.vector_norm(full, dim=-1, keepdim=True)
             torch.rsqrt(norm.square_().div_(len(weight)).add_(eps), out=s)
-            F.silu(torch.mul(part, s, out=z).mul_(weight), inplace=True)
+            F.silu(torch.mul(full, s, out=into).mul_(weight), inplace=True)
+            if into is not z:
+                z.copy_(into)
         ctx.save_for_backward(vectors, weight, scale)
         return out
 
@@ -46,14 +58,24 @@ class _NormedSiLU(torch.autograd.Function):
         vectors, weight, scale = ctx.saved_tensors
         up = grads[0].reshape(vectors.shape)
         grad, weight_grad = torch.empty_like(vectors), torch.zeros_like(weight)
-        for part, s, g, into in _pieces(vectors, scale, up, grad):
-            u = part * s
-            delta = torch.ops.aten.silu_backward(g, torch.mul(u, weight, out=into))
+        for part, s, g, place in _pieces(vectors, scale, up, grad):
+            into = _float32_place(place)
+            u = part * s  # float32, whatever the part is
+            delta = torch.ops.aten.silu_backward(g.float(), torch.mul(u, weight, out=into))
             share = delta * u
             weight_grad += share.sum(0)
             mean = torch.mv(share, weight).unsqueeze(-1).div_(-len(weight))
             torch.addcmul(delta.mul_(weight), u, mean, out=into).mul_(s)
+            if into is not place:
+                place.copy_(into)
         return grad.view(grads[0].shape), weight_grad, None
+
+
+def _float32_place(result: Tensor) -> Tensor:
+    """A place to compute a result in float32: its own, or one beside it."""
+    if result.dtype is torch.float32:
+        return result
+    return torch.empty_like(result, dtype=torch.float32)
 
 
 def _pieces(vectors: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.testing import assert_close
 
+from agentzoo.blocks.fast import kernels
 from agentzoo.blocks.fast import mlp_input_grad as slopes
 from agentzoo.blocks.heads import BernoulliHead, NormalHead, fused_outputs
 from agentzoo.blocks.layers import MLP, elu_
@@ -104,3 +105,17 @@ def test_networks_that_share_a_product_do_not_overwrite_it() -> None:
     assert_close(
         torch.autograd.grad(sum(together).sum(), feat), torch.autograd.grad(sum(apart).sum(), feat)
     )
+
+
+def test_under_autocast_gradients_are_the_plain_ones_but_for_rounding() -> None:
+    net, up = head(3).float(), upstream()
+    feats = [feat.detach().float().requires_grad_() for feat in steps()]
+    params, found = list(net.parameters()), {}
+    for kind in ("fast", "plain"):
+        with torch.autocast("cpu", torch.bfloat16), kernels(kind):
+            by_input, by_weights = net.value_and_input_grad(feats)
+        assert by_input.dtype is by_weights.dtype is torch.float32
+        of_feats = torch.autograd.grad(by_input, feats, up)
+        found[kind] = [by_input, *of_feats, *torch.autograd.grad(by_weights, params, up)]
+    for mine, plain in zip(*found.values(), strict=True):
+        assert_close(mine, plain, rtol=0.05, atol=0.03 * plain.abs().max().item())
