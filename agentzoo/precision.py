@@ -76,11 +76,11 @@ def resolve_precision(
     if device != "cpu" or BF16_FLAG not in (processor_flags() if flags is None else flags):
         return "fp32"
     faster = [
-        row
-        for row in (MEASURED if table is None else table)
-        if (row.agent, row.images) == (agent, images)
-        and row.times >= WORTH
-        and all(getattr(config, name) == value for name, value in row.fields.items())
+        one
+        for one in (MEASURED if table is None else table)
+        if (one.agent, one.images) == (agent, images)
+        and one.times >= WORTH
+        and all(getattr(config, name) == value for name, value in one.fields.items())
     ]
     return "bf16" if faster else "fp32"
 

@@ -7,14 +7,16 @@ Time is processor time of one thread, so that it holds on a machine that others 
 each precision in every round, on the same prepared random batches. `precision="auto"` goes by this
 table (agentzoo/precision.py).
 
---losses learns from transitions that random actions made on cartpole-swingup, seeds 0, 1 and 2 in both
-precisions; a seed draws the weights, the windows and the noise. A line has the mean of the last 50
-updates for each seed, float32's spread (largest less smallest) and the distance of the two means.
+--losses learns from transitions that random actions made on cartpole-swingup, seeds 0, 1 and 2 in
+both precisions; a seed draws the weights, the windows and the noise. A line has the mean of the
+last 50 updates for each seed, float32's spread (largest less smallest) and the distance of the two
+means.
 """
 
 import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from statistics import mean, median
 from time import process_time
 from typing import Any
@@ -138,24 +140,32 @@ def timed(name: str, rounds: int) -> str:
     return f"| {' | '.join([name, *cells, times_faster])} |"
 
 
-def played(env: gym.Env[Any, Any], key: str) -> dict[str, np.ndarray]:
-    """Transitions (DECISIONS, ...) that random actions made, as replay holds them."""
+@cache
+def played(source: str, keys: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """Transitions (DECISIONS, ...) that random actions made, as replay holds them.
+
+    Args:
+        source: the environment.
+        keys: of its observations.
+    """
+    env = open_environment(source)
     env.action_space.seed(0)
-    transitions: dict[str, list[Any]] = {
-        name: [] for name in (key, "prev_action", "reward", "is_first")
+    columns: dict[str, list[Any]] = {
+        name: [] for name in (*keys, "prev_action", "reward", "is_first")
     }
     obs, _ = env.reset(seed=0)
     action, reward, first = np.zeros(env.action_space.shape or (), np.float32), 0.0, True
     for _ in range(DECISIONS):
-        seen = obs[key] if isinstance(obs, dict) else obs
-        for name, value in zip(transitions, (seen, action, reward, first), strict=True):
-            transitions[name].append(value)
+        seen = [obs[key] for key in keys] if isinstance(obs, dict) else [obs]
+        for column, value in zip(columns.values(), (*seen, action, reward, first), strict=True):
+            column.append(value)
         action = env.action_space.sample()
         obs, reward, terminated, truncated, _ = env.step(action)
         first = bool(terminated or truncated)
         if first:
             (obs, _), action, reward = env.reset(), np.zeros_like(action), 0.0
-    return {name: np.asarray(column) for name, column in transitions.items()}
+    env.close()
+    return {name: np.asarray(column) for name, column in columns.items()}
 
 
 def windows(
@@ -178,9 +188,7 @@ def learned(case: Case, precision: str, seed: int, updates: int) -> dict[str, fl
     kind = "obs=state" if case.world is Numbers else "render=fast"
     fields = {**SMALL, **(FASTER if case.agent is DreamerV3 else {})}
     agent = case.build(f"dmc:cartpole-swingup?repeat=4&{kind}", precision, seed, **fields)
-    env = open_environment(agent.env)
-    transitions = played(env, next(iter(agent.spec.obs)))
-    env.close()
+    transitions = played(agent.env, tuple(agent.spec.obs))
     draw, last = np.random.default_rng(seed), []
     for k in range(updates):
         metrics, _ = agent.algorithm.update(

@@ -47,10 +47,10 @@ def test_auto_goes_by_the_processor_and_the_table(given: dict[str, object], expe
 
 
 def test_the_table_names_fields_that_the_agents_have() -> None:
-    for row in MEASURED:
-        config = OWN[row.agent].load().config_class
-        assert set(row.fields) <= set(config.__dataclass_fields__), row
-        assert row.times > 0
+    for one in MEASURED:
+        config = OWN[one.agent].load().config_class
+        assert set(one.fields) <= set(config.__dataclass_fields__), one
+        assert one.times > 0
 
 
 def test_the_word_it_stands_for_is_written_everywhere(
