@@ -535,8 +535,8 @@ def lengths(folder: Path, agent: Agent, total: int) -> list[list[int]]:
     keep = Keep()
     agent.learn(total, run=folder, callbacks=[keep], progress=False)
     found = []
-    for found in all_transitions(keep.training.replay):
-        first, last = np.flatnonzero(found["is_first"]), np.flatnonzero(found["is_last"])
+    for stored in all_transitions(keep.training.replay):
+        first, last = np.flatnonzero(stored["is_first"]), np.flatnonzero(stored["is_last"])
         found.append((last - first).tolist())
     return found
 
