@@ -77,6 +77,17 @@ def test_norm_and_silu_have_their_gradient_in_pieces_too(
         assert_close(norm(x, silu=True), expected.detach())
 
 
+def test_fused_norm_keeps_the_digits_of_float64() -> None:
+    x = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(4, dtype=torch.float64, requires_grad=True)
+    expected = F.silu(x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-4) * weight)
+    result = norm_silu.norm_silu(x, weight, 1e-4)
+    assert_close(result, expected, rtol=1e-14, atol=1e-14)
+    grads = torch.autograd.grad(result.sum(), (x, weight))
+    closed = torch.autograd.grad(expected.sum(), (x, weight))
+    assert_close(grads, closed, rtol=1e-13, atol=1e-13)
+
+
 def test_in_bfloat16_norm_and_silu_round_once() -> None:
     norm = RMSNorm(6)
     torch.nn.init.normal_(norm.weight, generator=torch.Generator().manual_seed(0))

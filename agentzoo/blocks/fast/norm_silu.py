@@ -21,8 +21,8 @@ def norm_silu(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """silu(weight * x / rms(x)) over the last axis: (..., size) -> (..., size) of the same type.
 
     Args:
-        x: (..., size), float32 or bfloat16.
-        weight: (size,) float32, the gain.
+        x: (..., size), float32, float64 or bfloat16.
+        weight: (size,) the gain, float32 or as x.
         eps: added to the mean square.
     """
     return _NormedSiLU.apply(x, weight, eps)
@@ -41,9 +41,9 @@ class _NormedSiLU(torch.autograd.Function):
             x.reshape(-1, len(weight)),
             torch.empty_like(x, memory_format=torch.contiguous_format),
         )
-        scale = vectors.new_empty(len(vectors), 1, dtype=torch.float32)
+        scale = vectors.new_empty(len(vectors), 1, dtype=_wide(x.dtype))
         for part, s, z in _pieces(vectors, scale, out.view(vectors.shape)):
-            full, into = part.float(), _float32_place(z)
+            full, into = part.to(_wide(x.dtype)), _wide_place(z)
             norm = torch.linalg.vector_norm(full, dim=-1, keepdim=True)
             torch.rsqrt(norm.square_().div_(len(weight)).add_(eps), out=s)
             F.silu(torch.mul(full, s, out=into).mul_(weight), inplace=True)
@@ -59,9 +59,9 @@ class _NormedSiLU(torch.autograd.Function):
         up = grads[0].reshape(vectors.shape)
         grad, weight_grad = torch.empty_like(vectors), torch.zeros_like(weight)
         for part, s, g, place in _pieces(vectors, scale, up, grad):
-            into = _float32_place(place)
-            u = part * s  # float32, whatever the part is
-            delta = torch.ops.aten.silu_backward(g.float(), torch.mul(u, weight, out=into))
+            into = _wide_place(place)
+            u = part * s  # of the scale's type
+            delta = torch.ops.aten.silu_backward(g.to(u.dtype), torch.mul(u, weight, out=into))
             share = delta * u
             weight_grad += share.sum(0)
             mean = torch.mv(share, weight).unsqueeze(-1).div_(-len(weight))
@@ -71,11 +71,15 @@ class _NormedSiLU(torch.autograd.Function):
         return grad.view(grads[0].shape), weight_grad, None
 
 
-def _float32_place(result: Tensor) -> Tensor:
-    """A place to compute a result in float32: its own, or one beside it."""
-    if result.dtype is torch.float32:
-        return result
-    return torch.empty_like(result, dtype=torch.float32)
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    """The type to compute in: float32 for bfloat16, else the same."""
+    return torch.float32 if dtype is torch.bfloat16 else dtype
+
+
+def _wide_place(result: Tensor) -> Tensor:
+    """A place to compute a result in: its own, or one beside it."""
+    wide = _wide(result.dtype)
+    return result if wide is result.dtype else torch.empty_like(result, dtype=wide)
 
 
 def _pieces(vectors: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:

@@ -57,7 +57,9 @@ def observe(
     action_projs = rssm.core.project(mask_reset(prev_actions, is_first))
     sequence = action_projs, rssm.post_net.project(embeds), is_first.unsqueeze(-1), gumbel(noise)
     action_projs, embed_projs, *rest = [tensor.transpose(0, 1) for tensor in sequence]
-    by_step = action_projs.float(), embed_projs.float(), *rest
+    if autocast:
+        action_projs, embed_projs = action_projs.float(), embed_projs.float()
+    by_step = action_projs, embed_projs, *rest
     weights, eps, unimix = _weights(rssm)
     with torch.autocast(device, enabled=False) if autocast else nullcontext():
         parts = _Filter.apply(eps, unimix, prev.deter, prev.stoch, *by_step, *weights)
