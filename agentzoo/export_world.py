@@ -56,9 +56,15 @@ def export_world(algorithm: Algorithm, spec: PolicySpec, folder: str | Path) -> 
         folder: the bundle's.
 
     Raises:
-        BundleError: if a graph cannot be run, or its outputs differ from torch's.
+        BundleError: if it is no `WorldModel`, a graph cannot be run, or its outputs differ from
+            torch's.
         MissingExtraError: without onnxruntime.
     """
+    if not isinstance(algorithm, WorldModel):
+        raise BundleError(
+            f"{type(algorithm).__name__} cannot be called as a world model: it needs the methods "
+            "dream, decode and judge of agentzoo.algorithm.WorldModel; export without it instead"
+        )
     folder = at_home(folder)
     manifest = read_manifest(folder)
     golden = read_trace_of(folder, manifest)
@@ -150,7 +156,7 @@ def _spreads(algorithm: Algorithm, world: WorldSpec, carry: Arrays) -> Arrays:
     known: Arrays = {}
     if isinstance(algorithm, Spreading):
         known = arrays(algorithm.judge_spread(tensors(carry)))
-    ones = np.ones(len(carry["stoch"]), np.float32)
+    ones = np.ones(len(next(iter(carry.values()))), np.float32)
     return {name: np.maximum(ones, known.get(name, ones)) for name in world.judges}
 
 

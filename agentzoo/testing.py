@@ -30,6 +30,7 @@ from agentzoo.runtime.bundle.golden_trace import difference
 from agentzoo.runtime.bundle.load import load_policy, verify
 from agentzoo.runtime.envs import make_env
 from agentzoo.runtime.errors import AgentZooError
+from agentzoo.runtime.policy.policy import PolicyState
 from agentzoo.runtime.policy.spaces import encode
 from agentzoo.runtime.spec import Arrays
 
@@ -198,12 +199,13 @@ def check_resume(learned: Learned, run: str | Path) -> None:
     _require(
         not differing,
         f"after a kill and a resume these files of the last checkpoint differ: {differing}; all "
-        "state that an update or a step changes has to be in buffers, parameters or optimizers()",
+        "state that an update or a step changes has to be in buffers, parameters or optimizers(), "
+        "and whatever is random has to come from `noise`",
     )
 
 
 def check_acting(learned: Learned, steps: int = 5) -> None:
-    """Actions lie in the environment's space, and sessions of one seed act the same.
+    """Actions lie in the space, sessions of one seed act the same, an episode's start resets.
 
     Raises:
         ContractError: if not.
@@ -219,6 +221,18 @@ def check_acting(learned: Learned, steps: int = 5) -> None:
         if ended or cut:
             break
     env.close()
+    _require(_resets(learned.agent), 'the step keeps some of its carry where obs["is_first"]')
+
+
+def _resets(agent: Agent) -> bool:
+    """Whether an episode's first step is the same whatever the carry holds."""
+    obs = observations(agent, 1)
+    yes = np.array([True])
+    start = agent.policy.start(1)
+    action, filled = agent.policy.advance(obs, yes, start, yes)
+    again, state = agent.policy.advance(obs, yes, PolicyState(filled.carry, start.address), yes)
+    kept = (np.array_equal(state.carry[name], array) for name, array in filled.carry.items())
+    return np.array_equal(action, again) and all(kept)
 
 
 def check_saving(learned: Learned, folder: str | Path) -> None:
@@ -346,7 +360,7 @@ def _killed(case: Case, run: Path) -> list[str]:
     numbers = {"steps": case.steps, "kill-at": case.kill_at, "seed": case.seed}
     options = [f"--{name}={value}" for name, value in numbers.items()]
     paths = [f"--run={run}", f"--preset={case.preset}"]
-    return [sys.executable, "-m", __name__, where, case.env, *fields, *options, *paths]
+    return [sys.executable, "-m", "agentzoo.testing", where, case.env, *fields, *options, *paths]
 
 
 def _imported(where: str) -> Any:

@@ -1,10 +1,14 @@
 """One contract for every agent: environment -> replay -> update -> checkpoint -> kill -> resume ->
 export -> verify -> runtime. It stands in `agentzoo.testing`, for agents of others too."""
 
+import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from agentzoo import testing
 from agentzoo.agent import Agent
@@ -63,7 +67,19 @@ class JumpyAlgorithm(Toy):
         return super().act(deter, noise, deterministic) * (-1) ** self.calls
 
 
+class KeepingAlgorithm(Toy):
+    """Goes on from the state of the episode before."""
+
+    def observe(self, carry, obs, noise):
+        obs = {**obs, "is_first": torch.zeros_like(obs["is_first"])}
+        return super().observe(carry, obs, noise)
+
+
 class Forgetful(agent("Base", ForgetfulAlgorithm)):
+    pass
+
+
+class Keeping(agent("Base", KeepingAlgorithm)):
     pass
 
 
@@ -81,6 +97,21 @@ def test_a_step_that_is_not_pure_is_noticed(tmp_path: Path) -> None:
     learned = testing.learn(Case(Jumpy, PENDULUM), tmp_path / "run")
     with pytest.raises(ContractError, match="two sessions of one seed act differently"):
         testing.check_acting(learned)
+
+
+def test_a_step_that_does_not_reset_is_noticed(tmp_path: Path) -> None:
+    learned = testing.learn(Case(Keeping, PENDULUM), tmp_path / "run")
+    with pytest.raises(ContractError, match=r"keeps some of its carry where obs\["):
+        testing.check_acting(learned)
+
+
+@pytest.mark.slow
+def test_the_command_line_of_the_page_checks_its_agent() -> None:
+    command = [sys.executable, "-m", "agentzoo.testing", "own_agent:OneStep", "gym:Pendulum-v1"]
+    examples = Path(__file__).parents[2] / "examples"
+    told = subprocess.run(command, cwd=examples, capture_output=True, text=True)
+    assert told.returncode == 0, told.stderr[-2000:]
+    assert json.loads(told.stdout.splitlines()[-1])["kept"] is True
 
 
 def test_an_agent_that_no_process_can_import_is_named(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from agentzoo.runtime import load_policy, load_world, verify
 from agentzoo.runtime.bundle.manifest import read_manifest
 from agentzoo.runtime.errors import BundleError
 from agentzoo.runtime.world import has_world
+from tests.agents.toys import TOYS
 from tests.unit_runtime.bundles import replace
 
 WORLD = {"world_imagine.onnx", "world_decode.onnx", "world_golden.npz"}
@@ -168,3 +169,10 @@ def test_a_false_manifest_is_found(folder: Path, world: object, match: str) -> N
     path.write_text(json.dumps({**json.loads(path.read_text()), "world": world}))
     with pytest.raises(BundleError, match=match):
         read_manifest(folder)
+
+
+def test_an_agent_without_a_world_model_is_told_what_it_needs(tmp_path: Path) -> None:
+    agent = TOYS["BestOfMany"]("gym:Pendulum-v1", preset="debug", seed=0, device="cpu")
+    with pytest.raises(BundleError, match=r"needs the methods dream, decode and judge of"):
+        agent.export(tmp_path / "bundle", world=True)
+    assert not has_world(tmp_path / "bundle")
