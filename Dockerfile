@@ -19,7 +19,7 @@ COPY --from=build /opt/agentzoo /opt/agentzoo
 USER agentzoo
 ENV PATH=/opt/agentzoo/bin:$PATH OMP_NUM_THREADS=1 PYTHONUNBUFFERED=1
 EXPOSE 8000
-# ready, not merely alive: every model is loaded, warm and replays its recording
+# ready, not merely alive: every model is loaded, warm and agrees with its recording
 HEALTHCHECK --interval=10s --timeout=3s --start-period=60s \
   CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:8000/v2/health/ready', timeout=2)"]
 STOPSIGNAL SIGTERM

@@ -522,7 +522,7 @@ class Agent:
         # transitions of another task have its rewards
         same = parent.has_optimizer and self.env == parent.env and self.env != ""
         same = same and self.offline is None  # whose transitions are the data set's
-        # several learners' transitions are in as many replays
+        # several learners' transitions are in as many folders
         same = same and Counters.read(self._loaded / "training").ranks == 1
         whole = not parts and self._parts == ()  # an optimiser of some parts fits no others
         self.parent = replace(

@@ -87,7 +87,7 @@ def test_a_plan_that_cannot_be_is_refused_at_load(bundles, plan, match):
 
 
 @pytest.mark.parametrize("kind", ["box", "discrete", "planning"])
-def test_recording_replays_without_excuses(bundles, kind):
+def test_recording_agrees_without_excuses(bundles, kind):
     found = verify(bundles(kind)[0], provider="cpu")
     assert (found.steps, found.excused, found.provider) == (100, 0, "cpu")
     assert found.worst < 1e-5

@@ -50,11 +50,12 @@ SENTENCES = {  # file -> its phrases about rows of that kind
 
 
 def pages() -> list[Path]:
-    """Code and prose of the package, the documentation and the examples."""
+    """Code and prose of the package, the documentation, the examples and the zoo."""
     kinds = ("*.py", "*.md", "*.js", "*.html")
     inside = [ROOT / "agentzoo", ROOT / "examples"]
     found = [path for folder in inside for kind in kinds for path in sorted(folder.rglob(kind))]
-    return [*found, *sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md"]
+    cards = sorted(ROOT.glob("zoo/*/README.md"))
+    return [*found, *cards, *sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md"]
 
 
 def rows(text: str, allowed: tuple[str, ...] = ()) -> list[tuple[int, str]]:

@@ -64,7 +64,7 @@ def test_the_page_shows_what_stands() -> None:
 
 
 @pytest.mark.parametrize("name", STANDING)
-def test_what_stands_is_whole_and_replays(name: str) -> None:
+def test_what_stands_is_whole_and_agrees_with_its_recording(name: str) -> None:
     recipe = RECIPES[name]
     package = read_package(ZOO["home"](name, recipe))
     assert package.settings.seed == recipe.seed
