@@ -71,7 +71,7 @@ RANGES: Mapping[str, Range] = {
         SHARE: (
             "lr_final discount lam kl_balance reinforce decay unimix actor_unimix dropout beta1 "
             "beta2 scale_decay slow_rate tau rho discount_min discount_max jump_max jump_mean "
-            "jump_prob"
+            "jump_gain jump_prob"
         ),
         POSITIVE: (
             "worker_timeout min_std max_std actor_min_std actor_max_std actor_init_std "

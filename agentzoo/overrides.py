@@ -174,6 +174,7 @@ class LSImagineOverrides(AgentOverrides, total=False):
     zoom_margin: float
     jump_max: float
     jump_mean: float
+    jump_gain: float
     jump_prob: float
     long_cap: int
     long_scale: float

@@ -24,7 +24,7 @@ from .zoom import (
     zoom_window,
 )
 
-STDS = 2.0  # by how many deviations of all scores a zoomed view has to score higher
+STDS = 2.0  # released rule: by how many deviations of all scores a zoomed view scores higher
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +35,7 @@ class Rules:
     zoom_margin: float = 6.0
     jump_max: float = 0.25
     jump_mean: float = 0.025
+    jump_gain: float = 0.15
     gate: str = "gated"
     max_interval: int = 1000
     discount: float = 0.997
@@ -160,7 +161,10 @@ class EpisodeViews:
         score = affordance_score(map_, prior)
         scores.add(score)
         paid = intrinsic_reward(score, self.before, self.rules.gate)
-        zoomed = self._zoomed(map_, frame, jumps, score + STDS * scores.std)
+        # S' has a ceiling with a margin, the goal's share of the window, while the deviation grows
+        # with the policy that reaches the goal: by the released rule no view would be good enough
+        gain = STDS * scores.std if self.rules.jump_rule == "released" else self.rules.jump_gain
+        zoomed = self._zoomed(map_, frame, jumps, score + gain)
         closed = [self._delayed(each) for each in self.pending.close(score, len(self.rewards))]
         zoomed_paid = 0.0
         if zoomed is not None:

@@ -514,6 +514,7 @@ class LSImagineAlgorithm(nn.Module):
             zoom_margin=c.zoom_margin,
             jump_max=c.jump_max,
             jump_mean=c.jump_mean,
+            jump_gain=c.jump_gain,
             gate=c.gate,
             max_interval=c.max_interval,
             discount=self.discount,
@@ -1121,6 +1122,7 @@ class LSImagineConfig(AgentConfig):
     zoom_margin: float = 6.0  # times the goal's own area; the released code's is 1
     jump_max: float = 0.25  # absolute rule: the map's maximum is above
     jump_mean: float = 0.025  # absolute rule: the map's mean is below
+    jump_gain: float = 0.15  # absolute rule: the zoomed view scores that much more, or no jump
     jump_prob: float = 0.7  # of a jump in imagination where one is likely
     long_cap: int = 64  # long transitions of a batch that are learned from
     long_scale: float = 1.0  # of the predictions' losses on them
@@ -1207,7 +1209,7 @@ class LSImagineConfig(AgentConfig):
         for name in ("alpha", "long_scale"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name}={getattr(self, name)!r} has to be 0 or more")
-        for name in ("jump_max", "jump_mean", "jump_prob"):
+        for name in ("jump_max", "jump_mean", "jump_gain", "jump_prob"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name}={getattr(self, name)!r} has to be within 0 and 1")
         if self.zoom_margin < 1:

@@ -8,7 +8,7 @@ import pytest
 from agentzoo.affordance.intrinsic import affordance_score, gaussian_prior, intrinsic_reward
 from agentzoo.affordance.maps import check_map, coarse, resized
 from agentzoo.affordance.pending import Closed, PendingPairs, average_reward, interval_sum
-from agentzoo.affordance.views import EpisodeViews, Rules, attempt, require_frame
+from agentzoo.affordance.views import EpisodeViews, Rules, Seen, attempt, require_frame
 from agentzoo.affordance.zoom import (
     Region,
     RunningStatistics,
@@ -302,6 +302,37 @@ def test_an_episode_closes_a_jump_with_what_came_between() -> None:
     (late,) = episode.look(near, frame, 7.0, jumps, scores).closed
     assert (late.interval, late.is_reached) == (3, True)
     assert late.accumulated == pytest.approx((1 + 0.997 * 0.5) / 1.997), "not the last step's"
+
+
+@pytest.mark.parametrize(("rule", "jumps_still"), [("absolute", True), ("released", False)])
+def test_a_policy_that_often_arrives_goes_on_jumping_by_the_absolute_rule(
+    rule: str, jumps_still: bool
+) -> None:
+    """All scores deviate more with each arrival, and a zoomed view's cannot follow."""
+    rules, scores = Rules(jump_rule=rule), RunningStatistics()
+    # P_jump is unusual where most maps are flat, so that the released rule looks at all
+    jumps = RunningStatistics(count=1000.0)
+    for arrived in range(1000):
+        scores.add(0.7 * (arrived % 2))
+    frame, far = np.zeros((H, W, 3), np.uint8), rectangle(72, 87, 120, 135)
+    seen = EpisodeViews(rules).look(far, frame, 0.0, jumps, scores)
+    assert attempt(far, rules, jumps) is not None, "looked for"
+    assert (seen.zoomed is not None) is jumps_still
+
+
+def test_a_zoomed_view_has_to_score_higher_by_the_gain() -> None:
+    frame, far = np.zeros((H, W, 3), np.uint8), rectangle(72, 87, 120, 135)
+
+    def look(gain: float) -> Seen:
+        jumps, scores = RunningStatistics(), RunningStatistics()
+        return EpisodeViews(Rules(jump_gain=gain)).look(far, frame, 0.0, jumps, scores)
+
+    seen = look(0.0)
+    assert seen.zoomed is not None
+    gained = seen.zoomed.score - seen.score
+    assert gained > Rules().jump_gain
+    assert look(gained - 1e-6).zoomed is not None
+    assert look(gained + 1e-6).zoomed is None
 
 
 def test_nothing_is_opened_at_an_episodes_end() -> None:

@@ -465,6 +465,7 @@ def test_a_run_goes_on_as_the_variant_that_it_began_as(tmp_path: Path) -> None:
         ({"jump_rule": "always"}, "jump_rule='always'"),
         ({"jump_prob": 1.5}, "jump_prob=1.5 has to be"),
         ({"jump_max": -0.1}, "jump_max=-0.1 has to be"),
+        ({"jump_gain": 1.5}, "jump_gain=1.5 has to be"),
         ({"zoom_margin": 0.5}, "zoom_margin=0.5 has to be at least 1"),
         ({"long_cap": 0}, "long_cap=0 has to be at least 1"),
         ({"max_interval": 1}, "max_interval=1 has to be at least 2"),
