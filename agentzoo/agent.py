@@ -8,7 +8,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, cast
 
 import gymnasium as gym
 import numpy as np
@@ -36,6 +36,7 @@ from .algorithm import (
     PlanningAlgorithm,
     Probing,
     Several,
+    WorldModel,
     missing_parts,
     module,
 )
@@ -43,6 +44,15 @@ from .arguments import home, require_float32, step_budget, suggest_arguments, wh
 from .blocks.optim import RateDecay, decay_rates
 from .blocks.seeded_init import SeededInit
 from .config import AgentConfig, EnvFacts, configure, one_of, parse_setting, setting, to_json
+from .contract import (
+    building,
+    check_acting,
+    check_class,
+    check_declarations,
+    check_plan,
+    check_presets,
+    check_world,
+)
 from .device import find_device
 from .environment import (
     OBJECTS,
@@ -156,6 +166,7 @@ class Agent:
         self.env = ""  # resolved string, or "" for an environment object
         self._source: EnvLike | None = None
         self._world: World | None = None
+        self._looked_at = False  # whether its acting methods were, since they were made
         self._facts: EnvFacts | None = None
         self._preset, self._overrides = preset, overrides
         self._facts: EnvFacts | None = None  # where it is to learn; unknown of a loaded agent
@@ -185,7 +196,7 @@ class Agent:
 
     def act(self, obs: Array | Mapping[str, Array], *, deterministic: bool | None = None) -> Array:
         """The action for one observation, in the environment's own form; keeps recurrent state."""
-        return self._built().policy.act(obs, deterministic=deterministic)
+        return self._acting().policy.act(obs, deterministic=deterministic)
 
     def predict(
         self,
@@ -195,7 +206,7 @@ class Agent:
         deterministic: bool | None = False,
     ) -> tuple[Array, Any]:
         """Stable-Baselines3's stateless form of `act`, for one or many environments."""
-        return self._built().policy.predict(observation, state, episode_start, deterministic)
+        return self._acting().policy.predict(observation, state, episode_start, deterministic)
 
     def reset(self) -> None:
         """Start a new episode: the next `act` begins from the initial state."""
@@ -203,7 +214,7 @@ class Agent:
 
     def session(self, seed: int | None = None) -> Policy:
         """The same weights with a recurrent state and noise of its own."""
-        return self._built().policy.session(seed)
+        return self._acting().policy.session(seed)
 
     def evaluate(
         self,
@@ -222,7 +233,7 @@ class Agent:
             ConfigError: if it is given a vector environment, or learned on an object.
             EpisodeError: if an episode has no end within `max_steps` decisions.
         """
-        with self._built().evaluation_env(env) as where:
+        with self._acting().evaluation_env(env) as where:
             return evaluate(
                 self.policy,
                 where,
@@ -352,6 +363,7 @@ class Agent:
             config = replace(config, envs=ranks().part("envs", config.envs))
         with collecting(self._source, config) as adapter:
             self._require_same_spaces(adapter.obs, adapter.action)  # before anything is written
+            self._acting()
             folder = self._run_folder(run)
             with locked(folder) if ranks().first else nullcontext():
                 counters, newest = self._open_run(folder, tuple(parts), dataset)
@@ -667,14 +679,16 @@ class Agent:
             BundleError: if ONNX Runtime's actions or dreams differ from torch's.
         """
         from .export import export
+        from .export_world import export_world, require_world_model
 
+        algorithm = self._acting().algorithm
+        if world:
+            check_world(require_world_model(algorithm), self.spec)
         folder = self.save(folder)
         if self.origin:
             print(f"exporting {self.origin}")
         if not world:
-            return export(self.algorithm, self.spec, folder, golden_steps=golden_steps)
-        from .export_world import export_world
-
+            return export(algorithm, self.spec, folder, golden_steps=golden_steps)
         env = self.open_environment() if self.can_open_environment else None
         try:
             export(self.algorithm, self.spec, folder, golden_steps=golden_steps, env=env)
@@ -691,9 +705,9 @@ class Agent:
 
         if self._world is None:
             self._built()
-            self._world = torch_world(
-                self.algorithm, self.spec, self.device, lambda: starts_of(self)
-            )
+            world = torch_world(self.algorithm, self.spec, self.device, lambda: starts_of(self))
+            check_world(cast("WorldModel", self.algorithm), self.spec)
+            self._world = world
         return self._world
 
     def push_to_hub(
@@ -857,14 +871,19 @@ class Agent:
         if self.device.type == "cuda":
             tf32 = self.config.precision == "tf32"
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
+        kind = self.algorithm_class
         with SeededInit(derive_seed(self.seed, "weights")):
-            network = self.algorithm_class(obs, action, self.config).to(self.device)
+            with building(kind, obs):
+                network = kind(obs, action, self.config)
+            network = network.to(self.device)
+        check_plan(network)
         if lacking := missing_parts(network):
             raise ConfigError(
                 f"{self.algorithm_class.__name__} lacks {', '.join(lacking)}; "
                 "agentzoo/algorithm.py says what each part is"
             )
         assert isinstance(network, Algorithm), type(network)
+        check_declarations(network, action)
         taken = [key for key in obs if key in network.columns]
         if taken:
             raise SpaceError(
@@ -889,7 +908,7 @@ class Agent:
         if self.spec.plan is not None:
             check_roles(self.spec)
         self.policy = Policy(TorchStep(network, self.device), self.spec)
-        self._world = None
+        self._world, self._looked_at = None, False
 
     @property
     def can_open_environment(self) -> bool:
@@ -905,6 +924,13 @@ class Agent:
 
     def _built(self) -> Self:
         _ = self.algorithm  # says what is missing
+        return self
+
+    def _acting(self) -> Self:
+        """The agent, whose acting methods were looked at once."""
+        if not self._built()._looked_at:
+            check_acting(self.algorithm, self.spec)
+            self._looked_at = True
         return self
 
     def _training(self) -> dict[str, Any]:
@@ -1109,3 +1135,5 @@ def require_class(kind: type[Agent]) -> None:
             f"{kind.__name__} lacks {', '.join(lacking) or 'a preset'}; docs/own_agent.md tells "
             "how an agent is made"
         )
+    check_presets(kind.presets, kind.__name__)
+    check_class(kind.config_class, kind.algorithm_class, kind.__name__)

@@ -60,11 +60,7 @@ def export_world(algorithm: Algorithm, spec: PolicySpec, folder: str | Path) -> 
             torch's.
         MissingExtraError: without onnxruntime.
     """
-    if not isinstance(algorithm, WorldModel):
-        raise BundleError(
-            f"{type(algorithm).__name__} cannot be called as a world model: it needs the methods "
-            "dream, decode and judge of agentzoo.algorithm.WorldModel; export without it instead"
-        )
+    require_world_model(algorithm)
     folder = at_home(folder)
     manifest = read_manifest(folder)
     golden = read_trace_of(folder, manifest)
@@ -87,6 +83,20 @@ def export_world(algorithm: Algorithm, spec: PolicySpec, folder: str | Path) -> 
     np.savez_compressed(folder / TRACE, allow_pickle=False, **trace)
     write_manifest(folder, spec, provenance(spec.env), world)
     return folder
+
+
+def require_world_model(algorithm: Algorithm) -> WorldModel:
+    """The algorithm, if its world model can be called from outside.
+
+    Raises:
+        BundleError: naming the methods that it needs.
+    """
+    if not isinstance(algorithm, WorldModel):
+        raise BundleError(
+            f"{type(algorithm).__name__} cannot be called as a world model: it needs the methods "
+            "dream, decode and judge of agentzoo.algorithm.WorldModel; export without it instead"
+        )
+    return algorithm
 
 
 class _Imagine(FlatStep):

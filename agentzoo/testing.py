@@ -29,7 +29,7 @@ import torch
 from agentzoo.runtime.bundle.golden_trace import difference
 from agentzoo.runtime.bundle.load import load_policy, verify
 from agentzoo.runtime.envs import make_env
-from agentzoo.runtime.errors import AgentZooError
+from agentzoo.runtime.errors import AgentZooError, nearest
 from agentzoo.runtime.policy.policy import PolicyState
 from agentzoo.runtime.policy.spaces import encode
 from agentzoo.runtime.spec import Arrays
@@ -37,6 +37,7 @@ from agentzoo.runtime.spec import Arrays
 from .agent import Agent
 from .algorithm import module
 from .config import parse_setting, setting
+from .contract import ContractError
 from .export import export
 from .train import checkpoint
 from .train.checkpoint import Counters
@@ -49,10 +50,6 @@ KILL_AT = 1000  # after the checkpoint that is due at 800
 EVERY = 400  # environment steps between checkpoints, of all environments together
 GOLDEN = 20  # recorded steps
 TOLERANCE = 1e-3  # between a step by torch and by ONNX Runtime, relative where numbers exceed 1
-
-
-class ContractError(AgentZooError, AssertionError):
-    """An agent does not keep the contract; says which part, and what was found."""
 
 
 @dataclass(frozen=True)
@@ -371,6 +368,33 @@ def _imported(where: str) -> Any:
     return found
 
 
+def _agent_class(where: str) -> type[Agent]:
+    """The class that `module:Class` names.
+
+    Raises:
+        ContractError: if there is none, or it is no agent.
+    """
+    place, colon, name = where.partition(":")
+    if not colon:
+        raise ContractError(f"{where} names no class; write module:Class, such as {place}:MyAgent")
+    try:
+        found = _imported(where)
+    except ModuleNotFoundError as error:
+        raise ContractError(
+            f"{place} cannot be imported ({error}); run this where {place}.py is, or install it"
+        ) from error
+    if found is None:
+        known = [n for n, one in vars(import_module(place)).items() if _is_agent(one)]
+        raise ContractError(f"{place} has no agent {name}; {nearest(name, known, 'agents')}")
+    if not _is_agent(found):
+        raise ContractError(f"{where} is no subclass of agentzoo.Agent; name the agent's class")
+    return found
+
+
+def _is_agent(one: object) -> bool:
+    return isinstance(one, type) and issubclass(one, Agent) and one is not Agent
+
+
 def _paths() -> dict[str, str]:
     """The environment of a process that imports from where this one does."""
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
@@ -388,7 +412,15 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=3)
     parser.add_argument("--run", help=argparse.SUPPRESS)
     given = parser.parse_args()
-    kind: type[Agent] = _imported(given.agent)
+    try:
+        _run(given)
+    except AgentZooError as error:
+        print(f"agentzoo.testing: {error}", file=sys.stderr)
+        raise SystemExit(2) from error
+
+
+def _run(given: argparse.Namespace) -> None:
+    kind = _agent_class(given.agent)
     fields = dict(parse_setting(kind.config_class, one) for one in given.fields)
     case = Case(kind, given.env, fields, given.preset, given.steps, given.kill_at, given.seed)
     if given.run is not None:

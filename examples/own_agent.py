@@ -22,6 +22,7 @@ from agentzoo.config import AgentConfig
 from agentzoo.planning import plan_step
 from agentzoo.replay.samplers import EpisodeSampler
 from agentzoo.runtime import evaluate, load_policy
+from agentzoo.runtime.errors import SpaceError
 from agentzoo.runtime.spec import ActionSpec, CEMSpec, NoiseSpec, ObsSpec, TensorSpec
 from agentzoo.train.schedule import ByDecision, Schedule
 
@@ -56,6 +57,9 @@ class OneStepAlgorithm(nn.Module):
         self, obs: Mapping[str, ObsSpec], action: ActionSpec, config: OneStepConfig
     ) -> None:
         super().__init__()
+        for key, spec in obs.items():
+            if spec.kind == "image":
+                raise SpaceError(f'"{key}" is an image, and OneStep reads numbers')
         self.keys, self.action, self.config = list(obs), action, config
         self.size = sum(spec.shape[0] for spec in obs.values())
         self.model = MLP(self.size + action.size, config.units, 2, self.size + 1, act=F.silu)
@@ -77,7 +81,8 @@ class OneStepAlgorithm(nn.Module):
 
     def initial(self, batch: int) -> Carry:
         """Carry before the first observation: zeros."""
-        return {k: torch.zeros(batch, *spec.shape) for k, spec in self.carry_spec.items()}
+        like = next(self.parameters())  # on the device of the weights
+        return {k: like.new_zeros(batch, *spec.shape) for k, spec in self.carry_spec.items()}
 
     def observe(self, carry: Carry, obs: Obs, noise: Noise) -> Carry:
         """The state is the observation; an agent with a memory would filter it here."""

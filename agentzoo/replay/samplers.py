@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -53,6 +53,7 @@ class Sampled(Protocol):
         ...
 
 
+@runtime_checkable
 class Sampler(Protocol):
     """Rule by which an agent draws the sequences of a batch."""
 

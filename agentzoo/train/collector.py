@@ -22,6 +22,7 @@ from ..algorithm import (
     Transitions,
 )
 from ..blocks.actions import to_env
+from ..contract import check_acted, check_annotation
 from ..replay.buffer import ReplayBuffer, record
 from .checkpoint import Counters
 
@@ -80,6 +81,7 @@ class Collector:
     _actions: np.ndarray | None = None
     _carry: Carry = field(default_factory=dict)
     _state: object = None  # what the algorithm's annotate keeps
+    _looked_at: set[str] = field(default_factory=set[str])  # methods whose first result was checked
 
     def __post_init__(self) -> None:
         """Every environment waits for its first reset."""
@@ -198,16 +200,23 @@ class Collector:
     def _perceive(self, obs: Obs, noise: Noise, *, planning: bool) -> Carry:
         """The carry after this decision; a random action is not worth a planner's search."""
         if not planning and isinstance(self.algorithm, PlanningAlgorithm):
-            return self.algorithm.observe(self._carry, obs, noise)
+            return {**self._carry, **self.algorithm.observe(self._carry, obs, noise)}
         greedy = torch.zeros(len(self.active), dtype=torch.bool, device=self.device)
-        return self.algorithm.step(self._carry, obs, noise, greedy)[0]
+        result = self.algorithm.step(self._carry, obs, noise, greedy)
+        if "step" not in self._looked_at:
+            self._looked_at.add("step")
+            action = self.adapter.action
+            return check_acted(self.algorithm, "step", result, action, len(self.active))
+        return result[0]
 
     def _annotated(self, transitions: Transitions) -> Transitions:
         if not isinstance(self.algorithm, Annotating):
             return transitions
-        transitions, late, self._state = self.algorithm.annotate(
-            transitions, self.active, self._carry, self._state
-        )
+        result = self.algorithm.annotate(transitions, self.active, self._carry, self._state)
+        if "annotate" not in self._looked_at:
+            self._looked_at.add("annotate")
+            check_annotation(self.algorithm, result, len(self.active))
+        transitions, late, self._state = result
         for env, back, values in late:
             if back:
                 # this decision's are not stored yet: the newest stored transition is one back

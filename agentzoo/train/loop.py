@@ -22,6 +22,7 @@ from agentzoo.runtime.policy.spaces import describe_spaces
 from ..algorithm import Algorithm, Metrics, Pooling, module
 from ..blocks.optim import Adam
 from ..config import AgentConfig, to_json
+from ..contract import check_names, check_schedule, first_update
 from ..ranks import LostRankError, ranks
 from ..replay.buffer import ReplayBuffer
 from ..replay.prefetch import Batches
@@ -82,6 +83,7 @@ class Training:
         if parent is not None and parent.has_replay:
             scheduled = replace(config, prefill=0, pretrain=0)
         self.schedule = scheduled.schedule(self.adapter.repeat)
+        check_schedule(config, self.schedule)
         if parent is not None and not parent.has_optimizer:
             for optimizer in self.learner.algorithm.optimizers().values():
                 if isinstance(optimizer, Adam):
@@ -226,7 +228,11 @@ class Training:
         started, counters, learner = time.monotonic(), self.counters, self.learner
         batch, drawn = self.batches.take(counters.updates, more=more)
         measured = self._learn.warm
-        metrics, back = self._learn(batch, derive_seed(learner.seed, "update", counters.updates))
+        seed = derive_seed(learner.seed, "update", counters.updates)
+        if counters.updates == self._first_update:
+            metrics, back = first_update(learner.algorithm, self._learn, batch, seed)
+        else:
+            metrics, back = self._learn(batch, seed)
         if back:
             self.replay.write_back(drawn, {n: t.cpu().numpy() for n, t in back.items()})
         counters.updates += 1
@@ -556,6 +562,7 @@ def means(metrics: Sequence[Metrics]) -> dict[str, float]:
     """Means over updates, fetched from the device at once."""
     if not metrics:
         return {}
+    check_names(metrics)
     names = list(metrics[0])
     table = torch.stack([torch.stack([m[name].float() for name in names]) for m in metrics])
     return dict(zip(names, table.mean(0).tolist(), strict=True))

@@ -1,9 +1,10 @@
 """Update schedules: functions of a run's counters, so that a resumed run owes the same."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
+@runtime_checkable
 class Schedule(Protocol):
     """Schedule of updates: how many a run should have made by now.
 

@@ -105,7 +105,7 @@ class Toy(nn.Module):
         self, carry: Carry, obs: Obs, noise: Noise, deterministic: Tensor
     ) -> tuple[Carry, Tensor]:
         carry = self.observe(carry, obs, noise)
-        action = self.act(carry["deter"], noise, deterministic)
+        action = self.units(self.act(carry["deter"], noise, deterministic))
         return {**carry, "prev_action": action}, to_env(action, self.action)
 
     def act(self, deter: Tensor, noise: Noise, deterministic: Tensor) -> Tensor:
@@ -113,10 +113,15 @@ class Toy(nn.Module):
         sample = mean + F.softplus(std) * noise["action"]
         return torch.tanh(torch.where(deterministic[:, None], mean, sample))
 
+    def units(self, action: Tensor) -> Tensor:
+        if self.action.kind == "box":
+            return action
+        return F.one_hot(action.argmax(-1), self.action.size).float()
+
     def explore(
         self, carry: Carry, noise: Noise, env_step: int, total_steps: int
     ) -> tuple[Carry, Tensor]:
-        action = (carry["prev_action"] + 0.3 * noise["explore"]).clamp(-1, 1)
+        action = self.units((carry["prev_action"] + 0.3 * noise["explore"]).clamp(-1, 1))
         return {**carry, "prev_action": action}, to_env(action, self.action)
 
     def unroll(self, batch: Batch, deter: Tensor) -> Tensor:

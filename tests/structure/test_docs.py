@@ -1,11 +1,16 @@
 """Pages point at files that are there, and their Python parses."""
 
 import ast
+import itertools
 import re
 import runpy
 from pathlib import Path
+from typing import get_args
 
+import numpy as np
 import pytest
+
+from agentzoo.runtime.spec import PLANNED, NoiseRole
 
 ROOT = Path(__file__).parents[2]
 PAGES = [
@@ -68,3 +73,41 @@ def test_a_release_leads_relative_links_to_the_repository() -> None:
     assert 'Homepage = "https://host"' in release["with_urls"]("[project.scripts]", "https://host")
     with pytest.raises(SystemExit, match="expected the repository's address"):
         release["main"]("")
+
+
+def table(page: str, head: str) -> list[list[str]]:
+    """Cells of a page's table by its heading."""
+    lines = (ROOT / "docs" / page).read_text(encoding="utf-8").splitlines()
+    start = lines.index(head) + 2
+    rows = itertools.takewhile(lambda line: line.startswith("|"), lines[start:])
+    return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+
+
+def test_the_page_on_own_agents_has_every_role_of_noise() -> None:
+    listed = [row[0].strip("`") for row in table("own_agent.md", "| role | for | drawn by |")]
+    assert len(listed) == len(set(listed))
+    assert set(listed) == set(get_args(NoiseRole))
+    assert set(listed[4:]) == set(PLANNED)
+
+
+def test_the_page_on_own_agents_has_every_column_of_a_batch() -> None:
+    pytest.importorskip("torch")
+    from agentzoo.replay.chunks import STANDARD
+
+    rows = table("own_agent.md", "| key | shape | dtype | |")
+    listed = {row[0].strip("`"): row[2] for row in rows if row[0].startswith("`")}
+    stored = {name: np.dtype(dtype).name for name, dtype in STANDARD.items()}
+    assert listed == {**stored, "prev_action": "float32"}
+
+
+def test_the_page_on_own_agents_names_blocks_and_samplers_that_are_there() -> None:
+    rows = table("own_agent.md", "| block | for | file |")
+    assert len(rows) > 15
+    for names, _, file in rows:
+        code = (ROOT / "agentzoo" / "blocks" / file.strip("`")).read_text(encoding="utf-8")
+        for name in re.findall(r"`(\w+)`", names):
+            assert re.search(rf"^(class|def) {name}\b", code, re.M), f"{file} has no {name}"
+    samplers = (ROOT / "agentzoo" / "replay" / "samplers.py").read_text(encoding="utf-8")
+    made = re.findall(r"^class (\w+Sampler)\b", samplers, re.M)
+    listed = [row[0] for row in table("own_agent.md", "| sampler | draws | used by |")]
+    assert {re.findall(r"\w+", one)[0] for one in listed} == set(made)
