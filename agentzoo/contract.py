@@ -272,6 +272,14 @@ def _check_columns(algorithm: Algorithm) -> None:
                 f'{_name(algorithm)}.columns declares "{key}", which replay stores already; give '
                 "the column another name"
             )
+
+
+def check_collecting(algorithm: Algorithm) -> None:
+    """Refuse columns that no collected transition would have; a data set may bring its own.
+
+    Raises:
+        ContractError: naming them.
+    """
     if algorithm.columns and not isinstance(algorithm, Annotating):
         raise ContractError(
             f"{_name(algorithm)}.columns declares {', '.join(algorithm.columns)}, and no method "

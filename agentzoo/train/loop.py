@@ -22,7 +22,7 @@ from agentzoo.runtime.policy.spaces import describe_spaces
 from ..algorithm import Algorithm, Metrics, Pooling, module
 from ..blocks.optim import Adam
 from ..config import AgentConfig, to_json
-from ..contract import check_names, check_schedule, first_update
+from ..contract import check_collecting, check_names, check_schedule, first_update
 from ..ranks import LostRankError, ranks
 from ..replay.buffer import ReplayBuffer
 from ..replay.prefetch import Batches
@@ -642,6 +642,7 @@ def train(
     Returns:
         The signal that stopped it before, if one did.
     """
+    check_collecting(learner.algorithm)
     spec, replay = learner.policy.spec, open_replay(learner, folder)
     resume = None if newest is None else counters.env_step
     facts = run_facts(learner, folder)
