@@ -8,7 +8,8 @@ torch and tensordict beside agentzoo. All sides run in one process and take turn
 ratios are medians over turns. Of the authors' sources three words are changed while they are read,
 as a CPU has none of them: the device's name, the optimisers' `capturable`, and the model's move to
 the device, where it is already. --compiled adds their
-`torch.compile`, which takes minutes. Without --theirs, ours is measured alone.
+`torch.compile`, which takes minutes, without Inductor's pattern matcher: with it PyTorch 2.13 ends
+in "Not all inputs to pattern found" on a CPU. Without --theirs, ours is measured alone.
 
 An update is one gradient step of everything on a prepared batch of 256 sequences of 3 steps, from
 24 numbers and with 6 actions (walker-walk's). A decision is one of an untrained agent of size 5m,
@@ -27,6 +28,8 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch._dynamo.config
+import torch._inductor.config
 from models import ACTION_SIZE, STATE_SIZE, WALKER_STATE, Clock, box, seconds, setting
 
 from agentzoo.agents.tdmpc2 import TDMPC2Algorithm, TDMPC2Config
@@ -103,11 +106,13 @@ class Theirs:
     def __init__(
         self, checkout: Path, size: str, *, compiled: bool, changes: Mapping[str, int] | None = None
     ) -> None:
+        torch._inductor.config.pattern_matcher = False
+        torch._dynamo.config.automatic_dynamic_shapes = False
         folder = checkout / "tdmpc2"
         if str(folder) not in sys.path:
             sys.path.insert(0, str(folder))
-        sys.modules["common.scale"] = _for_cpu(folder / "common" / "scale.py")
-        module = _for_cpu(folder / "tdmpc2.py")
+        _for_cpu(folder / "common" / "scale.py", "common.scale")
+        module = _for_cpu(folder / "tdmpc2.py", "tdmpc2")
         torch.manual_seed(0)
         _forget_encoders()
         self.agent: Any = module.TDMPC2(_their_settings(folder, size, compiled, changes or {}))
@@ -126,13 +131,13 @@ class Theirs:
         return lambda: self.agent.act(obs, t0=False, eval_mode=True)
 
 
-def _for_cpu(file: Path) -> Any:
+def _for_cpu(file: Path, name: str) -> Any:
     """A module of the checkout that was named on the command line, for a CPU."""
     source = file.read_text(encoding="utf-8")
     for theirs, here in (("cuda:0", "cpu"), ("capturable=True", "capturable=False"),
                          (").to(self.device)\n\t\tself.optim", ")\n\t\tself.optim")):  # fmt: skip
         source = source.replace(theirs, here)
-    module = types.ModuleType(file.stem)
+    module = sys.modules[name] = types.ModuleType(name)
     exec(compile(source, str(file), "exec"), module.__dict__)
     return module
 
