@@ -43,6 +43,7 @@ from .algorithm import (
 from .arguments import home, require_float32, step_budget, suggest_arguments, whole_number
 from .blocks.optim import RateDecay, decay_rates
 from .blocks.seeded_init import SeededInit
+from .compiling import require_compiling, resolve_compile, wanted
 from .config import AgentConfig, EnvFacts, configure, one_of, parse_setting, setting, to_json
 from .contract import (
     building,
@@ -355,6 +356,7 @@ class Agent:
             require_parts(type(self).__name__, self.algorithm, parts)
         assert self._source is not None
         require_float32()
+        require_compiling(self.config, self.device.type)
         config, self.took = self.config, ""
         budget = self._budget(dataset) if total_steps is None else step_budget(total_steps)
         told, sinks = self._callbacks(callbacks), chosen_sinks(log)
@@ -366,7 +368,8 @@ class Agent:
             self._acting()
             folder = self._run_folder(run)
             with locked(folder) if ranks().first else nullcontext():
-                counters, newest = self._open_run(folder, tuple(parts), dataset)
+                updates = self._updates(budget, dataset)
+                counters, newest = self._open_run(folder, tuple(parts), dataset, updates)
                 total = budget if run is not None else counters.env_step + budget
                 unit = "environment steps" if dataset is None else "updates"
                 done = f"{counters.env_step:,} of {total:,} {unit}"
@@ -413,7 +416,7 @@ class Agent:
             self._wire(self.spec.obs, self.spec.action)
         precision = ranks.exchange(self.config.precision)[0]
         if precision != self.config.precision and self._precision_open:
-            self._set_precision(precision)
+            self._set("precision", precision)
             self._wire(self.spec.obs, self.spec.action)
         said = ranks.exchange(self._settings())
         if differing := [rank for rank, one in enumerate(said) if one != said[0]]:
@@ -461,6 +464,13 @@ class Agent:
         repeat = int(envs.settings_of(self.env).get("repeat", 1)) if self.env else 1
         return max(1, self.config.schedule(repeat).due(steps, dataset.episodes))
 
+    def _updates(self, budget: int, dataset: Dataset | None) -> int:
+        """Updates in that many environment steps; of a data set, the budget is their number."""
+        if dataset is not None:
+            return budget
+        repeat = int(envs.settings_of(self.env).get("repeat", 1)) if self.env else 1
+        return self.config.schedule(repeat).due(budget, 0)
+
     def _run_folder(self, run: str | Path | None) -> Path:
         """The folder of the run that was named, is gone on with, or begins."""
         if run is not None:
@@ -471,9 +481,16 @@ class Agent:
         return Path(ranks().exchange(made)[0])
 
     def _open_run(
-        self, folder: Path, parts: tuple[str, ...], dataset: Dataset | None = None
+        self,
+        folder: Path,
+        parts: tuple[str, ...],
+        dataset: Dataset | None = None,
+        updates: int = 0,
     ) -> tuple[Counters, Path | None]:
-        """Counters of the run in a folder, and the checkpoint to go on from."""
+        """Counters of the run in a folder, and the checkpoint to go on from.
+
+        A new run decides by the number of `updates` that it will make whether it compiles.
+        """
         self.run_dir = folder
         newest = checkpoint.newest(folder / "checkpoints")
         if newest is not None:
@@ -481,6 +498,7 @@ class Agent:
             _require_same_source(folder, read_settings(newest).get("offline"), dataset)
         self.offline = None if dataset is None else _record(dataset)
         if newest is None:
+            self._choose_compile(updates)
             self._descend(parts)
             folder.mkdir(parents=True, exist_ok=True)
             if ranks().first:
@@ -491,8 +509,11 @@ class Agent:
         settings = read_settings(newest)
         if self._precision_open:
             default = self.config_class().precision
-            self._set_precision(settings["config"].get("precision", default))
+            self._set("precision", settings["config"].get("precision", default))
+        if wanted(self.config) == "auto":
+            self._set("compile", settings["config"].get("compile", "off"))
         self._require_same_settings(newest)
+        require_compiling(self.config, self.device.type)
         self._loaded = None
         slower = slower_here(self.config.precision, device=self.device.type)
         if slower and ranks().first:
@@ -853,12 +874,26 @@ class Agent:
         self._precision_open = self.config.precision == "auto"
         images = any(spec.kind == "image" for spec in obs.values())
         name, device = type(self).__name__, self.device.type
-        self._set_precision(resolve_precision(name, self.config, images=images, device=device))
+        self._set("precision", resolve_precision(name, self.config, images=images, device=device))
 
-    def _set_precision(self, word: str) -> None:
-        self.config = replace(self.config, precision=word)
-        if "precision" in self._overrides:
-            self._overrides = {**self._overrides, "precision": word}
+    def _choose_compile(self, updates: int) -> None:
+        """Resolve compile="auto" for a new run, whose config.json says what it stands for."""
+        if wanted(self.config) == "auto":
+            images = any(spec.kind == "image" for spec in self.spec.obs.values())
+            name, device = type(self).__name__, self.device.type
+            found = resolve_compile(
+                name, self.config, images=images, device=device, updates=updates
+            )
+            word, said = ranks().exchange(found)[0]
+            self._set("compile", word)
+            if said and ranks().first:
+                print(said)
+
+    def _set(self, name: str, word: str) -> None:
+        """Write down the word that "auto" stands for."""
+        self.config = replace(self.config, **{name: word})
+        if name in self._overrides:
+            self._overrides = {**self._overrides, name: word}
 
     def _choose_preset(self, suite: str, obs: Mapping[str, ObsSpec]) -> str:
         image = any(spec.kind == "image" for spec in obs.values())

@@ -138,6 +138,7 @@ class DreamerV3Overrides(AgentOverrides, total=False):
     rep_scale: float
     horizon: int
     imag_last: int | None
+    compile: Literal["auto", "on", "off"]
     discount_horizon: float
     lam: float
     entropy: float

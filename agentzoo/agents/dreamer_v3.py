@@ -46,6 +46,7 @@ from ..blocks.heads import (
     BernoulliPrediction,
     TwoHotHead,
     TwoHotPrediction,
+    fused_means,
     fused_outputs,
 )
 from ..blocks.imagination import imagine
@@ -376,10 +377,8 @@ class DreamerV3Algorithm(nn.Module):
                 acting.draw_noise(noise, self.actor.noise_kind, N, H, *self.actor.noise_shape),
             )
             feat = imagined.feat  # (N, H+1, F)
-            heads = fused_outputs(feat, self.reward, self.cont, self.slow_value)
-            reward = self.reward.prediction(heads[0]).mean  # (N, H+1), like the next two
-            discount = self.cont.prediction(heads[1]).mean
-            slow = self.slow_value.prediction(heads[2]).mean
+            # (N, H+1) each
+            reward, discount, slow = fused_means(feat, self.reward, self.cont, self.slow_value)
         value, stats = fused_outputs(feat[:, :-1], self.value, self.actor)
         values = self.value.prediction(value)
         # Estimate returns, weighted by the probability of getting there
@@ -553,6 +552,7 @@ class DreamerV3Config(AgentConfig):
     rep_scale: float = 0.1  # of the posterior's
     horizon: int = 15  # H, imagined steps
     imag_last: int | None = None  # last transitions of each window to imagine from; None is all
+    compile: str = "off"  # auto|on|off, imagination by torch.compile on a CPU, see docs/training.md
     discount_horizon: float = 333.0  # steps; gamma = 1 - 1 / 333
     lam: float = 0.95  # lambda of the returns
     entropy: float = 3e-4  # scale of the actor's entropy
@@ -587,6 +587,7 @@ class DreamerV3Config(AgentConfig):
         """
         super().__post_init__()
         one_of("size", self.size, tuple(SIZES))
+        one_of("compile", self.compile, ("auto", "on", "off"))
         _at_least("batch_length", self.batch_length, 3, "the context and two to learn from")
         _at_least("horizon", self.horizon, 1, "an imagined step")
         if self.imag_last is not None:

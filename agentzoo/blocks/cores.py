@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .fast.quick_tanh import quick_tanh
 from .layers import (
     MLP,
     Activation,
@@ -247,7 +248,7 @@ class BlockGRUCore(nn.Module):
         x = self.norm(self.inputs(deter, shared, projected), silu=True)
         # three times (G, N, D / G); float32 under autocast too, as it is remembered
         reset, candidate, update = self.gates.by_block(x).float().chunk(3, -1)
-        candidate = torch.tanh(torch.sigmoid(reset) * candidate)
+        candidate = quick_tanh(torch.sigmoid(reset) * candidate)
         return merge_blocks(
             torch.lerp(split_blocks(deter, self.blocks), candidate, torch.sigmoid(update - 1))
         )

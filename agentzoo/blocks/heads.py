@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .compiled import compiled_form, enabled
 from .distributions import normal_nll
 from .fast import mlp_input_grad
 from .layers import MLP, Activation, Normalization, RMSNorm, elu_, fused_first_layer
@@ -123,10 +124,31 @@ class Head(Protocol):
         ...
 
 
+class PredictingHead(Head, Protocol):
+    """A head of a scalar."""
+
+    def prediction(self, stats: Tensor) -> Prediction:
+        """The distribution that the output parametrises."""
+        ...
+
+
 def fused_outputs(feat: Tensor, *heads: Head) -> list[Tensor]:
     """The outputs of several heads for the same features, their first products taken as one."""
     firsts = fused_first_layer(feat, [head.net for head in heads])
     return [head.after_first(first) for head, first in zip(heads, firsts, strict=True)]
+
+
+def fused_means(feat: Tensor, *heads: PredictingHead) -> list[Tensor]:
+    """The expectations of several heads for the same features: (..., F) -> (...) each.
+
+    Compiled where that is asked for and no gradient is (`compiled.py`).
+    """
+    return (compiled_form(_means) if enabled() else _means)(feat, *heads)
+
+
+def _means(feat: Tensor, *heads: PredictingHead) -> list[Tensor]:
+    outputs = zip(heads, fused_outputs(feat, *heads), strict=True)
+    return [head.prediction(output).mean for head, output in outputs]
 
 
 class NormalHead(nn.Module):

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .compiled import compiled_form, enabled
 from .rssm import Dynamics, State
 
 
@@ -48,11 +49,30 @@ def imagine(
         action_noise: (N, H, ...) for the policy.
 
     Returns:
-        The trajectories, differentiable in whatever made them.
+        The trajectories, differentiable in whatever made them. Without a gradient a step is
+        compiled where that is asked for (`compiled.py`).
     """
-    state, feats, actions = start, [dynamics.feat(start)], []
+    step, state = _step, start
+    if enabled():
+        # laid out and without a history as every later state, so that one form fits all steps
+        step, state = compiled_form(_step), State(*(x.detach().contiguous() for x in start))
+    feats, actions = [dynamics.feat(state)], []
     for eps, xi in zip(latent_noise.unbind(1), action_noise.unbind(1), strict=True):
-        actions.append(policy(feats[-1], xi))
-        state = dynamics.img_step(state, actions[-1], eps)
-        feats.append(dynamics.feat(state))
+        action, state, feat = step(dynamics, policy, state, feats[-1], eps, xi)
+        actions.append(action)
+        feats.append(feat)
     return Imagined(feats, actions)
+
+
+def _step(
+    dynamics: Dynamics,
+    policy: Callable[[Tensor, Tensor], Tensor],
+    state: State,
+    feat: Tensor,
+    eps: Tensor,
+    xi: Tensor,
+) -> tuple[Tensor, State, Tensor]:
+    """The action in a state, the state after it and that state's features."""
+    action = policy(feat, xi)
+    state = dynamics.img_step(state, action, eps)
+    return action, state, dynamics.feat(state)

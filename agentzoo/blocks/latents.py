@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .distributions import gumbel, onehot_argmax, top2_margin, unimix_log_probs
+from .fast import class_by_class
 from .kl import categorical_kl, gaussian_kl
 
 
@@ -130,6 +131,9 @@ class CategoricalLatent:
 
     def sample(self, stats: Tensor, noise: Tensor) -> Tensor:
         """One-hots by Gumbel-max on uniform noise (..., S, K), with the probabilities' gradient."""
+        few = self.noise_shape[-1] < class_by_class.FEW
+        if few and torch.compiler.is_dynamo_compiling() and not stats.requires_grad:
+            return class_by_class.sample(stats.float(), noise, self.unimix)
         logs = self.log_probs(stats)
         hot = onehot_argmax(logs.detach() + gumbel(noise))
         if logs.requires_grad:

@@ -16,6 +16,7 @@ import torch
 from agentzoo.runtime.errors import ConfigError, RunError
 
 from ..algorithm import Algorithm, Batch, Metrics, NoiseSource, WriteBack
+from ..blocks.compiled import compiled
 from ..ranks import ranks
 
 WARM_UPS = 3  # updates before recording: libraries choose kernels, optimisers allocate their state
@@ -42,18 +43,22 @@ class EagerUpdate:
     Args:
         algorithm: what learns.
         device: where it is.
+        compiled: whether imagined steps are compiled, which the first call waits for.
     """
 
-    warm = True
-
-    def __init__(self, algorithm: Algorithm, device: torch.device) -> None:
-        self.algorithm = algorithm
+    def __init__(
+        self, algorithm: Algorithm, device: torch.device, *, compiled: bool = False
+    ) -> None:
+        self.algorithm, self.compiled, self.warm = algorithm, compiled, not compiled
         self.noise = NoiseSource(0, device, ranks=ranks())
 
     def __call__(self, batch: Batch, seed: int) -> tuple[Metrics, WriteBack]:
         """One gradient step."""
         self.noise.restart(seed)
-        return self.algorithm.update(batch, self.noise)
+        with compiled(self.compiled):
+            result = self.algorithm.update(batch, self.noise)
+        self.warm = True
+        return result
 
 
 class CapturedUpdate:
@@ -114,15 +119,24 @@ class CapturedUpdate:
         self._metrics = torch.stack([metric.float() for metric in metrics.values()])
 
 
-def updater(algorithm: Algorithm, device: torch.device, capture: str) -> Update:
+def updater(
+    algorithm: Algorithm, device: torch.device, capture: str, *, compiled: bool = False
+) -> Update:
     """The way to make updates that the setting `capture` asks for: auto, on or off.
 
+    Args:
+        algorithm: what learns.
+        device: where it is.
+        capture: the setting.
+        compiled: whether imagined steps are compiled, on a CPU.
+
     Raises:
-        ConfigError: if it is on and the device is not CUDA.
+        ConfigError: if `capture` is on and the device is not CUDA.
     """
     require_capture(device, capture)
-    captured = device.type == "cuda" and capture != "off" and ranks().count == 1
-    return (CapturedUpdate if captured else EagerUpdate)(algorithm, device)
+    if device.type == "cuda" and capture != "off" and ranks().count == 1:
+        return CapturedUpdate(algorithm, device)
+    return EagerUpdate(algorithm, device, compiled=compiled)
 
 
 def require_capture(device: torch.device, capture: str) -> None:

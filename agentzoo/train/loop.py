@@ -21,6 +21,7 @@ from agentzoo.runtime.policy.spaces import describe_spaces
 
 from ..algorithm import Algorithm, Metrics, Pooling, module
 from ..blocks.optim import Adam
+from ..compiling import wanted
 from ..config import AgentConfig, to_json
 from ..contract import check_collecting, check_names, check_schedule, first_update
 from ..ranks import LostRankError, ranks
@@ -106,7 +107,10 @@ class Training:
             self.ranks.seed(self.learner.seed),
             self.learner.device,
         )
-        self._learn = updater(self.learner.algorithm, self.learner.device, config.capture)
+        on = wanted(config) == "on"
+        self._learn = updater(
+            self.learner.algorithm, self.learner.device, config.capture, compiled=on
+        )
         self._metrics: list[Metrics] = []
         self._finished: list[Episode] = []
         self._update_seconds: list[float] = []

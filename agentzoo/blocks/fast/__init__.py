@@ -11,6 +11,8 @@
 | `mish.mish` | `torch.nn.functional.mish` |
 | `group_softmax.group_softmax` | `softmax` over a short last axis |
 | `two_hot_loss.cross_entropy` | log-softmax and two gathers |
+| `class_by_class.sample` | `CategoricalLatent.sample` on constants; for the compiler alone |
+| `quick_tanh.quick_tanh` | `torch.tanh`, of which it differs under the compiler alone |
 
 They give the same numbers but for rounding. `kernels("plain")` switches all of them off, which is
 what a configuration's `kernels="plain"` does around an update.
@@ -24,13 +26,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+import torch
+
 KINDS = ("fast", "plain")
 _ENABLED: ContextVar[bool] = ContextVar("kernels", default=True)
 
 
 def enabled() -> bool:
-    """Whether kernels are to be used here; else their plain forms are."""
-    return _ENABLED.get()
+    """Whether kernels are to be used here; else their plain forms are.
+
+    A compiler (`blocks/compiled.py`) reads the plain forms and joins their passes itself.
+    """
+    return not torch.compiler.is_dynamo_compiling() and _ENABLED.get()
 
 
 @contextmanager
