@@ -1,7 +1,7 @@
 """Time of TD-MPC2's update and decision: ours, and the authors' code at the same sizes.
 
     python benchmarks/tdmpc2.py --theirs CHECKOUT [--compiled] [--sizes 1m 5m] [--no-growth]
-        [--rounds 7] [--threads 1] [--clock cpu]
+        [--rounds 7] [--threads 1] [--clock cpu] [--bundle FOLDER]
 
 CHECKOUT is one of github.com/nicklashansen/tdmpc2 at e9f5932, and the interpreter's environment has
 torch and tensordict beside agentzoo. All sides run in one process and take turns, a call a turn;
@@ -243,6 +243,7 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="*", default=["1m", "5m"], choices=["1m", "5m", "19m"])
     parser.add_argument("--growth", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--bundle", type=Path, help="of our decision; exported there if empty")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--clock", default="wall", choices=list(CLOCKS))
     given = parser.parse_args()
@@ -256,10 +257,12 @@ def main() -> None:
         print("\n".join(rows(f"update, {size}", found)), flush=True)
     with tempfile.TemporaryDirectory() as scratch:
         algorithm = ours("5m").eval()
-        exported(algorithm, Path(scratch))
+        bundle = given.bundle or Path(scratch)
+        if not (bundle / "manifest.json").exists():
+            exported(algorithm, bundle)
         for name, changes in list(GROWTH.items())[: None if given.growth else 1]:
             usual = algorithm.plan_spec
-            calls = decisions(Path(scratch), algorithm, changes, given)
+            calls = decisions(bundle, algorithm, changes, given)
             print(
                 "\n".join(rows(f"decision, {name}", turns(calls, given.rounds, clock))), flush=True
             )
