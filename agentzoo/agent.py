@@ -52,6 +52,7 @@ from .contract import (
     check_declarations,
     check_plan,
     check_presets,
+    check_schedule,
     check_world,
 )
 from .device import find_device
@@ -89,6 +90,7 @@ from .train.loop import interruption, train
 from .train.offline import train_offline
 from .train.parent import Parent, require_parts
 from .train.run_folder import locked, new_run_folder, write_total
+from .train.schedule import Schedule
 from .train.sinks.sink import Sinks, chosen_sinks
 
 load_triton()  # before anything here draws or builds a network
@@ -461,15 +463,20 @@ class Agent:
         steps = self.config.total_steps
         if dataset is None:
             return steps
-        repeat = int(envs.settings_of(self.env).get("repeat", 1)) if self.env else 1
-        return max(1, self.config.schedule(repeat).due(steps, dataset.episodes))
+        return max(1, self._schedule().due(steps, dataset.episodes))
 
     def _updates(self, budget: int, dataset: Dataset | None) -> int:
         """Updates in that many environment steps; of a data set, the budget is their number."""
         if dataset is not None:
             return budget
+        return self._schedule().due(budget, 0)
+
+    def _schedule(self) -> Schedule:
+        """When updates are made in the agent's environment."""
         repeat = int(envs.settings_of(self.env).get("repeat", 1)) if self.env else 1
-        return self.config.schedule(repeat).due(budget, 0)
+        schedule = self.config.schedule(repeat)
+        check_schedule(self.config, schedule)
+        return schedule
 
     def _run_folder(self, run: str | Path | None) -> Path:
         """The folder of the run that was named, is gone on with, or begins."""
