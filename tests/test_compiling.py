@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 import sysconfig
 from collections.abc import Iterator
 from dataclasses import replace
@@ -30,6 +32,7 @@ from agentzoo.compiling import (
     wanted,
 )
 from agentzoo.runtime.errors import ConfigError, RunError
+from agentzoo.train.checkpoint import newest
 from agentzoo.train.cuda_graph import EagerUpdate
 from tests.agents.builders import STATE, box, random_batch
 from tests.agents.fake_envs import Steer
@@ -254,3 +257,20 @@ def test_compiled_updates_are_the_eager_ones(cached: Path) -> None:
     assert any(cached.rglob("*.so"))  # it was compiled
     for name, eager in sides[False].items():
         torch.testing.assert_close(sides[True][name], eager, rtol=1e-5, atol=1e-5, msg=name)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(bool(lacking()), reason=lacking())
+@pytest.mark.usefixtures("cached")
+def test_a_run_that_compiles_is_resumed_bit_for_bit_in_another_process(tmp_path: Path) -> None:
+    learning = (
+        "import sys, torch; from agentzoo import DreamerV3; torch.set_num_threads(1); "
+        "DreamerV3('gym:Pendulum-v1', preset='debug', device='cpu', seed=3, compile='on').learn("
+        "int(sys.argv[2]), run=sys.argv[1], log='none', progress=False)"
+    )
+    for run, steps in (("whole", 400), ("halves", 200), ("halves", 400)):
+        command = [sys.executable, "-c", learning, str(tmp_path / run), str(steps)]
+        subprocess.run(command, check=True, timeout=600)
+    weights = [newest(tmp_path / run / "checkpoints") for run in ("whole", "halves")]
+    whole, halves = ((folder / "model.safetensors").read_bytes() for folder in weights if folder)
+    assert whole == halves
