@@ -472,7 +472,7 @@ class Agent:
         return self._schedule().due(budget, 0)
 
     def _schedule(self) -> Schedule:
-        """When updates are made in the agent's environment."""
+        """Schedule of updates in the agent's environment."""
         repeat = int(envs.settings_of(self.env).get("repeat", 1)) if self.env else 1
         schedule = self.config.schedule(repeat)
         check_schedule(self.config, schedule)

@@ -1,4 +1,4 @@
-"""What `compile="auto"` stands for, and what a machine needs for it.
+"""The word that `compile="auto"` stands for, and what a machine needs for it.
 
 Compiling pays where a run makes so many updates that what they save is more than compiling takes.
 Both were measured (benchmarks/compiled.py) and are held in a table, so that a resumed run, or
@@ -98,7 +98,7 @@ def resolve_compile(
     updates: int,
     table: Collection[Repaid] | None = None,
 ) -> tuple[str, str]:
-    """What a configuration's word means for a run: "on" or "off", and a sentence if it lacks tools.
+    """The word for a run, "on" or "off", and a sentence where "auto" lacks tools for "on".
 
     Args:
         agent: the agent's class.

@@ -644,9 +644,10 @@ def test_the_contract_says_which_class_it_cannot_find(
 def test_samples_beyond_the_bounds_are_no_mistake(tmp_path: Path) -> None:
     """A normal policy's samples leave [-1, 1]; the environment gets them clipped."""
     agent = DreamerV3("gym:Pendulum-v1", preset="debug", device="cpu", seed=0)
+    algorithm: Any = agent.algorithm
     with torch.no_grad():
-        agent.algorithm.actor.mean.bias.fill_(10)  # tanh of it is 1
-        agent.algorithm.actor.std.bias.fill_(10)
+        algorithm.actor.mean.bias.fill_(10)  # tanh of it is 1
+        algorithm.actor.std.bias.fill_(10)
     obs = np.zeros(3, np.float32)
     acted = np.stack([agent.act(obs, deterministic=False) for _ in range(20)])
     assert (np.abs(acted) <= 2).all(), "Pendulum's bounds"
