@@ -80,7 +80,7 @@ def work(name: str, rounds: int) -> None:
 
 
 def measured(name: str, rounds: int, cache: str) -> dict[str, Any]:
-    """What a process of its own measures."""
+    """The measurements of a process of its own."""
     command = [sys.executable, __file__, "--work", name, "--rounds", str(rounds)]
     environment = {**os.environ, FOLDER: cache}
     done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
