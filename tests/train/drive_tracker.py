@@ -53,11 +53,22 @@ def wandb_records(path: Path) -> Iterator[bytes]:
 def wandb_kept(folder: Path) -> dict[str, object]:
     from wandb.proto import wandb_internal_pb2
 
-    kept: dict[str, list[object]] = {"runs": [], "titles": [], "config": [], "lines": []}
-    for path in sorted(folder.glob("wandb/offline-run-*/*.wandb")):
+    def records(path: Path) -> Iterator[wandb_internal_pb2.Record]:
         for data in wandb_records(path):
             record = wandb_internal_pb2.Record()
             record.ParseFromString(data)
+            yield record
+
+    def whole(path: Path) -> bool:
+        return any(record.WhichOneof("record_type") == "exit" for record in records(path))
+
+    kept: dict[str, list[object]] = {"runs": [], "titles": [], "config": [], "lines": []}
+    paths = sorted(folder.glob("wandb/offline-run-*/*.wandb"))
+    patience = time.monotonic() + 60  # W&B's own process may still be writing
+    while not all(whole(path) for path in paths) and time.monotonic() < patience:
+        time.sleep(0.05)
+    for path in paths:
+        for record in records(path):
             if record.WhichOneof("record_type") == "run":
                 kept["runs"].append(record.run.run_id)
                 kept["titles"].append(record.run.display_name)
