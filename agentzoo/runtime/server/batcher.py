@@ -288,13 +288,19 @@ class Batcher:
             flags([request.deterministic for request in requests]),
         )
         arrays = [array for array in (actions, *state.carry.values()) if array.dtype.kind == "f"]
-        if len(requests) == 1 and all(np.isfinite(array).all() for array in arrays):
+        if len(requests) == 1 and all(map(_is_finite, arrays)):
             return [Answer(actions[0], state)]  # nobody shares its memory
         finite = np.logical_and.reduce([_finite(array) for array in arrays], initial=True)
         return [
             Answer(*own) if fine else _diverged()
             for own, fine in zip(_apart(actions, state), finite, strict=True)
         ]
+
+
+def _is_finite(array: Array) -> bool:
+    """Whether all numbers are; a product is quicker than to look at each, and seldom overflows."""
+    flat = array.reshape(-1)
+    return bool(np.isfinite(np.vdot(flat, flat)) or np.isfinite(flat).all())
 
 
 def _finite(array: Array) -> Array:

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 
 import gymnasium as gym
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from gymnasium.vector import SyncVectorEnv
 
 from agentzoo.runtime import evaluate, load_policy
-from agentzoo.runtime.errors import ObservationError
+from agentzoo.runtime.errors import BundleError, ObservationError
 from agentzoo.runtime.policy.onnx_step import BoundStep
 from agentzoo.runtime.policy.policy import Policy, PolicyState
 from tests.unit_runtime.toys import BOX, DISCRETE, VECTOR
@@ -152,6 +153,50 @@ def test_the_carry_of_a_bound_step_is_read_and_set(bundles):
     other.carry = carry
     assert np.array_equal(one(*inputs(1)), other(*inputs(1)))
     assert not np.array_equal(carry["deter"], one.carry["deter"])  # a copy, not the memory
+
+
+def single_inputs(policy, t):
+    spec, rng = policy.spec, np.random.default_rng(t)
+    (obs,) = observations(spec, t, 1)
+    return (
+        {k: rng.standard_normal((1, *one.shape), one.dtype) for k, one in spec.carry.items()},
+        {**{k: one[None] for k, one in obs.items()}, "is_first": np.array([t % 3 == 0])},
+        {k: rng.standard_normal((1, *one.shape), np.float32) for k, one in spec.noise.items()},
+        np.array([t % 2 == 0]),
+    )
+
+
+def plain(policy, carry, obs, noise, mode):
+    values = {"carry": carry, "obs": obs, "noise": noise}
+    one = {"is_first": {"": obs["is_first"]}, "deterministic": {"": mode}}
+    return policy.step.graph.run(values | one)
+
+
+def test_a_single_step_is_the_graph_s_bit_for_bit_and_keeps_no_answer(bundles):
+    policy = load_policy(bundles("vector")[0], provider="cpu")
+    found = [policy.step(*single_inputs(policy, t)) for t in range(STEPS)]
+    for t, (carry, action) in enumerate(found):  # no later step wrote into an earlier answer
+        expected = plain(policy, *single_inputs(policy, t))
+        assert np.array_equal(action, expected["action", ""])
+        assert carry.keys() == policy.spec.carry.keys()
+        assert all(np.array_equal(array, expected["carry", k]) for k, array in carry.items())
+
+
+def test_single_steps_in_several_threads_do_not_meet(bundles):
+    policy = load_policy(bundles("vector")[0], provider="cpu")
+    expected = [policy.step(*single_inputs(policy, t))[1] for t in range(200)]
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda t: policy.step(*single_inputs(policy, t))[1], range(200)))
+    assert all(map(np.array_equal, found, expected))
+
+
+@pytest.mark.parametrize("wrong", [np.zeros((1, 1), np.float32), np.zeros((1, 6))], ids=str)
+def test_a_single_step_does_not_stretch_or_convert_what_does_not_fit(bundles, wrong):
+    policy = load_policy(bundles("vector")[0], provider="cpu")
+    carry, *others = single_inputs(policy, 0)
+    assert carry["deter"].shape != wrong.shape or carry["deter"].dtype != wrong.dtype
+    with pytest.raises(BundleError, match=r"onnxruntime cannot run policy\.onnx"):
+        policy.step({**carry, "deter": wrong}, *others)
 
 
 # -- evaluation ----------------------------------------------------------------------------------
