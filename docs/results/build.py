@@ -50,6 +50,7 @@ VARIANTS = {
     "raw": "cpu, raw vectors",
     "no_warmup": "cpu, no warm-up",
     "ratio64": "cpu, ratio 64",
+    "from_cartpole-swingup": "cpu, after cartpole-swingup",
     "sb3": "its defaults",
 }
 
@@ -71,8 +72,10 @@ def keep(run: Path) -> Path:
     agent = agentzoo.load(run, device="cpu")
     settings = read_settings(run)
     task = EnvName.read(agent.env).task
-    preset = settings["training"]["preset"]
-    variant = "" if preset == "cpu" else f"@{preset}"
+    variant = settings["training"]["preset"]
+    if "parent" in settings:
+        variant = f"from_{EnvName.read(settings['parent']['env']).task}"
+    variant = "" if variant == "cpu" else f"@{variant}"
     folder = ROOT / type(agent).__name__.lower() / f"{task}{variant}"
     seed = folder / f"seed{agent.seed}"
     seed.mkdir(parents=True, exist_ok=True)
@@ -82,7 +85,8 @@ def keep(run: Path) -> Path:
         score = evaluate(policy, episodes=EPISODES, seed=FIRST_SEED, progress=True)
     write_results(score, seed / "results.json")
     shutil.copy(run / "metrics.jsonl", seed / "metrics.jsonl")
-    (seed / "command.txt").write_text(command(settings, agent.env_steps) + "\n", encoding="utf-8")
+    steps = read_metrics(run)[-1]["env_step"]
+    (seed / "command.txt").write_text(command(settings, int(steps)) + "\n", encoding="utf-8")
     if not (folder / "random.json").is_file():
         random = evaluate_random(agent.env, episodes=EPISODES, seed=FIRST_SEED)
         write_results(random, folder / "random.json")
@@ -91,11 +95,15 @@ def keep(run: Path) -> Path:
 
 def command(settings: Mapping[str, Any], steps: int) -> str:
     """The line that makes a run again."""
-    training = settings["training"]
-    parts = [settings["agent"].lower(), f"'{settings['env']}'", f"--preset {training['preset']}"]
-    parts += [f"--set {one}" for one in training["overrides"]]
+    training, parent = settings["training"], settings.get("parent")
+    parts = [settings["agent"].lower(), f"'{settings['env']}'"]
+    if parent is None:
+        parts += [f"--preset {training['preset']}", *(f"--set {x}" for x in training["overrides"])]
+    else:
+        parts += ["--from PARENT"]
+    end = "" if parent is None else f"  # the policy {parent['sha256'][:12]}"
     return " ".join(["OMP_NUM_THREADS=1 agentzoo learn", *parts, f"--steps {steps}",
-                     f"--seed {settings['seed']} --run RUN"])  # fmt: skip
+                     f"--seed {settings['seed']} --run RUN{end}"])  # fmt: skip
 
 
 def seeds(folder: Path) -> list[Path]:
