@@ -94,16 +94,16 @@ def keep(run: Path) -> Path:
 
 
 def command(settings: Mapping[str, Any], steps: int) -> str:
-    """The line that makes a run again."""
+    """The line that makes a run again; one that goes on from a policy has its settings and seed."""
     training, parent = settings["training"], settings.get("parent")
     parts = [settings["agent"].lower(), f"'{settings['env']}'"]
     if parent is None:
         parts += [f"--preset {training['preset']}", *(f"--set {x}" for x in training["overrides"])]
+        end = [f"--seed {settings['seed']}", "--run RUN"]
     else:
         parts += ["--from PARENT"]
-    end = "" if parent is None else f"  # the policy {parent['sha256'][:12]}"
-    return " ".join(["OMP_NUM_THREADS=1 agentzoo learn", *parts, f"--steps {steps}",
-                     f"--seed {settings['seed']} --run RUN{end}"])  # fmt: skip
+        end = [f"--run RUN  # the policy {parent['sha256'][:12]}"]
+    return " ".join(["OMP_NUM_THREADS=1 agentzoo learn", *parts, f"--steps {steps}", *end])
 
 
 def seeds(folder: Path) -> list[Path]:
