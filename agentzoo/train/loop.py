@@ -88,7 +88,7 @@ class Training:
         if parent is not None and not parent.has_optimizer:
             for optimizer in self.learner.algorithm.optimizers().values():
                 if isinstance(optimizer, Adam):
-                    optimizer.warmup = WARMUP
+                    optimizer.warmup = max(optimizer.warmup, WARMUP)  # some agents have their own
         self.collector = Collector(
             self.learner.algorithm,
             self.adapter,

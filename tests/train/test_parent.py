@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from agentzoo import PlaNet
+from agentzoo import Dreamer, PlaNet
 from agentzoo.agent import Agent
 from agentzoo.runtime.errors import ConfigError, RunError
 from agentzoo.train.checkpoint import Counters, newest
@@ -99,6 +99,14 @@ def test_a_saved_policy_starts_afresh_but_for_its_weights_and_warms_up(first: Pa
     again.learn(800, run=tmp_path / "run", progress=False)
     assert again.algorithm.optimizer.warmup == WARMUP
     assert again.env_steps == 1_600
+
+
+def test_a_warm_up_of_the_agent_s_own_is_not_cut_short(tmp_path: Path):
+    Dreamer(PENDULUM, preset="debug", device="cpu", seed=3, warmup=500).save(tmp_path / "saved")
+    agent = Dreamer.load(tmp_path / "saved", device="cpu")
+    agent.learn(600, run=tmp_path / "run", progress=False)
+    found = {name: one.warmup for name, one in agent.algorithm.optimizers().items()}
+    assert found == {"model": WARMUP, "actor": 500, "value": 500}
 
 
 def test_another_task_is_another_run_without_the_replay_of_the_first(first: Path, tmp_path: Path):

@@ -14,6 +14,7 @@ from tests.unit_runtime.envs.test_subprocess_env import is_gone
 
 # what Windows' Python lacks, missing here as well, in every process
 SITE = """
+import asyncio  # on Unix it asks os.sysconf itself since Python 3.12
 import os, sys
 for name in ("fcntl", "termios"):
     sys.modules[name] = None
