@@ -50,6 +50,7 @@ from .contract import (
     check_acting,
     check_class,
     check_declarations,
+    check_env_overrides,
     check_plan,
     check_presets,
     check_schedule,
@@ -677,8 +678,7 @@ class Agent:
                 f"use {settings['agent']}.load or agentzoo.load"
             )
         training = settings["training"]
-        pairs = (parse_setting(cls.config_class, one) for one in training["overrides"])
-        overrides: dict[str, Any] = dict(pairs)
+        overrides = _overrides_of(cls.config_class, training["overrides"], settings["config"])
         preset = training["preset"]
         agent = cls(device=device, seed=settings["seed"], preset=preset, **overrides)
         agent.env_steps = training["env_steps"]
@@ -867,7 +867,9 @@ class Agent:
         """The preset's fields, what the world and the task decide, then the user's overrides."""
         name, fields = type(self).__name__, self.presets[preset]
         before = configure(self.config_class, fields, name=name)
-        decided = {**self.env_overrides(before, world), **self.tasks.get(world.task, {})}
+        of_world = self.env_overrides(before, world)
+        check_env_overrides(of_world, name)
+        decided = {**of_world, **self.tasks.get(world.task, {})}
         return configure(self.config_class, fields, decided, overrides, name=name)
 
     def _require_device(self) -> None:
@@ -905,6 +907,11 @@ class Agent:
     def _choose_preset(self, suite: str, obs: Mapping[str, ObsSpec]) -> str:
         image = any(spec.kind == "image" for spec in obs.values())
         preset = self._preset or self.default_preset(suite, obs)
+        if preset not in self.presets:
+            raise ConfigError(
+                f"{type(self).__name__}.default_preset gives {preset!r}, which is none of its "
+                f"presets; {nearest(str(preset), self.presets)}"
+            )
         variant = f"{preset}_pixels"
         return variant if image and variant in self.presets else preset
 
@@ -1118,6 +1125,20 @@ def _record(dataset: Dataset) -> dict[str, Any]:
     """The entry of config.json on the data set that a run learns from."""
     found = {"dataset": dataset.id, "env": dataset.env}
     return {**found, "episodes": dataset.episodes, "transitions": dataset.transitions, "updates": 0}
+
+
+def _overrides_of(
+    kind: type[AgentConfig], written: Sequence[str], config: Mapping[str, object]
+) -> dict[str, Any]:
+    """The fields that were set by hand; their values as `config` has them.
+
+    field=value is what a shell would be told, and no shell can say a text with a comma in a tuple.
+    """
+    names = [one.partition("=")[0] for one in written]
+    return dict(
+        (name, config[name]) if name in config else parse_setting(kind, one)
+        for name, one in zip(names, written, strict=True)
+    )
 
 
 def _require_same_source(folder: Path, before: object, dataset: Dataset | None) -> None:

@@ -3,9 +3,9 @@
 import dataclasses
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from agentzoo.runtime.envs import EnvName
 from agentzoo.runtime.errors import ConfigError, nearest
@@ -191,16 +191,21 @@ def typed(key: str, value: object, hint: object) -> object:
 
 
 def _type_name(option: object) -> str:
-    return "None" if option is type(None) else getattr(option, "__name__", str(option))
+    if option is type(None):
+        return "None"
+    return option.__name__ if type(option) is type else str(option)  # str says a tuple's items
 
 
 def _match(value: object, option: object) -> tuple[bool, object]:
     if typing.get_origin(option) is tuple:
-        (item, *_) = typing.get_args(option)
         if not isinstance(value, list | tuple):
             return False, value
-        matched = [_match(v, item) for v in value]
-        return all(ok for ok, _ in matched), tuple(v for _, v in matched)
+        items, given = typing.get_args(option), cast("Sequence[object]", value)
+        if items[-1] is Ellipsis:
+            items = items[:1] * len(given)
+        matched = [_match(v, item) for v, item in zip(given, items, strict=False)]
+        whole = len(given) == len(items) and all(ok for ok, _ in matched)
+        return whole, tuple(v for _, v in matched)
     if option is bool or isinstance(value, bool):
         return option is bool and isinstance(value, bool), value
     if option is int and isinstance(value, float) and value.is_integer():
@@ -224,9 +229,7 @@ def parse_setting(config_class: type[AgentConfig], setting: str) -> tuple[str, o
     hints = typing.get_type_hints(config_class)
     if key not in hints:
         raise ConfigError(f"no configuration field {key!r}; {suggestion(key, hints)}")
-    # a text is a text, whatever it spells: standardize=none is no None
-    value = text if hints[key] is str else _literal(text)
-    return key, typed(key, value, hints[key])
+    return key, typed(key, _read(text, hints[key]), hints[key])
 
 
 def setting(value: object) -> str:
@@ -234,6 +237,20 @@ def setting(value: object) -> str:
     if isinstance(value, list | tuple):
         return ",".join(map(setting, value)) + ("," if len(value) == 1 else "")
     return str(value)
+
+
+def _read(text: str, hint: object) -> object:
+    """A text as a value of a field's type, where it reads as one; `typed` says where not."""
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if types.NoneType in options and text.lower() == "none":
+        return None
+    for option in options:
+        if typing.get_origin(option) is tuple and ("," in text or not text):
+            items, parts = typing.get_args(option), [part for part in text.split(",") if part]
+            of = items if items[-1] is not Ellipsis else items[:1] * len(parts)
+            return tuple(map(_read, parts, of)) if len(of) == len(parts) else tuple(parts)
+    # a text is a text, whatever it spells: standardize=none is no None
+    return text if str in options else _literal(text)
 
 
 def _literal(text: str) -> object:

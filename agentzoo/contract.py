@@ -11,12 +11,13 @@ import inspect
 import traceback
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import cache
 from typing import Any, ClassVar, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -44,6 +45,7 @@ from .algorithm import (
     Batch,
     Carry,
     Continuing,
+    DelayedValue,
     DreamActing,
     Metrics,
     Noise,
@@ -64,6 +66,7 @@ from .train.schedule import Schedule
 
 BATCH = 2  # elements of a step that is only looked at
 KINDS = ("normal", "uniform")
+SINGLE = (bool, int, float, str)  # types of a configuration's fields, alone or in a tuple
 ROLES: tuple[str, ...] = typing.get_args(NoiseRole)
 PAGE = "docs/own_agent.md"
 WRONG = (KeyError, TypeError, AttributeError, IndexError, ValueError, RuntimeError, AssertionError)
@@ -88,16 +91,16 @@ def check_class(config_class: type, algorithm_class: type, name: str) -> None:
     Raises:
         ContractError: naming the class, or the field.
     """
-    if not issubclass(config_class, AgentConfig):
-        raise ContractError(
-            f"{name}.config_class is {config_class.__name__}, expected a subclass of "
-            "agentzoo.config.AgentConfig; derive it from that"
-        )
-    if not issubclass(algorithm_class, nn.Module):
-        raise ContractError(
-            f"{name}.algorithm_class is {algorithm_class.__name__}, expected a torch.nn.Module; "
-            "derive it from that, so that weights are found, moved and saved"
-        )
+    _check_kind(
+        f"{name}.config_class",
+        config_class,
+        AgentConfig,
+        "a subclass of agentzoo.config.AgentConfig; derive it from that",
+    )
+    _check_kind(
+        f"{name}.algorithm_class", algorithm_class, nn.Module, "a torch.nn.Module; derive it from "
+        "that, so that weights are found, moved and saved"
+    )  # fmt: skip
     try:
         inspect.signature(algorithm_class).bind("obs", "action", "config")
     except TypeError as error:
@@ -108,12 +111,29 @@ def check_class(config_class: type, algorithm_class: type, name: str) -> None:
     _check_fields(config_class)
 
 
+def _check_kind(where: str, found: object, base: type, expected: str) -> None:
+    if not isinstance(found, type):
+        raise ContractError(
+            f"{where} is {_short(found)}, expected a class derived from {base.__name__}; give the "
+            "class itself, without brackets"
+        )
+    if not issubclass(found, base):
+        raise ContractError(f"{where} is {found.__name__}, expected {expected}")
+
+
 def _check_fields(kind: type[AgentConfig]) -> None:
     """Every field of a configuration has a default, of a type that a file and a shell can say."""
-    hints = typing.get_type_hints(kind)
+    try:
+        hints = typing.get_type_hints(kind)
+    except NameError as error:
+        raise ContractError(
+            f"a field of {kind.__name__} has a type that cannot be read: {error}; import it where "
+            "the class stands, not for a type checker alone"
+        ) from error
     known = {field.name: field for field in dataclasses.fields(kind)}
     for name, hint in hints.items():
-        if name not in known and typing.get_origin(hint) is not ClassVar:
+        no_field = typing.get_origin(hint) is ClassVar or hint in (ClassVar, dataclasses.KW_ONLY)
+        if name not in known and not no_field:
             raise ContractError(
                 f"{kind.__name__}.{name} is no field: its class lacks the decorator "
                 "@dataclass(frozen=True, kw_only=True); put it above the class"
@@ -127,21 +147,34 @@ def _check_fields(kind: type[AgentConfig]) -> None:
                 "str, a tuple of those, or one of them | None: a configuration is saved as JSON, "
                 "and set by field=value"
             )
+        if not field.init:
+            raise ContractError(
+                f"{where} has init=False, so that no preset, file or shell could set it; leave "
+                "that out, or make it a property"
+            )
         if field.default is dataclasses.MISSING and not has_maker:
             raise ContractError(
                 f"{where} has no default, and every field needs one, so that presets may leave it "
                 f"out; write {name}: {_type_name(hints[name])} = ..."
             )
-        if not has_maker:
-            typed(where, field.default, hints[name])
+        default = cast("object", field.default)
+        if field.default_factory is not dataclasses.MISSING:
+            default = field.default_factory()
+        if isinstance(default, list):
+            raise ContractError(
+                f"{where}={default!r:.80} is a list, expected a tuple, which is what a file gives "
+                "back; write it in round brackets"
+            )
+        typed(where, default, hints[name])
 
 
 def _is_plain(hint: object) -> bool:
     if isinstance(hint, types.UnionType):
         return all(_is_plain(one) for one in typing.get_args(hint))
     if typing.get_origin(hint) is tuple:
-        return all(one is Ellipsis or _is_plain(one) for one in typing.get_args(hint))
-    return hint in (bool, int, float, str, types.NoneType)
+        items = typing.get_args(hint)  # no tuple in a tuple: a shell's commas are of one depth
+        return bool(items) and all(one is Ellipsis or one in SINGLE for one in items)
+    return hint in (*SINGLE, types.NoneType)
 
 
 def _type_name(hint: object) -> str:
@@ -162,6 +195,19 @@ def check_presets(presets: object, name: str) -> None:
     )
 
 
+def check_env_overrides(overrides: object, name: str) -> None:
+    """Refuse what is no field values by name.
+
+    Raises:
+        ContractError: saying what is expected.
+    """
+    if not _is_mapping(overrides, str, object):
+        raise ContractError(
+            f"{name}.env_overrides gives {_short(overrides)}, expected field values by name; {{}} "
+            "where the world decides nothing"
+        )
+
+
 # -- what an algorithm declares ------------------------------------------------------------------
 
 
@@ -171,8 +217,10 @@ def check_plan(network: nn.Module) -> None:
     Raises:
         ContractError: naming the planners.
     """
-    plan = getattr(network, "plan_spec", None)
-    if plan is not None and not isinstance(plan, CEMSpec | MPPISpec):
+    if not hasattr(network, "plan_spec"):
+        return
+    plan = cast("object", network.plan_spec)
+    if not isinstance(plan, CEMSpec | MPPISpec):
         raise ContractError(
             f"{_name(network)}.plan_spec is {_short(plan)}, expected a CEMSpec or an MPPISpec of "
             "agentzoo.runtime.spec; leave it out where nothing is planned"
@@ -201,11 +249,7 @@ def check_declarations(algorithm: Algorithm, action: ActionSpec) -> None:
             f"units; add TensorSpec(shape=({action.size},)), that is, (action.size,)"
         )
     for key, spec in (*algorithm.carry_spec.items(), *algorithm.columns.items()):
-        if str(getattr(torch, spec.dtype, None)) != f"torch.{spec.dtype}":
-            raise ContractError(
-                f'{name} declares "{key}" with dtype={spec.dtype!r}, expected the name of one '
-                'of torch\'s, such as "float32", "int64" or "bool"'
-            )
+        _check_dtype(name, key, spec.dtype)
     _check_noise(algorithm)
     _check_columns(algorithm)
     if isinstance(algorithm.sampler, type) or not isinstance(algorithm.sampler, Sampler):
@@ -213,10 +257,24 @@ def check_declarations(algorithm: Algorithm, action: ActionSpec) -> None:
             f"{name}.sampler is {_short(algorithm.sampler)}, expected a sampler, such as "
             "EpisodeSampler() of agentzoo.replay.samplers, with its brackets"
         )
-    with _asked(algorithm, "initial"):
+    with asked(algorithm, "initial"):
         carry = algorithm.initial(BATCH)
     _check_carry(f"{name}.initial", carry, algorithm.carry_spec, device=_device(algorithm))
     _check_optimizers(algorithm)
+
+
+def _check_dtype(name: str, key: str, dtype: object) -> None:
+    """A name that torch and numpy have, since a carry and a column are held by both."""
+    found = getattr(torch, dtype, None) if isinstance(dtype, str) else None
+    try:
+        known = isinstance(found, torch.dtype) and torch.empty(0, dtype=found).numpy().dtype.name
+    except (TypeError, RuntimeError):  # bfloat16, quantised ones
+        known = None
+    if known != dtype:
+        raise ContractError(
+            f'{name} declares "{key}" with dtype={dtype!r}, expected the name of one of torch\'s '
+            'that numpy has, too, such as "float32", "int64" or "bool"'
+        )
 
 
 def _check_specs(algorithm: Algorithm, part: str, kind: type, example: str) -> None:
@@ -290,7 +348,7 @@ def check_collecting(algorithm: Algorithm) -> None:
 
 def _check_optimizers(algorithm: Algorithm) -> None:
     where = f"{_name(algorithm)}.optimizers"
-    with _asked(algorithm, "optimizers"):
+    with asked(algorithm, "optimizers"):
         found = cast("object", algorithm.optimizers())
     if not _is_mapping(found, str, object):
         raise ContractError(
@@ -354,12 +412,12 @@ def check_acting(algorithm: Algorithm, spec: PolicySpec) -> None:
             carry = _planned(algorithm, spec, device)
         else:
             given = _given(spec, device)
-            with _asked(algorithm, "step", carry=given[0], obs=given[1], noise=given[2]):
+            with asked(algorithm, "step", carry=given[0], obs=given[1], noise=given[2]):
                 result = algorithm.step(*given)
             carry = check_acted(algorithm, "step", result, spec.action, BATCH)
         explore = {k: one for k, one in algorithm.noise_spec.items() if one.role == "explore"}
         noise = _noise(with_plan_axes(spec.noise, spec.plan and spec.plan.idle) | explore, device)
-        with _asked(algorithm, "explore", carry=carry, noise=noise):
+        with asked(algorithm, "explore", carry=carry, noise=noise):
             result = algorithm.explore(carry, noise, 0, 1)
         check_acted(algorithm, "explore", result, spec.action, BATCH)
 
@@ -407,7 +465,7 @@ def _planned(algorithm: PlanningAlgorithm, spec: PolicySpec, device: torch.devic
     assert spec.plan is not None, spec.agent
     name, heads, specs = _name(algorithm), spec.plan.heads, dict(algorithm.carry_spec)
     carry, obs, noise, mode = _given(spec, device)
-    with _asked(algorithm, "observe", carry=carry, obs=obs, noise=noise):
+    with asked(algorithm, "observe", carry=carry, obs=obs, noise=noise):
         seen = cast("object", algorithm.observe(carry, obs, noise))
     _check_carry(f"{name}.observe", seen, specs, device=device, whole=False)
     carry = {**carry, **cast("Carry", seen)}
@@ -415,23 +473,23 @@ def _planned(algorithm: PlanningAlgorithm, spec: PolicySpec, device: torch.devic
     action, state = torch.zeros(BATCH, spec.action.size, device=device), latent
     drawn = {role: _noise(_of_roles(spec, role), device) for role in PLANNED}
     for _ in range(2):  # the second step reads what the first one gave
-        with _asked(algorithm, "imagine", carry=state, noise=drawn["score"]):
+        with asked(algorithm, "imagine", carry=state, noise=drawn["score"]):
             result = cast("object", algorithm.imagine(state, action, drawn["score"]))
         then, reward = _pair(f"{name}.imagine", result, "the next carry and the reward")
         _check_carry(f"{name}.imagine", then, specs, device=device, whole=False)
         _check_number(f"{name}.imagine gives a reward", reward)
         state = cast("Carry", then)
     if "continue" in heads:
-        with _asked(algorithm, "cont", carry=state):
+        with asked(algorithm, "cont", carry=state):
             found = cast("Continuing", algorithm).cont(state)
         _check_number(f"{name}.cont gives a probability", found)
     if "value" in heads:
         draws = {**drawn["value"], **drawn["shared"]}
-        with _asked(algorithm, "value", carry=state, noise=draws):
+        with asked(algorithm, "value", carry=state, noise=draws):
             found = cast("Valuing", algorithm).value(state, draws)
         _check_number(f"{name}.value gives a value", found)
     if "policy" in heads:
-        with _asked(algorithm, "policy", carry=state, noise=drawn["policy"]):
+        with asked(algorithm, "policy", carry=state, noise=drawn["policy"]):
             found = cast("Proposing", algorithm).policy(state, drawn["policy"], mode)
         todo = "give one action in model units for each imagined state"
         size = (BATCH, spec.action.size)
@@ -439,30 +497,87 @@ def _planned(algorithm: PlanningAlgorithm, spec: PolicySpec, device: torch.devic
     return {**carry, "prev_action": _any_units(spec.action, device)}
 
 
-def check_annotation(algorithm: Algorithm, result: object, batch: int) -> None:
+def check_annotation(
+    algorithm: Algorithm, result: object, batch: int, stored: Collection[str]
+) -> None:
     """Refuse what `annotate` gave for a decision of `batch` environments, if columns are missing.
+
+    Args:
+        algorithm: whose.
+        result: what it gave.
+        batch: the number of transitions.
+        stored: the other columns that replay has; side observations are not among them.
+
+    Raises:
+        ContractError: naming the column.
+    """
+    name = _name(algorithm)
+    where, parts = f"{name}.annotate", cast("tuple[object, ...]", result)
+    if not isinstance(result, tuple) or len(parts) != 3:
+        raise ContractError(
+            f"{where} gives {_short(result)}, expected three things: the transitions with the new "
+            "columns, a list of DelayedValue (often []), and its own state (or None)"
+        )
+    if not _is_mapping(parts[0], str, object):
+        raise ContractError(f"{where} gives {_short(parts[0])}, expected transitions by name")
+    if not isinstance(parts[1], Sequence):
+        raise ContractError(f"{where} gives {_short(parts[1])}, expected a list of DelayedValue")
+    transitions = cast("Mapping[str, object]", parts[0])
+    if lost := [key for key in stored if key not in transitions]:
+        raise ContractError(
+            f"{where} leaves out {_list(lost)}, which it was given; return {{**transitions, ...}}"
+        )
+    for key, spec in algorithm.columns.items():
+        if key not in transitions:
+            raise ContractError(
+                f'{where} leaves out the column "{key}" that {name}.columns declares; '
+                f'return {{**transitions, "{key}": ...}}, zeros where it is not known yet'
+            )
+        column, shape = transitions[key], (batch, *spec.shape)
+        told = f'{where} gives the column "{key}"'
+        todo = "a numpy array with one entry for each transition"
+        if not isinstance(column, np.ndarray):
+            raise ContractError(f"{told} as {_short(column)}, expected {todo}; .numpy(force=True)")
+        if column.shape != shape:
+            raise ContractError(f"{told} with the shape {column.shape}, expected {shape}: {todo}")
+        if column.dtype != spec.dtype:
+            raise ContractError(
+                f"{told} of {column.dtype}, expected {spec.dtype}, as declared; .astype says so"
+            )
+
+
+def check_late(algorithm: Algorithm, late: Sequence[object], envs: Sequence[int]) -> None:
+    """Refuse values for stored transitions that have no place.
+
+    Args:
+        algorithm: whose `annotate` gave them.
+        late: what should be `DelayedValue`s.
+        envs: the environments of this decision.
 
     Raises:
         ContractError: naming the column.
     """
     where = f"{_name(algorithm)}.annotate"
-    if not isinstance(result, tuple) or len(cast("tuple[object, ...]", result)) != 3:
-        raise ContractError(
-            f"{where} gives {_short(result)}, expected three things: the transitions with the new "
-            "columns, a list of DelayedValue (often []), and its own state (or None)"
-        )
-    transitions = cast("Any", result[0])
-    for key, spec in algorithm.columns.items():
-        if key not in transitions:
+    mutable = [key for key, spec in algorithm.columns.items() if spec.mutable]
+    for one in late:
+        triple = cast("tuple[object, ...]", one) if isinstance(one, tuple) else ()
+        if len(triple) != 3 or not _is_mapping(triple[2], str, object):
             raise ContractError(
-                f'{where} leaves out the column "{key}" that {_name(algorithm)}.columns declares; '
-                f'return {{**transitions, "{key}": ...}}, zeros where it is not known yet'
+                f"{where} gives {_short(one)} among its late values, expected a DelayedValue(env, "
+                "back, values) of agentzoo.algorithm, its values by name"
             )
-        shape = getattr(transitions[key], "shape", None)
-        if shape != (batch, *spec.shape):
+        env, back, values = DelayedValue(*cast("tuple[int, int, Any]", triple))
+        known = mutable if back else [*algorithm.columns]
+        if unknown := [key for key in values if key not in known]:
             raise ContractError(
-                f'{where} gives the column "{key}" with the shape {shape}, expected '
-                f"{(batch, *spec.shape)}: a numpy array with one entry for each transition"
+                f"{where} gives a late value of {_list(unknown)}, and {_name(algorithm)}.columns "
+                f"declares no {'mutable ' if back else ''}column of that name; there are: "
+                f"{', '.join(known) or 'none'}"
+            )
+        if not back and env not in envs:
+            raise ContractError(
+                f"{where} gives a value for this decision of environment {env}; its environments "
+                f"are {', '.join(map(str, envs))}"
             )
 
 
@@ -477,7 +592,7 @@ def first_update(
     Raises:
         ContractError: if it raises an error of Python's own, or gives what cannot be logged.
     """
-    with _asked(algorithm, "update", batch=batch):
+    with asked(algorithm, "update", batch=batch):
         result = cast("object", update(batch, seed))
     return check_updated(algorithm, result, batch)
 
@@ -488,17 +603,27 @@ def check_updated(algorithm: Algorithm, result: object, batch: Batch) -> tuple[M
     Raises:
         ContractError: naming the metric or the column.
     """
-    where = f"{_name(algorithm)}.update"
+    where, device = f"{_name(algorithm)}.update", _device(algorithm)
     metrics, back = _pair(where, result, "metrics and columns to write back (often {})")
     for part, found in (("metrics", metrics), ("columns to write back", back)):
         if not _is_mapping(found, str, object):
             raise ContractError(f"{where} gives {_short(found)} for {part}, expected them by name")
+    if not metrics:
+        raise ContractError(
+            f"{where} gives no metrics, expected a loss at least, such as "
+            '{"loss/model": loss.detach()}: a run that diverges is known by it'
+        )
     for key, one in cast("Mapping[str, object]", metrics).items():
         told = f'{where} gives the metric "{key}"'
         if not isinstance(one, Tensor):
             raise ContractError(
                 f"{told} as {_short(one)}, expected a tensor of one number, left on the device; "
-                "leave out .item() and float(), or wrap it by torch.tensor"
+                "leave out .item() and float(), or make one by weight.new_tensor(number)"
+            )
+        if one.device.type != device.type:
+            raise ContractError(
+                f"{told} on {one.device}, the weights are on {device}; leave it on the device, or "
+                "make it there: weight.new_tensor(number)"
             )
         if one.ndim:
             raise ContractError(
@@ -531,6 +656,14 @@ def _check_back(algorithm: Algorithm, back: Mapping[str, object], batch: Batch) 
                 f'{where} writes "{key}" back as {_short(one)}, expected a tensor of the shape '
                 f"{(size, length, *shape)}, or of the last transitions alone"
             )
+        written, dtype = cast("Tensor", one), algorithm.columns[key].dtype
+        if written.dtype != getattr(torch, dtype):
+            raise ContractError(
+                f'{where} writes "{key}" back as {_short(one)}, expected {dtype}, as the column '
+                f"is declared; .to(torch.{dtype}) says so"
+            )
+        if written.requires_grad:
+            raise ContractError(f'{where} writes "{key}" back with its graph; give its .detach()')
 
 
 def check_names(metrics: Sequence[Metrics]) -> None:
@@ -571,14 +704,14 @@ def check_world(algorithm: WorldModel, spec: PolicySpec) -> None:
     carry, noise = _zeros(latent, device), _noise(spec.noise, device)
     size = (BATCH, spec.action.size)
     with torch.no_grad():
-        with _asked(algorithm, "dream", carry=carry, noise=noise):
+        with asked(algorithm, "dream", carry=carry, noise=noise):
             state = cast("object", algorithm.dream(carry, torch.zeros(size, device=device), noise))
         _check_carry(f"{name}.dream", state, latent, device=device)
-        with _asked(algorithm, "decode", carry=carry):
+        with asked(algorithm, "decode", carry=carry):
             drawn = cast("object", algorithm.decode(carry))
         shapes = {key: TensorSpec(shape=one.shape) for key, one in spec.obs.items()}
         _check_carry(f"{name}.decode", drawn, shapes, device=device, noun="observations")
-        with _asked(algorithm, "judge", carry=carry):
+        with asked(algorithm, "judge", carry=carry):
             judged = cast("object", algorithm.judge(carry))
         if not _is_mapping(judged, str, object) or not {*cast("Carry", judged)} <= {*JUDGEMENTS}:
             given = list(judged) if isinstance(judged, Mapping) else judged
@@ -590,7 +723,7 @@ def check_world(algorithm: WorldModel, spec: PolicySpec) -> None:
             _check_number(f'{name}.judge gives "{key}"', one)
         if isinstance(algorithm, DreamActing):
             mode = torch.zeros(BATCH, dtype=torch.bool, device=device)
-            with _asked(algorithm, "propose", carry=carry, noise=noise):
+            with asked(algorithm, "propose", carry=carry, noise=noise):
                 action = algorithm.propose(carry, noise, mode)
             todo = "give one action in model units for each state"
             _check_tensor(f"{name}.propose gives actions", action, size, torch.float32, todo)
@@ -649,15 +782,21 @@ def building(kind: type, obs: Mapping[str, ObsSpec]) -> Iterator[None]:
     Raises:
         ContractError: naming the class, and the observations that it was given.
     """
-    with _asked(kind, "__init__", obs=obs):
+    with asked(kind, "__init__", obs=obs):
         yield
 
 
 @contextmanager
-def _asked(
-    algorithm: object, method: str, **inputs: Mapping[str, Tensor] | Mapping[str, ObsSpec]
+def asked(
+    algorithm: object,
+    method: str,
+    **inputs: Mapping[str, Tensor] | Mapping[str, np.ndarray] | Mapping[str, ObsSpec],
 ) -> Iterator[None]:
-    """Say which method raised an error of Python's own, where, and what it was given."""
+    """Say which method raised an error of Python's own, where, and what it was given.
+
+    Raises:
+        ContractError: naming the class and the method.
+    """
     try:
         yield
     except WRONG as error:
@@ -675,16 +814,16 @@ def _asked(
 
 
 def _line(algorithm: object, error: BaseException) -> str:
-    """The last line of the algorithm's own file on the way to an error."""
-    kind = _class(algorithm)
-    file = inspect.getsourcefile(kind)
-    lines = [
-        one.lineno for one in traceback.extract_tb(error.__traceback__) if one.filename == file
-    ]
-    return f" in line {lines[-1]} of {kind.__module__}" if lines else ""
+    """The last line of the algorithm's own module, which may be a notebook, on the way to it."""
+    name = _class(algorithm).__module__
+    walked = traceback.walk_tb(error.__traceback__)
+    lines = [line for frame, line in walked if frame.f_globals.get("__name__") == name]
+    return f" in line {lines[-1]} of {name}" if lines else ""
 
 
-def _shapes(tensors: Mapping[str, Tensor] | Mapping[str, ObsSpec]) -> str:
+def _shapes(
+    tensors: Mapping[str, Tensor] | Mapping[str, np.ndarray] | Mapping[str, ObsSpec],
+) -> str:
     return ", ".join(f"{name} {tuple(one.shape)}" for name, one in tensors.items()) or "nothing"
 
 

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import count, cycle
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
@@ -19,9 +20,10 @@ from torch import Tensor, nn
 
 from agentzoo import DreamerV3, testing
 from agentzoo.agent import Agent
-from agentzoo.config import AgentConfig
+from agentzoo.config import AgentConfig, configure, parse_setting
 from agentzoo.contract import ContractError
 from agentzoo.replay.samplers import StreamSampler
+from agentzoo.runtime.errors import AgentZooError
 from agentzoo.runtime.spec import ColumnSpec, NoiseSpec, TensorSpec
 from tests.agents.contract import CARTPOLE, PENDULUM, OneStep
 from tests.agents.toys import (
@@ -140,6 +142,19 @@ def test_an_error_inside_a_step_says_what_it_was_given(learn: Learn, read: Any, 
         learn(step=step)
 
 
+def test_an_error_in_a_notebooks_class_is_a_sentence_too(
+    learn: Learn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whose module has no file."""
+    notebook = ModuleType("notebook_of_mine")
+    monkeypatch.setitem(sys.modules, notebook.__name__, notebook)
+    code = "def step(self, carry, obs, noise, deterministic):\n    return obs['image']\n"
+    exec(compile(code, "<cell>", "exec"), vars(notebook))
+    match = r'Mine\.step raised KeyError in line 2 of notebook_of_mine: there is no "image"'
+    with refused(match):
+        learn(step=vars(notebook)["step"], __module__=notebook.__name__)
+
+
 def test_a_step_takes_four_arguments(learn: Learn) -> None:
     with refused(r"Mine\.step raised TypeError: .*takes 3 positional"):
         learn(step=lambda self, carry, obs: None)
@@ -200,6 +215,14 @@ def declaring(**specs: object) -> Mapping[str, object]:
             r"declares \"deter\" with dtype='f32', expected the name of one of torch's",
         ),
         (
+            {"carry_spec": {"deter": TensorSpec(shape=(8,), dtype=torch.float32)}},  # pyright: ignore
+            r'declares "deter" with dtype=torch\.float32, expected the name of one of torch',
+        ),
+        (
+            {"carry_spec": {"deter": TensorSpec(shape=(8,), dtype="bfloat16")}},
+            r"declares \"deter\" with dtype='bfloat16', expected .* that numpy has, too",
+        ),
+        (
             {"noise_spec": {"action": NoiseSpec(shape=(1,), role="act")}},  # pyright: ignore
             r"noise_spec\[\"action\"\] has the role 'act'; did you mean \"action\"",
         ),
@@ -217,8 +240,9 @@ def declaring(**specs: object) -> Mapping[str, object]:
         ({"sampler": StreamSampler}, r"sampler is the class StreamSampler, expected a sampler"),
         ({"sampler": "uniform"}, r"Mine\.sampler is the str 'uniform', expected a sampler"),
         ({"plan_spec": {"horizon": 3}}, r"plan_spec is a dict of 1.*expected a CEMSpec or an MPPI"),
+        ({"plan_spec": None}, r"plan_spec is None, .*leave it out where nothing is planned"),
     ],
-    ids=range(15),
+    ids=range(18),
 )  # fmt: skip
 def test_what_is_declared_can_be_worked_with(learn: Learn, specs: Any, match: str) -> None:
     with refused(match):
@@ -343,8 +367,21 @@ def updating(change: Callable[[dict[str, Tensor], dict[str, Tensor]], object]) -
             lambda m, b: (m, {"deter": b["deter"][:, 0, 0]}),
             r'"deter" back as a tensor .*expected a te',
         ),
+        (lambda m, b: ({}, b), r"Mine\.update gives no metrics, expected a loss at least"),
+        (
+            lambda m, b: ({"loss/toy": m["loss/toy"].to("meta")}, b),
+            r'the metric "loss/toy" on meta, the weights are on cpu; .*new_tensor',
+        ),
+        (
+            lambda m, b: (m, {"deter": b["deter"].clone().requires_grad_()}),
+            r'writes "deter" back with its graph; give its \.detach\(\)',
+        ),
+        (
+            lambda m, b: (m, {"deter": b["deter"].bfloat16()}),
+            r'"deter" back as a tensor of torch\.bfloat16 .*expected float32, as the column is',
+        ),
     ],
-    ids=range(10),
+    ids=range(14),
 )
 def test_an_update_gives_metrics_and_columns(learn: Learn, change: Any, match: str) -> None:
     with refused(match):
@@ -386,6 +423,72 @@ def test_annotations_are_the_columns_that_were_declared(learn: Learn) -> None:
         learn(LatentStoreAlgorithm, annotate=single)
     with refused(r"Mine\.annotate gives a dict .*expected three things"):
         learn(LatentStoreAlgorithm, annotate=lambda self, transitions, *rest: transitions)
+
+
+def annotating(change: Callable[[dict[str, Any], Any], object]) -> Any:
+    """Annotations that are changed; there are no late values before."""
+
+    def annotate(self: Any, *given: Any) -> object:
+        transitions, late, _ = LatentStoreAlgorithm.annotate(self, *given)
+        return change(dict(transitions), late)
+
+    return {"base": LatentStoreAlgorithm, "annotate": annotate}
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda t, late: (None, late, None), r"annotate gives None, expected transitions by name"),
+        (lambda t, late: (t, None, None), r"annotate gives None, expected a list of DelayedValue"),
+        (
+            lambda t, late: ({k: x for k, x in t.items() if k != "reward"}, late, None),
+            r'annotate leaves out "reward", which it was given',
+        ),
+        (
+            lambda t, late: ({**t, "deter": torch.zeros(1, 8)}, late, None),
+            r'the column "deter" as a tensor of .*expected a numpy array.*numpy\(force=True\)',
+        ),
+        (
+            lambda t, late: ({**t, "deter": np.zeros((1, 8))}, late, None),
+            r'the column "deter" of float64, expected float32, as declared',
+        ),
+        (lambda t, late: (t["image"], late, None), r'raised KeyError.* no "image"; transitions ho'),
+        (
+            lambda t, late: (t, [(0, 1)], None),
+            r"a tuple of 2: \(0, 1\) among its late values, expected a DelayedValue",
+        ),
+        (
+            lambda t, late: (t, [(0, 0, {"stoch": 1})], None),
+            r'a late value of "stoch", and Mine\.columns declares no column .*there are: deter',
+        ),
+        (
+            lambda t, late: (t, [(0, 1, {"reward": 1})], None),
+            r'a late value of "reward", .* declares no mutable column of that name',
+        ),
+        (
+            lambda t, late: (t, [(3, 0, {"deter": 1})], None),
+            r"for this decision of environment 3; its environments are 0",
+        ),
+    ],
+    ids=range(10),
+)
+def test_annotations_have_their_places(learn: Learn, change: Any, match: str) -> None:
+    with refused(match):
+        learn(**annotating(change))
+
+
+def test_annotations_may_drop_what_replay_does_not_store(learn: Learn) -> None:
+    """What was seen for them alone, and plain triples for late values."""
+
+    def changed(transitions: dict[str, Any], late: object) -> object:
+        return transitions, [(0, 0, {"deter": np.ones(8, np.float32)})], None
+
+    learn(**annotating(changed))
+
+
+def test_measuring_is_called_with_what_says_whether_it_learns(learn: Learn) -> None:
+    with refused(r"Mine\.measure raised TypeError.*unexpected keyword argument 'learning'"):
+        learn(measure=lambda self, transitions: None)
 
 
 # -- planning ------------------------------------------------------------------------------------
@@ -560,6 +663,50 @@ class WrongDefault(AgentConfig):
     width: int = 0.5  # pyright: ignore[reportAssignmentType]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Deep(AgentConfig):
+    """A tuple of tuples, which no shell can spell."""
+
+    sizes: tuple[tuple[int, ...], ...] = ((1, 2), (3,))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Empty(AgentConfig):
+    """A tuple of nothing."""
+
+    sizes: tuple[()] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class WrongMaker(AgentConfig):
+    """A default that a file gives back as a tuple."""
+
+    sizes: tuple[int, ...] = dataclasses.field(default_factory=lambda: [1, 2])  # pyright: ignore
+
+
+@dataclass(frozen=True, kw_only=True)
+class NotGiven(AgentConfig):
+    """A field that nobody can set."""
+
+    width: int = dataclasses.field(default=3, init=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unknown(AgentConfig):
+    """A type that is not there when the class is used."""
+
+    width: "Nowhere" = 3  # noqa: F821 # pyright: ignore
+
+
+@dataclass(frozen=True)
+class NoFields(AgentConfig):
+    """Annotations that are no fields, and a field."""
+
+    _: dataclasses.KW_ONLY
+    shared: ClassVar = 3
+    width: int = 3
+
+
 class Undecorated(AgentConfig):
     """A field that the class does not have."""
 
@@ -588,18 +735,107 @@ class TwoArguments(nn.Module):
         ({"config_class": Nested}, r"Nested\.sizes is of the type dict\[str, int\], expected bool"),
         ({"config_class": Undecorated}, r"Undecorated\.width is no field: .*@dataclass\(frozen"),
         ({"config_class": NoConfig}, r"Mine\.config_class is NoConfig, expected a subclass"),
+        ({"config_class": ToyConfig()}, r"config_class is the ToyConfig .*without brackets"),
+        ({"config_class": Deep}, r"Deep\.sizes is of the type tuple\[tuple\[int, \.\.\.\]"),
+        ({"config_class": Empty}, r"Empty\.sizes is of the type tuple\[\(\)\], expected bool"),
+        ({"config_class": WrongMaker}, r"WrongMaker\.sizes=\[1, 2\] is a list, expected a tuple"),
+        ({"config_class": NotGiven}, r"NotGiven\.width has init=False"),
+        ({"config_class": Unknown}, r"field of Unknown .* cannot be read: name 'Nowhere' is not"),
+        ({"algorithm_class": nn.Linear(1, 1)}, r"algorithm_class is the Linear .*without brack"),
         ({"algorithm_class": NoModule}, r"algorithm_class is NoModule, expected a torch\.nn"),
         ({"algorithm_class": TwoArguments}, r"TwoArguments cannot be made: too many positional"),
         ({"presets": ["debug"]}, r"Mine\.presets is a list of 1.*expected field values by name"),
         ({"presets": {"debug": None}}, r"Mine\.presets is a dict of 1.*expected field values"),
     ],
-    ids=range(8),
+    ids=range(15),
 )  # fmt: skip
 def test_the_classes_of_an_agent_fit(parts: Any, match: str) -> None:
     given = {"config_class": ToyConfig, "algorithm_class": Toy, "presets": {"debug": {}}}
     mine: Any = type("Mine", (Agent,), {**given, **parts})
     with refused(match):
         mine()
+
+
+def test_not_every_annotation_is_a_field() -> None:
+    given = {"config_class": NoFields, "algorithm_class": Toy, "presets": {"debug": {}}}
+    assert type("Mine", (Agent,), given)(width=4).config == NoFields(width=4)
+
+
+@pytest.mark.parametrize(
+    ("parts", "match"),
+    [
+        ({"env_overrides": lambda *_: None}, r"Mine\.env_overrides gives None, expected field val"),
+        (
+            {"default_preset": lambda *_: "tiny"},
+            r"Mine\.default_preset gives 'tiny', which is none of its presets; choices: debug",
+        ),
+    ],
+    ids=["fields", "preset"],
+)
+def test_what_an_agent_decides_by_its_environment_is_there(
+    parts: dict[str, Any], match: str
+) -> None:
+    given = {"config_class": ToyConfig, "algorithm_class": Toy, "presets": {"debug": {}}}
+    parts = {name: classmethod(one) for name, one in parts.items()}
+    with pytest.raises(AgentZooError, match=match):
+        type("Mine", (Agent,), {**given, **parts})(PENDULUM, device="cpu")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Worded(ToyConfig):
+    """Fields whose values look like others' in a shell."""
+
+    words: tuple[str, ...] = ("a",)
+    note: str | None = None
+    sizes: tuple[int, ...] = (1,)
+    pair: tuple[int, str] = (1, "a")
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"words": ("64", "true")},
+        {"words": ("a,b", "c")},
+        {"note": "64"},
+        {"note": "true"},
+        {"note": "a,b"},
+        {"sizes": ()},
+        {"sizes": (2,)},
+        {"pair": (2, "3")},
+    ],
+    ids=str,
+)
+def test_what_was_set_by_hand_is_loaded_as_it_was(given: dict[str, Any], tmp_path: Path) -> None:
+    parts = {"config_class": Worded, "algorithm_class": Toy, "presets": {"debug": {}}}
+    mine: Any = type("Mine", (Agent,), parts)
+    made = mine(PENDULUM, device="cpu", seed=1, **given)
+    loaded = mine.load(made.save(tmp_path / "one"), device="cpu")
+    assert loaded.config == made.config
+    assert [getattr(loaded.config, name) for name in given] == [*given.values()]
+    again = mine.load(loaded.save(tmp_path / "two"), device="cpu")
+    assert again.config == made.config
+
+
+def test_a_tuple_of_two_has_two() -> None:
+    from agentzoo.runtime.errors import ConfigError
+
+    with pytest.raises(ConfigError, match=r"pair=\(1, 'a', 2\) is a tuple, expected tuple\[int, s"):
+        configure(Worded, {"pair": (1, "a", 2)})
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("words=64,true", ("64", "true")),
+        ("note=64", "64"),
+        ("note=none", None),
+        ("sizes=", ()),
+        ("sizes=2,", (2,)),
+        ("pair=2,3", (2, "3")),
+    ],
+)
+def test_a_setting_is_read_as_its_field_is(text: str, value: object) -> None:
+    assert parse_setting(Worded, text) == (text.partition("=")[0], value)
 
 
 def test_a_default_is_of_its_fields_type() -> None:

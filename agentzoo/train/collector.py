@@ -1,6 +1,7 @@
 """Collection: the acting half of training. One decision of every environment at a time."""
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -22,8 +23,9 @@ from ..algorithm import (
     Transitions,
 )
 from ..blocks.actions import to_env
-from ..contract import check_acted, check_annotation
+from ..contract import asked, check_acted, check_annotation, check_late
 from ..replay.buffer import ReplayBuffer, record
+from ..replay.chunks import STANDARD
 from .checkpoint import Counters
 
 
@@ -162,7 +164,8 @@ class Collector:
         chosen = {**self.newest, "action": self._carry["prev_action"].cpu().numpy()}
         transitions = self._annotated(chosen)
         if isinstance(self.algorithm, Measuring):
-            self.algorithm.measure(transitions, learning=self.counters.updates > 0)
+            with self._at_first("measure", transitions):
+                self.algorithm.measure(transitions, learning=self.counters.updates > 0)
         last, action = transitions["is_last"], transitions["action"]
         transitions["action"] = np.where(last[:, None], np.float32(0), action)  # unused
         for i, env in enumerate(self.active):
@@ -212,11 +215,16 @@ class Collector:
     def _annotated(self, transitions: Transitions) -> Transitions:
         if not isinstance(self.algorithm, Annotating):
             return transitions
-        result = self.algorithm.annotate(transitions, self.active, self._carry, self._state)
-        if "annotate" not in self._looked_at:
-            self._looked_at.add("annotate")
-            check_annotation(self.algorithm, result, len(self.active))
+        known = "annotate" in self._looked_at
+        with self._at_first("annotate", transitions):
+            result = self.algorithm.annotate(transitions, self.active, self._carry, self._state)
+        if not known:
+            stored = (*self.adapter.obs, *STANDARD)
+            check_annotation(self.algorithm, result, len(self.active), stored)
         transitions, late, self._state = result
+        if late and "late" not in self._looked_at:
+            self._looked_at.add("late")
+            check_late(self.algorithm, late, self.active)
         for env, back, values in late:
             if back:
                 # this decision's are not stored yet: the newest stored transition is one back
@@ -224,6 +232,13 @@ class Collector:
             else:
                 _write(transitions, self.active.index(env), values)
         return transitions
+
+    def _at_first(self, method: str, transitions: Transitions) -> AbstractContextManager[None]:
+        """Of a method's first call says whose mistake an error of Python's own is."""
+        if method in self._looked_at:
+            return nullcontext()
+        self._looked_at.add(method)
+        return asked(self.algorithm, method, transitions=transitions)
 
     def _finish(self, env: int) -> Episode:
         length = self._lengths[env]
