@@ -268,7 +268,8 @@ class Batcher:
         seconds = time.monotonic() - started
         if len(requests) == 1:
             requests[0].seconds = seconds
-            self.lone_steps.took(seconds)
+            if live:  # what came too late was no step, and says nothing of how long one is
+                self.lone_steps.took(seconds)
         return Batch(requests, outcomes, started, seconds)
 
     def _outcomes(self, requests: Sequence[StepRequest]) -> list[Answer | ServingError]:

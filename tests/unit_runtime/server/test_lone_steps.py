@@ -132,6 +132,18 @@ def test_nothing_is_computed_alone_before_it_is_known_to_be_short(made):
     assert made.step.threads == []
 
 
+def test_requests_that_came_too_late_are_no_short_steps(made):
+    """A policy's steps may be long, and its clients in a hurry."""
+    for _ in range(RECENT):
+        made.lone_steps.went(1.0)
+    for i in range(FEWEST):
+        made.submit(request(made.policy, 1, deadline=0.0))
+        while len(made.answers) <= i:  # so that each is alone
+            time.sleep(1e-4)
+    assert made.step.threads == []
+    assert not made.may_compute_alone
+
+
 def test_a_lone_request_is_computed_by_who_asks_as_the_thread_would(made):
     short(made.lone_steps)
     (found,) = made.compute_alone(request(made.policy, 4, seed=9)).outcomes
