@@ -18,7 +18,7 @@ from agentzoo.ranks import Ranks, RunningMoments
 from agentzoo.runtime.errors import ConfigError, RunError
 from agentzoo.train.checkpoint import Counters, newest
 from agentzoo.train.logger import read_metrics
-from tests.train import ranks_run, ranks_updates
+from tests.train import ranks_precision, ranks_run, ranks_updates
 
 ROOT = Path(__file__).parents[2]
 
@@ -146,6 +146,21 @@ def test_a_lost_process_ends_the_run_which_goes_on_bit_for_bit(
     whole, resumed = (content(path) for path in both if path is not None)
     assert whole.keys() == resumed.keys()
     assert not [name for name in whole if whole[name] != resumed[name]]
+
+
+def test_auto_is_one_word_for_all_processes(tmp_path: Path) -> None:
+    """Rank 0 says it by its machine, or a run that is resumed has it."""
+    lines = "\n".join(finish(start(2, ranks_precision.__file__, tmp_path))).splitlines()
+    found = dict(line.split(" ", 2)[1:] for line in lines if line.startswith("FOUND "))
+    assert found.keys() == {"0", "1"}
+    for said in map(json.loads, found.values()):
+        assert said["first"] == said["resumed"] == ["bf16", "bf16"]
+        assert said["other"] == ["fp32", "fp32"]
+        assert "rank 1 was given another agent, environment or setting" in said["differing"]
+    for word in ("bf16", "fp32"):
+        written = json.loads((tmp_path / word / "config.json").read_text("utf-8"))
+        assert written["config"]["precision"] == word
+    assert not (tmp_path / "none").exists()
 
 
 def test_another_number_of_processes_is_refused(learned: Path) -> None:
