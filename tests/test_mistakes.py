@@ -145,7 +145,7 @@ def test_an_error_inside_a_step_says_what_it_was_given(learn: Learn, read: Any, 
 def test_an_error_in_a_notebooks_class_is_a_sentence_too(
     learn: Learn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whose module has no file."""
+    """Its module has no file."""
     notebook = ModuleType("notebook_of_mine")
     monkeypatch.setitem(sys.modules, notebook.__name__, notebook)
     code = "def step(self, carry, obs, noise, deterministic):\n    return obs['image']\n"
@@ -478,7 +478,7 @@ def test_annotations_have_their_places(learn: Learn, change: Any, match: str) ->
 
 
 def test_annotations_may_drop_what_replay_does_not_store(learn: Learn) -> None:
-    """What was seen for them alone, and plain triples for late values."""
+    """Side observations are for them alone; late values may be plain triples."""
 
     def changed(transitions: dict[str, Any], late: object) -> object:
         return transitions, [(0, 0, {"deter": np.ones(8, np.float32)})], None

@@ -234,7 +234,7 @@ class Collector:
         return transitions
 
     def _at_first(self, method: str, transitions: Transitions) -> AbstractContextManager[None]:
-        """Of a method's first call says whose mistake an error of Python's own is."""
+        """Guard of a method's first call: an error of Python's own in it names the method."""
         if method in self._looked_at:
             return nullcontext()
         self._looked_at.add(method)
