@@ -359,7 +359,8 @@ class Agent:
             require_parts(type(self).__name__, self.algorithm, parts)
         assert self._source is not None
         require_float32()
-        require_compiling(self.config, self.device.type)
+        if run is None or checkpoint.newest(at_home(run) / "checkpoints") is None:
+            require_compiling(self.config, self.device.type)  # a run that is resumed has its own
         config, self.took = self.config, ""
         budget = self._budget(dataset) if total_steps is None else step_budget(total_steps)
         told, sinks = self._callbacks(callbacks), chosen_sinks(log)
@@ -893,7 +894,8 @@ class Agent:
             found = resolve_compile(
                 name, self.config, images=images, device=device, updates=updates
             )
-            word, said = ranks().exchange(found)[0]
+            # one word for all: a process without a compiler keeps the others eager
+            word, said = min(ranks().exchange(found), key=lambda one: one[0])
             self._set("compile", word)
             if said and ranks().first:
                 print(said)

@@ -5,20 +5,22 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 import agentzoo.compiling
+import agentzoo.precision
 from agentzoo import Dreamer, DreamerV3
 from agentzoo.agents.dreamer import DreamerConfig
 from agentzoo.agents.dreamer_v3 import DreamerV3Config
 from agentzoo.agents.registry import OWN
 from agentzoo.algorithm import module
-from agentzoo.blocks.compiled import FOLDER, cache_folder, compiled, enabled
+from agentzoo.blocks.compiled import FOLDER, Forms, cache_folder, compiled, enabled
 from agentzoo.blocks.fast import class_by_class
 from agentzoo.blocks.fast.quick_tanh import quick_tanh
 from agentzoo.blocks.latents import CategoricalLatent
@@ -31,6 +33,8 @@ from agentzoo.compiling import (
     resolve_compile,
     wanted,
 )
+from agentzoo.precision import Measured
+from agentzoo.ranks import Ranks
 from agentzoo.runtime.errors import ConfigError, RunError
 from agentzoo.train.checkpoint import newest
 from agentzoo.train.cuda_graph import EagerUpdate
@@ -131,9 +135,9 @@ def test_on_is_for_float32_on_a_cpu() -> None:
         DreamerV3Config(compile="yes")
 
 
-def learn(run: Path, steps: int, compile: str) -> DreamerV3:
+def learn(run: Path, steps: int, compile: str, precision: str = "fp32") -> DreamerV3:
     few = {"preset": "debug", "device": "cpu", "seed": 1, "prefill": 40, "pretrain": 1}
-    agent = DreamerV3(Steer(), compile=compile, **few)
+    agent = DreamerV3(Steer(), compile=compile, precision=precision, **few)
     agent.learn(steps, run=run, progress=False)
     return agent
 
@@ -209,11 +213,11 @@ def test_tanh_is_pytorchs_outside_the_compiler() -> None:
 
 def test_compiled_forms_are_for_what_has_no_gradient() -> None:
     assert not enabled()
-    with compiled(True):
+    with compiled(Forms()):
         assert not enabled()
         with torch.no_grad():
             assert enabled()
-            with compiled(False):
+            with compiled(None):
                 assert not enabled()
     with torch.no_grad():
         assert not enabled()
@@ -227,6 +231,95 @@ def test_compiled_code_is_kept_in_the_users_cache(
     assert cache_folder() == tmp_path / "agentzoo" / "compiled"
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert cache_folder() == Path.home() / ".cache" / "agentzoo" / "compiled"
+
+
+def count_graphs(monkeypatch: pytest.MonkeyPatch) -> list[torch.fx.GraphModule]:
+    """Read functions as the compiler does and run them as they stand; the graphs that were read."""
+    read: list[torch.fx.GraphModule] = []
+
+    def backend(graph: torch.fx.GraphModule, _: object) -> Callable[..., Any]:
+        read.append(graph)
+        return graph.forward
+
+    real = torch.compile
+
+    def compile_so(function: Any, *, options: object, **asked: Any) -> Any:
+        return real(function, backend=backend, **asked)
+
+    monkeypatch.setattr(torch, "compile", compile_so)
+    return read
+
+
+def doubled(x: torch.Tensor) -> torch.Tensor:
+    return 2 * x
+
+
+def test_a_process_may_compile_for_any_number_of_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch reads a function for 8 shapes, and all runs of a process would share them."""
+    read = count_graphs(monkeypatch)
+    for size in range(2, 14):
+        form, x = Forms().of(doubled), torch.ones(size)
+        assert torch.equal(form(x), 2 * x)
+        assert torch.equal(form(x), 2 * x)
+    assert len(read) == 12
+
+
+def test_a_run_is_not_computed_by_what_another_one_compiled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    read, x = count_graphs(monkeypatch), torch.ones(3)
+    for _ in range(2):
+        forms = Forms()
+        assert forms.of(doubled) is forms.of(doubled)
+        forms.of(doubled)(x)
+    assert len(read) == 2
+
+
+@pytest.mark.usefixtures("tools")
+def test_a_compiler_that_fails_is_not_the_algorithms_mistake(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(graph: object, _: object) -> Any:
+        raise OSError("g++ cannot write\nto its folder")
+
+    real = torch.compile
+    monkeypatch.setattr(
+        torch, "compile", lambda function, **_: real(function, backend=broken, fullgraph=True)
+    )
+    match = r"imagination cannot be compiled on this machine \(.*g\+\+ cannot write\)"
+    with pytest.raises(RunError, match=match):
+        learn(tmp_path / "run", 60, "on")
+
+
+def test_processes_compile_where_all_of_them_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(agentzoo.compiling, "TABLE", DEBUG)
+    monkeypatch.setattr(agentzoo.compiling, "lacking", lambda: "")
+    lacks = "off", "compile='auto' stays eager: there is no C++ compiler"
+
+    def exchange(_: Ranks, said: object) -> list[object]:
+        return [said, lacks if said == ("on", "") else said]
+
+    monkeypatch.setattr(Ranks, "exchange", exchange)
+    assert learn(tmp_path / "run", 60, "auto").config.compile == "off"
+    assert "stays eager: there is no C++ compiler" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("tools")
+def test_a_float32_run_that_compiles_is_resumed_where_auto_means_bfloat16(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+    learn(tmp_path / "run", 60, "on")
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    faster = (Measured("DreamerV3", images=False, times=2.0),)
+    monkeypatch.setattr(agentzoo.precision, "MEASURED", faster)
+    resumed = learn(tmp_path / "run", 90, "on", precision="auto")
+    assert (resumed.config.compile, resumed.config.precision) == ("on", "fp32")
+    with pytest.raises(ConfigError, match="precision='fp32', which is 'bf16' here"):
+        learn(tmp_path / "new", 60, "on", precision="auto")
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.fixture(scope="module")

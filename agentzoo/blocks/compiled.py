@@ -13,7 +13,6 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import cache
 from pathlib import Path
 from tempfile import gettempdir
 from typing import Any, ParamSpec, TypeVar
@@ -22,39 +21,66 @@ import torch
 
 FOLDER = "TORCHINDUCTOR_CACHE_DIR"  # PyTorch's name for where compiled code is kept
 THEIRS = str(Path(gettempdir()) / "torchinductor_")  # beginning of the one that it takes otherwise
-_ENABLED: ContextVar[bool] = ContextVar("compiled", default=False)
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
+class Forms:
+    """Compiled forms of functions that one run uses; those of another run are not looked at.
+
+    PyTorch would share them: a process could compile a function for 8 shapes and no more, and a run
+    would be computed by what others have left.
+    """
+
+    def __init__(self) -> None:
+        """Begin with nothing compiled."""
+        self._made: dict[Callable[..., Any], Callable[..., Any]] = {}
+
+    def of(self, function: Callable[P, R]) -> Callable[P, R]:
+        """The function, compiled when it is first called with tensors of these shapes."""
+        if function not in self._made:
+            self._made[function] = _compiled(function)
+        return self._made[function]
+
+
+_USED: ContextVar[Forms | None] = ContextVar("compiled", default=None)
+
+
 @contextmanager
-def compiled(on: bool) -> Iterator[None]:
-    """Use compiled forms inside the block, or do not."""
-    token = _ENABLED.set(on)
+def compiled(forms: Forms | None) -> Iterator[None]:
+    """Use compiled forms inside the block; None uses none."""
+    token = _USED.set(forms)
     try:
         yield
     finally:
-        _ENABLED.reset(token)
+        _USED.reset(token)
 
 
 def enabled() -> bool:
     """Whether a compiled form is to be used here: it is asked for, and no gradient is."""
-    return _ENABLED.get() and not torch.is_grad_enabled()
+    return _USED.get() is not None and not torch.is_grad_enabled()
 
 
 def compiled_form(function: Callable[P, R]) -> Callable[P, R]:
-    """The function compiled: when it is first called with modules and tensors of these shapes."""
-    return _compiled(function)
+    """The function's form among those in use here."""
+    forms = _USED.get()
+    assert forms is not None, "asked for where none are used"
+    return forms.of(function)
 
 
-@cache
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+def is_compilers(error: BaseException) -> bool:
+    """Whether an error is the compiler's, not that of the function which it reads."""
+    return type(error).__module__.startswith(("torch._dynamo.", "torch._inductor."))
+
+
+def _compiled(function: Callable[P, R]) -> Callable[P, R]:
     # PyTorch may have named its own by now, in the folder for temporary files
     if os.environ.get(FOLDER, THEIRS).startswith(THEIRS):
         os.environ[FOLDER] = str(cache_folder())
     # a pool of processes costs more than it gains where there are a dozen small files
     alone: dict[str, str | int | bool | Callable[..., Any]] = {"compile_threads": 1}
-    return torch.compile(function, dynamic=False, fullgraph=True, options=alone)
+    compiler: Any = torch.compile  # whose stubs leave isolate_recompiles out
+    return compiler(function, dynamic=False, fullgraph=True, options=alone, isolate_recompiles=True)
 
 
 def cache_folder() -> Path:

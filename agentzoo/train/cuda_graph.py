@@ -16,7 +16,7 @@ import torch
 from agentzoo.runtime.errors import ConfigError, RunError
 
 from ..algorithm import Algorithm, Batch, Metrics, NoiseSource, WriteBack
-from ..blocks.compiled import compiled
+from ..blocks.compiled import Forms, compiled, is_compilers
 from ..ranks import ranks
 
 WARM_UPS = 3  # updates before recording: libraries choose kernels, optimisers allocate their state
@@ -49,14 +49,28 @@ class EagerUpdate:
     def __init__(
         self, algorithm: Algorithm, device: torch.device, *, compiled: bool = False
     ) -> None:
-        self.algorithm, self.compiled, self.warm = algorithm, compiled, not compiled
+        self.algorithm, self.warm = algorithm, not compiled
+        self.forms = Forms() if compiled else None
         self.noise = NoiseSource(0, device, ranks=ranks())
 
     def __call__(self, batch: Batch, seed: int) -> tuple[Metrics, WriteBack]:
-        """One gradient step."""
+        """One gradient step.
+
+        Raises:
+            RunError: if it was to be compiled, and the compiler fails.
+        """
         self.noise.restart(seed)
-        with compiled(self.compiled):
-            result = self.algorithm.update(batch, self.noise)
+        try:
+            with compiled(self.forms):
+                result = self.algorithm.update(batch, self.noise)
+        except Exception as error:
+            if not is_compilers(error):
+                raise
+            why = " ".join(str(error).split("\n")[:2]).strip()  # the first may name a backend alone
+            raise RunError(
+                f"imagination cannot be compiled on this machine ({why}); mend its C++ compiler "
+                "and go on, or begin another run with compile='off'"
+            ) from error
         self.warm = True
         return result
 
