@@ -50,8 +50,8 @@ class AgentEntry:
         """Import the class, a subclass of `agentzoo.Agent`.
 
         Raises:
-            ConfigError: if a package registered something else under this name, or several
-                packages register it.
+            ConfigError: if a package registered something else under this name, or what cannot be
+                imported, or several packages register it.
             MissingExtraError: without torch.
         """
         if self.rivals:
@@ -63,9 +63,23 @@ class AgentEntry:
             # by the front door, which says what to install where torch is missing
             return getattr(import_module("agentzoo"), self.name)
         module, _, qualified = self.target.partition(":")
-        found = import_module(module)
+        try:
+            found = import_module(module)
+        except ImportError as error:
+            if isinstance(error, AgentZooError):  # says what to install
+                raise
+            raise ConfigError(
+                f'the package {self._brought} registers the agent "{self.name}" as {self.target}, '
+                f"and {module} cannot be imported ({error}); mend or remove the package, other "
+                "agents work without it"
+            ) from error
         for part in qualified.split("."):
-            found = getattr(found, part, None)
+            if not hasattr(found, part):
+                raise ConfigError(
+                    f'the package {self._brought} registers the agent "{self.name}" as '
+                    f"{self.target}, and {module} has no {qualified}; mend or remove it"
+                )
+            found = getattr(found, part)
         if not (isinstance(found, type) and issubclass(found, import_module("agentzoo").Agent)):
             raise ConfigError(
                 f'the package {self._brought} registers the agent "{self.name}" as '

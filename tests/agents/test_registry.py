@@ -102,7 +102,7 @@ def test_two_packages_of_one_name_are_an_error_when_it_is_used(install: Install)
     [
         ({"Gadget": "own_agent:OneStepAlgorithm"}, "is no subclass of agentzoo.Agent"),
         ({"Gadget": "own_agent:OneStep"}, 'the class OneStep as "Gadget"; an entry point of'),
-        ({"Gadget": "own_agent:Missing"}, "is no subclass of agentzoo.Agent"),
+        ({"Gadget": "own_agent:Missing"}, "own_agent:Missing, and own_agent has no Missing; mend"),
     ],
 )
 def test_what_is_registered_has_to_be_an_agent(
@@ -111,6 +111,17 @@ def test_what_is_registered_has_to_be_an_agent(
     install("gadgets", **entry)
     with pytest.raises(ConfigError, match=match):
         named("gadget").load()
+
+
+def test_what_is_registered_has_to_be_importable(install: Install) -> None:
+    site = install("gadgets", Gadget="gadget_of_nobody:Gadget", Gizmo="gizmo_of_mine:Gizmo")
+    (site / "gizmo_of_mine.py").write_text("import nothing_of_this_name\n")
+    said = 'the package gadgets registers the agent "{}" as {}.*cannot be imported .No module named'
+    with pytest.raises(ConfigError, match=said.format("Gadget", "gadget_of_nobody:Gadget")):
+        named("gadget").load()
+    with pytest.raises(ConfigError, match=said.format("Gizmo", "gizmo_of_mine:Gizmo")):
+        named("gizmo").load()
+    assert named("dreamer").load() is agentzoo.Dreamer
 
 
 def test_a_class_without_presets_says_so() -> None:
