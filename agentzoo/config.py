@@ -53,8 +53,9 @@ class AgentConfig:
     checkpoint_every: int = (
         10_000  # steps of each environment between checkpoints; 0: only the last
     )
-    checkpoint_grace: int | None = None  # further steps of an environment after which its episode
-    # is cut for a checkpoint; None is the task's time limit, or 10,000 where that is not known
+    # further steps of an environment after which its episode is cut for a checkpoint; None is the
+    # task's time limit, or 10,000 where that is not known
+    checkpoint_grace: int | None = None
     # fp32|tf32|bf16|auto, of matrix products; auto is bf16 where that was measured to be faster
     precision: str = "fp32"
     lr_decay: str = "none"  # none|linear|cosine, how learning rates fall from the first update on

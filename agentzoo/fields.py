@@ -229,7 +229,8 @@ def fields_of(config_class: type) -> list[FieldHelp]:
 def comments(config_class: type) -> dict[str, str]:
     """The comment of each field in a class's own body, from its source; "" where it has none.
 
-    A comment stands behind its field and may go on in the lines below, or it stands above.
+    A comment stands behind its field, or in the lines above it. One behind a field goes on in the
+    lines below only where the next field has one of its own.
     """
     source = dedent(inspect.getsource(config_class))
     (body,) = ast.parse(source).body

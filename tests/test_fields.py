@@ -1,6 +1,7 @@
 """Fields of a configuration: ranges, meanings, and answers to other libraries' words."""
 
 import math
+import re
 from dataclasses import dataclass
 
 import pytest
@@ -60,6 +61,15 @@ def test_every_field_of_every_agent_has_a_meaning_and_presets_are_in_range(name:
     ] == []
     for preset, fields in kind.presets.items():
         assert kind.config_class(**fields), preset
+
+
+@pytest.mark.parametrize("name", list(OWN))
+def test_a_meaning_of_several_lines_is_its_own_fields(name: str) -> None:
+    found = {one.name: one for one in fields_of(OWN[name].load().config_class)}
+    assert found["checkpoint_grace"].meaning.endswith("or 10,000 where that is not known")
+    assert found["precision"].range == "fp32, tf32, bf16, auto"
+    # the choices are where a meaning begins; behind that they are another field's
+    assert [one.name for one in found.values() if re.search(r"\w\|\w", one.meaning)] == []
 
 
 @dataclass(frozen=True, kw_only=True)
