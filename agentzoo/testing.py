@@ -16,7 +16,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -119,23 +119,34 @@ class KillAt(Callback):
             os.kill(os.getpid(), KILL)
 
 
-def check(case: Case, folder: str | Path) -> None:
+def check(case: Case, folder: str | Path, say: Callable[[str], None] = lambda line: None) -> None:
     """Run the whole contract.
 
     Args:
         case: an agent and where it learns.
         folder: for runs and bundles; new or empty.
+        say: is told in a line what was checked, after each check.
 
     Raises:
         ContractError: naming the part that is not kept.
     """
     folder = Path(folder)
+    _require(
+        case.kill_at < case.steps,
+        f"kill_at={case.kill_at} is no step before the end of a run of steps={case.steps}, "
+        f"expected one behind its first checkpoint; the defaults are {KILL_AT:,} of {STEPS:,}",
+    )
     learned = learn(case, folder / "run")
     check_schedule(learned)
+    say(f"learned {case.steps:,} steps; updates follow the schedule, metrics are finite")
     check_resume(learned, folder / "killed")
+    say(f"killed at step {case.kill_at:,} and resumed, it ends with the same files")
     check_acting(learned)
+    say("acts in its space, repeats itself, and resets where an episode begins")
     check_saving(learned, folder / "saved")
+    say("saved and loaded, it is the same")
     check_export(learned, folder / "bundle")
+    say("exported, it steps as in torch")
 
 
 def learn(case: Case, run: str | Path) -> Learned:
@@ -157,7 +168,13 @@ def check_schedule(learned: Learned) -> None:
     schedule = learned.agent.config.schedule(training.adapter.repeat)
     due = schedule.due(counters.env_step, after)
     _require(counters.env_step >= learned.case.steps, f"it stopped at step {counters.env_step}")
-    _require(counters.updates == due > 0, f"{counters.updates} updates were made, {due} were due")
+    prefill = learned.agent.config.prefill
+    _require(
+        due > 0,
+        f"nothing was learned in {learned.case.steps:,} steps, of which prefill={prefill} are "
+        "random actions; choose more steps (--steps) or a smaller prefill",
+    )
+    _require(counters.updates == due, f"{counters.updates} updates were made, {due} were due")
     lines = read_metrics(learned.run)
     names = {name for line in lines for name in line}
     missing = {"env_step", "time/fps", "time/updates", "replay/rows"} - names
@@ -188,7 +205,12 @@ def check_resume(learned: Learned, run: str | Path) -> None:
         f"{process.stderr[-2000:]}",
     )
     step = Counters.read(newest(run) / "training").env_step
-    _require(0 < step < case.kill_at, f"its newest checkpoint is of step {step}")
+    _require(
+        step > 0,
+        f"no checkpoint was made before step {case.kill_at:,}, where the run is killed; choose a "
+        f"later --kill-at, and more --steps; the defaults are {KILL_AT:,} and {STEPS:,}",
+    )
+    _require(step < case.kill_at, f"its newest checkpoint is of step {step}")
     with one_thread():
         case.make().learn(case.steps, run=run, progress=False)
     ours, theirs = (contents(newest(one)) for one in (learned.run, run))
@@ -207,29 +229,53 @@ def check_acting(learned: Learned, steps: int = 5) -> None:
     Raises:
         ContractError: if not.
     """
-    env = make_env(learned.agent.env)
+    env, where = (
+        make_env(learned.agent.env),
+        f"{type(module(learned.agent.algorithm)).__name__}.step",
+    )
     one, other = learned.agent.session(seed=5), learned.agent.session(seed=5)
     obs, _ = env.reset(seed=1)
     for _ in range(steps):
         action = one.act(obs)
-        _require(env.action_space.contains(action), f"the action {action} is outside its space")
-        _require(np.array_equal(action, other.act(obs)), "two sessions of one seed act differently")
+        _require(
+            env.action_space.contains(action),
+            f"{where} gives the action {action}, outside {env.action_space}; "
+            "agentzoo.blocks.actions.to_env(action, self.action) makes it from model units",
+        )
+        _require(
+            np.array_equal(action, other.act(obs)),
+            f"{where} acts differently in two sessions of one seed; keep state in the carry, not "
+            "in self, and draw what is random from `noise`",
+        )
         obs, _, ended, cut, _ = env.step(action)
         if ended or cut:
             break
     env.close()
-    _require(_resets(learned.agent), 'the step keeps some of its carry where obs["is_first"]')
+    kept = _kept(learned.agent)
+    _require(
+        not kept,
+        f'{where} keeps {", ".join(kept)} of its carry where obs["is_first"]: an episode there '
+        "begins from what the one before left; multiply the carry, prev_action included, by "
+        "~is_first, or take torch.where(is_first, start, carry)",
+    )
 
 
-def _resets(agent: Agent) -> bool:
-    """Whether an episode's first step is the same whatever the carry holds."""
+def _kept(agent: Agent) -> list[str]:
+    """Names in the carry on which an episode's first step depends; there should be none."""
     obs = observations(agent, 1)
     yes = np.array([True])
     start = agent.policy.start(1)
     action, filled = agent.policy.advance(obs, yes, start, yes)
-    again, state = agent.policy.advance(obs, yes, PolicyState(filled.carry, start.address), yes)
-    kept = (np.array_equal(state.carry[name], array) for name, array in filled.carry.items())
-    return np.array_equal(action, again) and all(kept)
+
+    def depends(*names: str) -> bool:
+        carry = {**start.carry, **{name: filled.carry[name] for name in names}}
+        again, state = agent.policy.advance(obs, yes, PolicyState(carry, start.address), yes)
+        same = (np.array_equal(state.carry[name], array) for name, array in filled.carry.items())
+        return not (np.array_equal(action, again) and all(same))
+
+    if not depends(*filled.carry):
+        return []
+    return [name for name in filled.carry if depends(name)] or [*filled.carry]
 
 
 def check_saving(learned: Learned, folder: str | Path) -> None:
@@ -375,6 +421,11 @@ def _agent_class(where: str) -> type[Agent]:
         ContractError: if there is none, or it is no agent.
     """
     place, colon, name = where.partition(":")
+    if place.endswith(".py"):
+        raise ContractError(
+            f"{where} names a file; write {Path(place).stem}:{name or 'MyAgent'}, without .py, in "
+            "the folder of that file"
+        )
     if not colon:
         raise ContractError(f"{where} names no class; write module:Class, such as {place}:MyAgent")
     try:
@@ -429,7 +480,7 @@ def _run(given: argparse.Namespace) -> None:
             case.make().learn(given.steps, run=given.run, callbacks=[kill], progress=False)
         return
     with tempfile.TemporaryDirectory() as folder:
-        check(case, folder)
+        check(case, folder, lambda line: print(line, file=sys.stderr))
     report = {"agent": given.agent, "env": given.env, "kept": True}
     print(json.dumps(report))
 

@@ -58,13 +58,14 @@ class ForgetfulAlgorithm(Toy):
 
 
 class JumpyAlgorithm(Toy):
-    """Acts otherwise each time it is asked."""
+    """Acts otherwise each time it is asked, once it has acted for a while."""
 
     calls = 0
 
     def act(self, deter, noise, deterministic):
         self.calls += 1
-        return super().act(deter, noise, deterministic) * (-1) ** self.calls
+        sign = (-1) ** self.calls if self.calls > 100 else 1
+        return super().act(deter, noise, deterministic) * sign
 
 
 class KeepingAlgorithm(Toy):
@@ -95,14 +96,30 @@ def test_state_that_no_checkpoint_finds_is_noticed(tmp_path: Path) -> None:
 
 def test_a_step_that_is_not_pure_is_noticed(tmp_path: Path) -> None:
     learned = testing.learn(Case(Jumpy, PENDULUM), tmp_path / "run")
-    with pytest.raises(ContractError, match="two sessions of one seed act differently"):
+    with pytest.raises(
+        ContractError, match=r"JumpyAlgorithm\.step acts differently in two sessions"
+    ):
         testing.check_acting(learned)
 
 
 def test_a_step_that_does_not_reset_is_noticed(tmp_path: Path) -> None:
     learned = testing.learn(Case(Keeping, PENDULUM), tmp_path / "run")
-    with pytest.raises(ContractError, match=r"keeps some of its carry where obs\["):
+    match = r'KeepingAlgorithm\.step keeps deter, prev_action of its carry where obs\["is_first"\]'
+    with pytest.raises(ContractError, match=match):
         testing.check_acting(learned)
+
+
+def test_a_run_too_short_to_be_killed_says_which_steps_to_choose(tmp_path: Path) -> None:
+    kind = TOYS["BestOfMany"]
+    with pytest.raises(ContractError, match=r"kill_at=1000 is no step before the end .* steps=320"):
+        testing.check(Case(kind, PENDULUM, steps=320), tmp_path / "none")
+    learned = testing.learn(Case(kind, PENDULUM, steps=320, kill_at=200), tmp_path / "run")
+    match = r"nothing was learned in 320 steps, of which prefill=400 are random.* smaller prefill"
+    with pytest.raises(ContractError, match=match):
+        testing.check_schedule(learned)
+    match = r"no checkpoint was made before step 200, where the run is killed; choose a later --kil"
+    with pytest.raises(ContractError, match=match):
+        testing.check_resume(learned, tmp_path / "killed")
 
 
 @pytest.mark.slow
@@ -111,7 +128,8 @@ def test_the_command_line_of_the_page_checks_its_agent() -> None:
     examples = Path(__file__).parents[2] / "examples"
     told = subprocess.run(command, cwd=examples, capture_output=True, text=True)
     assert told.returncode == 0, told.stderr[-2000:]
-    assert json.loads(told.stdout.splitlines()[-1])["kept"] is True
+    assert json.loads(told.stdout)["kept"] is True
+    assert "killed at step 1,000 and resumed, it ends with the same files" in told.stderr
 
 
 def test_an_agent_that_no_process_can_import_is_named(tmp_path: Path) -> None:
