@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -79,8 +80,8 @@ def export(
         The folder.
 
     Raises:
-        BundleError: if the graph cannot be run, its outputs differ from torch's, or a link stands
-            where a file is to be written.
+        BundleError: if there is no graph of a method, it cannot be run, its outputs differ from
+            torch's, or a link stands where a file is to be written.
         ConfigError: if `golden_steps` is below 1 or the observations are not that many.
         MissingExtraError: without onnxruntime.
     """
@@ -159,6 +160,8 @@ class FlatStep(nn.Module):
     list has one order only.
     """
 
+    method = "step"  # the algorithm's, of which it is made
+
     def __init__(self, algorithm: Algorithm, graph: GraphSpec) -> None:
         super().__init__()
         self.algorithm = algorithm
@@ -193,6 +196,8 @@ class FlatStep(nn.Module):
 
 
 class _Observe(FlatStep):
+    method = "observe"
+
     def run(self, values: dict[str, dict[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
         algorithm = cast("PlanningAlgorithm", self.algorithm)
         carry = algorithm.observe(values["carry"], values["obs"], values["noise"])
@@ -200,6 +205,8 @@ class _Observe(FlatStep):
 
 
 class _Score(FlatStep):
+    method = "imagine"
+
     def run(self, values: dict[str, dict[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
         algorithm = cast("PlanningAlgorithm", self.algorithm)
         carry, reward = algorithm.imagine(values["carry"], values["action"][""], values["noise"])
@@ -210,12 +217,16 @@ class _Score(FlatStep):
 
 
 class _Value(FlatStep):
+    method = "value"
+
     def run(self, values: dict[str, dict[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
         algorithm = cast("Valuing", self.algorithm)
         return {"value": {"": algorithm.value(values["carry"], values["noise"])}}
 
 
 class _Propose(FlatStep):
+    method = "policy"
+
     def run(self, values: dict[str, dict[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
         algorithm, mode = cast("Proposing", self.algorithm), values["deterministic"][""]
         return {"action": {"": algorithm.policy(values["carry"], values["noise"], mode)}}
@@ -235,10 +246,14 @@ def _module(algorithm: Algorithm, spec: PolicySpec, name: str) -> FlatStep:
 
 
 def onnx_graph(module: FlatStep, graph: GraphSpec) -> bytes:
-    """An ONNX file: one batch axis left open, no other file, nothing said of where it was made."""
+    """An ONNX file: one batch axis left open, no other file, nothing said of where it was made.
+
+    Raises:
+        BundleError: if a method cannot be made a graph of.
+    """
     example = [_example(port) for port in graph.inputs.values()]
     batch = torch.export.Dim("batch")
-    with _quiet():
+    with _quiet(), _told(module):
         program = torch.onnx.export(
             module,
             (example,),
@@ -258,6 +273,29 @@ def onnx_graph(module: FlatStep, graph: GraphSpec) -> bytes:
     for one in foreign:  # imported by the exporter, used by no node
         model.opset_import.remove(one)
     return model.SerializeToString()
+
+
+@contextmanager
+def _told(module: FlatStep) -> Iterator[None]:
+    """Say which method the exporter failed at; a graph has no branches, so that is most often why.
+
+    Raises:
+        BundleError: from the exporter's own error.
+    """
+    try:
+        yield
+    except torch.onnx.OnnxExporterError as error:
+        where = f"{type(module.algorithm).__name__}.{module.method} cannot be exported"
+        said = str(error)
+        if "data-dependent" not in said:
+            cause = str(error.__cause__ or error).strip() or type(error).__name__
+            raise BundleError(f"{where}: {cause.splitlines()[0]}") from error
+        at = re.search(r"raised this error:\s+File [^\n]*, line (\d+), in (\w+)\n\s*([^\n]*)", said)
+        line = f" in line {at[1]}, in {at[2]} ({at[3].strip()})" if at else ""
+        raise BundleError(
+            f"{where}: it branches or loops in Python on a tensor's value, or reads one by "
+            f".item(){line}; a graph has no branches, so take torch.where, or compute both ways"
+        ) from error
 
 
 @contextmanager

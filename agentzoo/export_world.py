@@ -100,6 +100,8 @@ def require_world_model(algorithm: Algorithm) -> WorldModel:
 
 
 class _Imagine(FlatStep):
+    method = "dream"
+
     def run(self, values: dict[str, dict[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
         mode = values.get("deterministic", {}).get("", torch.zeros(1, dtype=torch.bool))
         carry, judged = imagined(
@@ -110,6 +112,8 @@ class _Imagine(FlatStep):
 
 
 class _Decode(FlatStep):
+    method = "decode"
+
     def run(self, values: dict[str, dict[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
         model = cast("WorldModel", self.algorithm)
         carry = values["carry"]

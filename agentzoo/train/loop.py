@@ -597,7 +597,7 @@ def interruptible(training: Training) -> Iterator[None]:
                 return  # torchrun passes on what a terminal sends, and kills those that stay
             raise interruption(signal.Signals(number))
         training.signalled, training.stop = signal.Signals(number), True
-        again = "press Ctrl-C again" if number == signal.SIGINT else "a second SIGTERM ends it"
+        again = "press Ctrl-C again" if number == signal.SIGINT else "send SIGTERM again"
         at_once = f"; {again} to stop at once" if ranks().count == 1 else ""
         training.bar.note(f"stopping after this update{at_once}")
 

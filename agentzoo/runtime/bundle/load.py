@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple, Self
 
 import numpy as np
 
-from ..errors import BundleError
+from ..errors import BundleError, ConfigError
 from ..files import at_home, stands
 from ..policy.onnx_session import Graph, Provider, graph_specs, onnx_model
 from ..policy.onnx_step import OnnxStep
@@ -96,10 +96,16 @@ def load_policy(
 
     Raises:
         BundleError: if the folder is incomplete, damaged, foreign or from a newer version.
-        ConfigError: if `plan` does not fit the policy or contradicts itself.
+        ConfigError: if `plan` does not fit the policy or contradicts itself, or an address of a
+            server is given.
         MissingExtraError: without onnxruntime.
         ProviderError: if CUDA was asked for and is not there.
     """
+    if str(folder).startswith(("ws://", "wss://")):
+        raise ConfigError(
+            f"{folder} is a server's address, expected a bundle's folder; take "
+            "agentzoo.runtime.RemotePolicy(address), which acts through it"
+        )
     folder = at_home(folder)
     manifest = read_manifest(folder)
     graphs = _open_graphs(folder, manifest, provider, threads)

@@ -118,6 +118,12 @@ def test_missing_file(folder, name):
         load_policy(folder)
 
 
+@pytest.mark.parametrize("address", ["ws://127.0.0.1:8000", "wss://there/openpi/walker"])
+def test_an_address_is_not_a_folder(address):
+    with pytest.raises(ConfigError, match=r"server's address, .*RemotePolicy\(address\)"):
+        load_policy(address)
+
+
 def test_foreign_folder(tmp_path):
     with pytest.raises(BundleError, match=r"has no manifest\.json, so it is not a whole bundle"):
         load_policy(tmp_path)
