@@ -67,6 +67,7 @@ from .environment import (
     spaces_of,
 )
 from .precision import resolve_precision, slower_here
+from .purity import check_purity
 from .ranks import Ranks, joined, ranks
 from .replay.datasets import Dataset, open_dataset
 from .saved import (
@@ -981,6 +982,7 @@ class Agent:
         """The agent, whose acting methods were looked at once."""
         if not self._built()._looked_at:
             check_acting(self.algorithm, self.spec)
+            check_purity(self.algorithm, self.spec)
             self._looked_at = True
         return self
 
@@ -1097,8 +1099,8 @@ def load(folder: str | Path, *, which: str = "newest", device: str = "auto") -> 
     found = agents()
     if name not in found:
         raise BundleError(
-            f"{given} holds a {name!r}, which no installed package registers; "
-            f"{nearest(str(name), sorted(found), 'agents')}. Install the package that brings it, "
+            f"{given} holds a {name!r}, which no installed package registers "
+            f"({nearest(str(name), sorted(found), 'agents')}); install the package that brings it, "
             f"or import its class and use {name}.load"
         )
     kind = found[name].load()

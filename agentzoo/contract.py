@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from agentzoo.runtime.errors import AgentZooError, nearest
+from agentzoo.runtime.errors import AgentZooError
 from agentzoo.runtime.policy.noise import draw, with_plan_axes
 from agentzoo.runtime.policy.planners import check as check_planner
 from agentzoo.runtime.spec import (
@@ -303,9 +303,12 @@ def _check_noise(algorithm: Algorithm) -> None:
     for key, spec in algorithm.noise_spec.items():
         where = f'{_name(algorithm)}.noise_spec["{key}"]'
         if spec.role not in ROLES:
+            close = get_close_matches(str(spec.role), ROLES, 1)
+            meant = f'did you mean "{close[0]}"? ' if close else ""
+            roles = [role for role in ROLES if plans or role not in PLANNED]
             raise ContractError(
-                f"{where} has the role {spec.role!r}; {nearest(str(spec.role), ROLES, 'roles')} "
-                f"({PAGE} says what each is for)"
+                f"{where} has the role {spec.role!r}; {meant}roles: {', '.join(roles)} ({PAGE} "
+                "says what each is for)"
             )
         if spec.kind not in KINDS:
             raise ContractError(
@@ -646,7 +649,8 @@ def _check_back(algorithm: Algorithm, back: Mapping[str, object], batch: Batch) 
         if key not in mutable:
             raise ContractError(
                 f'{where} writes "{key}" back, and {_name(algorithm)}.columns declares no mutable '
-                f"column of that name; mutable: {', '.join(mutable) or 'none'}"
+                f"column of that name; mutable: {', '.join(mutable) or 'none'}; to have it "
+                "rewritten, declare ColumnSpec(..., mutable=True)"
             )
         shape = algorithm.columns[key].shape
         found = list(one.shape) if isinstance(one, Tensor) else []
@@ -806,11 +810,21 @@ def asked(
         given = "; ".join(f"{name} holds {_shapes(one)}" for name, one in inputs.items())
         given = f"; {given}" if given else ""
         key = error.args[0] if isinstance(error, KeyError) and error.args else None
+        if isinstance(key, str) and _explores(algorithm, key):
+            raise ContractError(
+                f'{told}: noise_spec["{key}"] has the role explore, which only explore() gets; '
+                f"declare a noise of the role action or latent for {method} ({PAGE})"
+            ) from error
         if isinstance(key, str):
             close = get_close_matches(key, [n for one in inputs.values() for n in one], 1)
             meant = f' (did you mean "{close[0]}"?)' if close else ""
             raise ContractError(f'{told}: there is no "{key}"{meant}{given} ({PAGE})') from error
         raise ContractError(f"{told}: {error!s:.500}{given} ({PAGE})") from error
+
+
+def _explores(algorithm: object, key: str) -> bool:
+    specs: Mapping[str, NoiseSpec] = getattr(algorithm, "noise_spec", {})
+    return key in specs and specs[key].role == "explore"
 
 
 def _line(algorithm: object, error: BaseException) -> str:

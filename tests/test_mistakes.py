@@ -20,10 +20,11 @@ from torch import Tensor, nn
 
 from agentzoo import DreamerV3, testing
 from agentzoo.agent import Agent
+from agentzoo.blocks.actions import to_env
 from agentzoo.config import AgentConfig, configure, parse_setting
 from agentzoo.contract import ContractError
 from agentzoo.replay.samplers import StreamSampler
-from agentzoo.runtime.errors import AgentZooError
+from agentzoo.runtime.errors import AgentZooError, BundleError
 from agentzoo.runtime.spec import ColumnSpec, NoiseSpec, TensorSpec
 from tests.agents.contract import CARTPOLE, PENDULUM, OneStep
 from tests.agents.toys import (
@@ -127,12 +128,14 @@ def test_a_discrete_action_is_a_one_hot(learn: Learn) -> None:
         (lambda s, c, o, n: o["image"], r'raised KeyError in line \d+ of .*: there is no "image"; '
          r".*obs holds observation \(2, 3\), is_first \(2,\)"),
         (lambda s, c, o, n: n["latent"], r'there is no "latent".*noise holds action \(2, 1\)'),
+        (lambda s, c, o, n: n["explore"], r'noise_spec\["explore"\] has the role explore, which '
+         r"only explore\(\) gets; declare a noise of the role action or latent for step"),
         (lambda s, c, o, n: c["prev_actions"], r'"prev_actions" \(did you mean "prev_action"\?\)'),
         (lambda s, c, o, n: s.core(o["observation"]), r"step raised RuntimeError in line \d+ .*"
          r"deter \(2, 8\)"),
         (lambda s, c, o, n: s.nothing, r"Mine\.step raised AttributeError .*'Mine' object has no"),
     ],
-    ids=range(5),
+    ids=range(6),
 )  # fmt: skip
 def test_an_error_inside_a_step_says_what_it_was_given(learn: Learn, read: Any, match: str) -> None:
     def step(self: Toy, carry: Any, obs: Any, noise: Any, deterministic: Tensor) -> object:
@@ -173,6 +176,94 @@ def test_exploring_gives_what_a_step_gives(learn: Learn) -> None:
         learn(explore=unchanged)
     with refused(r"Mine\.explore raised TypeError.*takes 3 positional"):
         learn(explore=lambda self, carry, noise: carry)
+
+
+@pytest.mark.parametrize(
+    ("act", "match"),
+    [
+        (
+            lambda s, d, n, m: torch.tanh(s.actor(d)[:, :1] + n["action"]),
+            r"Mine\.step ignores `deterministic`: its action follows the noise of the role action",
+        ),
+        (
+            lambda s, d, n, m: Toy.act(s, d, n, m) * torch.rand(1),
+            r'Mine\.step gives two outcomes for the same inputs \("prev_action", the action differ',
+        ),
+        (
+            lambda s, d, n, m: Toy.act(s, d - d.mean(0), n, m),
+            r'Mine\.step mixes batch elements: "prev_action", the action of one element changes',
+        ),
+        (
+            lambda s, d, n, m: Toy.act(s, d, {"action": n["action"].mul_(2)}, m),
+            r'Mine\.step writes into "action" of the noise that it was given',
+        ),
+    ],
+    ids=["deterministic", "random", "batch", "noise"],
+)
+def test_acting_is_a_function_of_its_inputs(learn: Learn, act: Any, match: str) -> None:
+    with refused(match):
+        learn(act=act)
+
+
+def test_a_step_resets_elements_by_themselves_and_writes_into_nothing(learn: Learn) -> None:
+    def together(self: Toy, carry: Any, obs: Any, noise: Any) -> object:
+        if obs["is_first"].any():
+            carry = {name: torch.zeros_like(one) for name, one in carry.items()}
+        return Toy.observe(self, carry, obs, noise)
+
+    def in_place(self: Toy, carry: Any, obs: Any, noise: Any) -> object:
+        carry["deter"] *= ~obs["is_first"][:, None]
+        return Toy.observe(self, carry, obs, noise)
+
+    def scaled(self: Toy, carry: Any, obs: Any, noise: Any) -> object:
+        obs["observation"] /= 8
+        return Toy.observe(self, carry, obs, noise)
+
+    for base, method in ((Toy, "step"), (PlannerAlgorithm, "observe")):
+        with refused(rf'Mine\.{method} mixes batch elements: "deter"'):
+            learn(base, observe=together)
+        with refused(rf'Mine\.{method} writes into "deter" of the carry .* x = x \* keep for x'):
+            learn(base, observe=in_place)
+        with refused(rf'Mine\.{method} writes into "observation" of the obs'):
+            learn(base, observe=scaled)
+
+
+def test_an_imagined_step_draws_nothing_itself(learn: Learn) -> None:
+    def imagine(self: Any, carry: Any, action: Tensor, noise: Any) -> object:
+        carry, reward = PlannerAlgorithm.imagine(self, carry, action, noise)
+        return carry, reward + torch.randn_like(reward)
+
+    with refused(r"Mine\.imagine gives two outcomes for the same inputs \(the reward differ"):
+        learn(PlannerAlgorithm, imagine=imagine)
+
+
+def test_exploring_stays_in_a_box_and_draws_nothing_itself(learn: Learn) -> None:
+    def beyond(self: Toy, carry: Any, noise: Any, *rest: object) -> object:
+        action = carry["prev_action"] + 0.3 * noise["explore"]
+        return {**carry, "prev_action": action}, to_env(action, self.action)
+
+    def drawing(self: Toy, carry: Any, noise: Any, *rest: object) -> object:
+        action = (carry["prev_action"] - 0.3 * torch.rand_like(noise["explore"])).clamp(-1, 1)
+        return {**carry, "prev_action": action}, to_env(action, self.action)
+
+    with refused(r'Mine\.explore gives a "prev_action" of 1\.\d+ where .*add \.clamp\(-1, 1\)'):
+        learn(explore=beyond)
+    with refused(r"Mine\.explore gives two outcomes for the same inputs .* of the role explore"):
+        learn(explore=drawing)
+
+
+def test_a_branch_on_a_tensors_value_is_named_at_export(tmp_path: Path) -> None:
+    def act(self: Toy, deter: Tensor, noise: Any, deterministic: Tensor) -> Tensor:
+        if deter[0].sum() > 1e6:
+            deter = -deter
+        return Toy.act(self, deter, noise, deterministic)
+
+    made: Any = agent("MyAgent", type("Mine", (Toy,), {"act": act}))(PENDULUM, device="cpu", seed=1)
+    match = (
+        r"Mine\.step cannot be exported: it branches .* in Python on a tensor's value.* \(if dete"
+    )
+    with pytest.raises(BundleError, match=match):
+        made.export(tmp_path / "bundle")
 
 
 # -- what is declared ----------------------------------------------------------------------------
@@ -227,6 +318,10 @@ def declaring(**specs: object) -> Mapping[str, object]:
             r"noise_spec\[\"action\"\] has the role 'act'; did you mean \"action\"",
         ),
         (
+            {"noise_spec": {"x": NoiseSpec(shape=(1,), role="sample")}},  # pyright: ignore
+            r"has the role 'sample'; roles: latent, action, dequantise, explore \(docs/own_agent",
+        ),
+        (
             {"noise_spec": {"x": NoiseSpec(shape=(1,), kind="gaussian")}},  # pyright: ignore
             r"is of the kind 'gaussian', expected \"normal\" or \"uniform\"",
         ),
@@ -242,7 +337,7 @@ def declaring(**specs: object) -> Mapping[str, object]:
         ({"plan_spec": {"horizon": 3}}, r"plan_spec is a dict of 1.*expected a CEMSpec or an MPPI"),
         ({"plan_spec": None}, r"plan_spec is None, .*leave it out where nothing is planned"),
     ],
-    ids=range(18),
+    ids=range(19),
 )  # fmt: skip
 def test_what_is_declared_can_be_worked_with(learn: Learn, specs: Any, match: str) -> None:
     with refused(match):
@@ -358,7 +453,10 @@ def updating(change: Callable[[dict[str, Tensor], dict[str, Tensor]], object]) -
             lambda m, b: ({"loss/toy": m["loss/toy"].clone().requires_grad_()}, b),
             r'"loss/toy" with its graph, .*give its \.detach\(\)',
         ),
-        (lambda m, b: (m, {"stoch": b["deter"]}), r'"stoch" back, .* no mutable .*mutable: deter'),
+        (
+            lambda m, b: (m, {"stoch": b["deter"]}),
+            r'"stoch" back, .* no mutable .*: deter; to have it rewritten, declare ColumnSpec\(.*m',
+        ),
         (
             lambda m, b: (m, {"deter": b["deter"].flatten(0, 1)}),
             r'"deter" back as a tensor .*, expected a tensor of the shape \(4, 8, 8\)',
@@ -629,8 +727,6 @@ def test_a_world_model_is_checked_before_it_dreams() -> None:
 def test_an_agent_without_a_world_model_is_refused_before_anything_is_written(
     tmp_path: Path,
 ) -> None:
-    from agentzoo.runtime.errors import BundleError
-
     made = agent("MyAgent", Toy)(PENDULUM, device="cpu", seed=1)
     with pytest.raises(
         BundleError, match="Toy cannot be called as a world model: it needs the meth"
@@ -864,9 +960,13 @@ def test_a_schedule_is_given_back(tmp_path: Path) -> None:
         ("own_agent:OneSteps", "own_agent has no agent OneSteps; did you mean"),
         ("own_agnet:OneStep", "own_agnet cannot be imported"),
         ("own_agent", "write module:Class"),
+        (
+            "own_agent.py:OneStep",
+            "own_agent.py:OneStep names a file; write own_agent:OneStep, with",
+        ),
         ("own_agent:OneStepAlgorithm", "OneStepAlgorithm is no subclass of agentzoo.Agent"),
     ],
-    ids=range(4),
+    ids=range(5),
 )
 def test_the_contract_says_which_class_it_cannot_find(
     where: str, match: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
