@@ -692,7 +692,8 @@ class TDMPC2(Agent):
         "dmc_state": {},
         "dmc_pixels": {"frames": 3},
         "cpu": _CPU,
-        "cpu_pixels": {**_CPU, "batch_size": 64, "frames": 3},
+        # a sixteenth of the latent dimensions are filters, and 4 of them see too little
+        "cpu_pixels": {**_CPU, "prefill": 5_000, "latent": 256, "batch_size": 64, "frames": 3},
         "debug": _DEBUG,
         "debug_pixels": {**_DEBUG, "frames": 3},
     }

@@ -51,6 +51,7 @@ VARIANTS = {
     "no_warmup": "cpu, no warm-up",
     "ratio64": "cpu, ratio 64",
     "from_cartpole-swingup": "cpu, after cartpole-swingup",
+    "cpu_pixels_latent64": "cpu_pixels, 64 latents",
     "sb3": "its defaults",
 }
 
