@@ -33,7 +33,7 @@ class AgentOverrides(TypedDict, total=False):
     report_every: int
     checkpoint_every: int
     checkpoint_grace: int | None
-    precision: str
+    precision: Literal["fp32", "tf32", "bf16", "auto"]
     lr_decay: Literal["none", "linear", "cosine"]
     lr_decay_updates: int
     lr_final: float
