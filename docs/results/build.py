@@ -50,7 +50,9 @@ VARIANTS = {
     "raw": "cpu, raw vectors",
     "no_warmup": "cpu, no warm-up",
     "ratio64": "cpu, ratio 64",
+    "longer": "cpu, longer",
     "from_cartpole-swingup": "cpu, after cartpole-swingup",
+    "reward_from_cartpole-swingup": "cpu, reward head alone after cartpole-swingup",
     "cpu_pixels_latent64": "cpu_pixels, 64 latents",
     "sb3": "its defaults",
 }
@@ -68,14 +70,12 @@ class Curve(NamedTuple):
 # -- keeping -------------------------------------------------------------------------------------
 
 
-def keep(run: Path) -> Path:
+def keep(run: Path, variant: str | None = None) -> Path:
     """Export and score a run; return the folder of its agent and task."""
     agent = agentzoo.load(run, device="cpu")
     settings = read_settings(run)
     task = EnvName.read(agent.env).task
-    variant = settings["training"]["preset"]
-    if "parent" in settings:
-        variant = f"from_{EnvName.read(settings['parent']['env']).task}"
+    variant = variant or usual_variant(settings)
     variant = "" if variant == "cpu" else f"@{variant}"
     folder = ROOT / type(agent).__name__.lower() / f"{task}{variant}"
     seed = folder / f"seed{agent.seed}"
@@ -94,6 +94,14 @@ def keep(run: Path) -> Path:
     return folder
 
 
+def usual_variant(settings: Mapping[str, Any]) -> str:
+    """The preset, or the task of the policy that a run goes on from and the parts that learn on."""
+    parent = settings.get("parent")
+    if parent is None:
+        return settings["training"]["preset"]
+    return "_".join([*parent["parts"], f"from_{EnvName.read(parent['env']).task}"])
+
+
 def command(settings: Mapping[str, Any], steps: int) -> str:
     """The line that makes a run again; one that goes on from a policy has its settings and seed."""
     training, parent = settings["training"], settings.get("parent")
@@ -102,7 +110,7 @@ def command(settings: Mapping[str, Any], steps: int) -> str:
         parts += [f"--preset {training['preset']}", *(f"--set {x}" for x in training["overrides"])]
         end = [f"--seed {settings['seed']}", "--run RUN"]
     else:
-        parts += ["--from PARENT"]
+        parts += ["--from PARENT", *(f"--parts {part}" for part in parent["parts"])]
         end = [f"--run RUN  # the policy {parent['sha256'][:12]}"]
     return " ".join(["OMP_NUM_THREADS=1 agentzoo learn", *parts, f"--steps {steps}", *end])
 
@@ -373,9 +381,9 @@ def filled(page: str, name: str, text: str) -> str:
     return "".join([before, begin, text, end, after])
 
 
-def main(runs: Sequence[str]) -> None:
+def main(runs: Sequence[str], variant: str | None) -> None:
     """Keep the runs, draw what they belong to (all, where none is given), write both pages."""
-    for folder in sorted({keep(Path(run)) for run in runs}) or folders():
+    for folder in sorted({keep(Path(run), variant) for run in runs}) or folders():
         draw(folder)
     draw_all()
     SEEDS.write_text(details(), encoding="utf-8")
@@ -387,4 +395,6 @@ def main(runs: Sequence[str]) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("runs", nargs="*", help="folders that `agentzoo learn` left")
-    main(parser.parse_args().runs)
+    parser.add_argument("--variant", choices=[*VARIANTS][1:], help="what tells them from others")
+    given = parser.parse_args()
+    main(given.runs, given.variant)
