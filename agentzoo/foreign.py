@@ -163,12 +163,13 @@ def _traced(module: nn.Module) -> Iterator[None]:
     """Say in a sentence that torch cannot trace a module."""
     try:
         yield
-    except torch.onnx.errors.OnnxExporterError as error:
+    except BundleError as error:
+        if not isinstance(error.__cause__, torch.onnx.OnnxExporterError):
+            raise
         raise BundleError(
             f"torch.export cannot trace the step of {type(module).__name__}, so there is no ONNX "
-            f"graph of it: write it without branches on tensors' values, {type(module).__name__}"
-            ".step(...) under torch.export.export shows where; the cause is above"
-        ) from error
+            f"graph of it ({error}): write it without branches on tensors' values"
+        ) from error.__cause__
 
 
 def _settings(
