@@ -259,7 +259,7 @@ def check_declarations(algorithm: Algorithm, action: ActionSpec) -> None:
         )
     with asked(algorithm, "initial"):
         carry = algorithm.initial(BATCH)
-    _check_carry(f"{name}.initial", carry, algorithm.carry_spec, device=_device(algorithm))
+    _check_carry(f"{name}.initial", carry, algorithm.carry_spec, device=device_of(algorithm))
     _check_optimizers(algorithm)
 
 
@@ -409,7 +409,7 @@ def check_acting(algorithm: Algorithm, spec: PolicySpec) -> None:
     Raises:
         ContractError: naming the method, what it gave, and what was expected.
     """
-    device = _device(algorithm)
+    device = device_of(algorithm)
     with torch.no_grad():
         if isinstance(algorithm, PlanningAlgorithm):
             carry = _planned(algorithm, spec, device)
@@ -435,7 +435,7 @@ def check_acted(
     """
     where = f"{_name(algorithm)}.{method}"
     carry, found = _pair(where, result, "the new carry and the environment's action")
-    _check_carry(where, carry, algorithm.carry_spec, batch, _device(algorithm))
+    _check_carry(where, carry, algorithm.carry_spec, batch, device_of(algorithm))
     dtype = torch.float32 if action.kind == "box" else torch.int64
     shape = (batch, *action.shape)
     todo = "agentzoo.blocks.actions.to_env(action, self.action) makes it from model units"
@@ -606,7 +606,7 @@ def check_updated(algorithm: Algorithm, result: object, batch: Batch) -> tuple[M
     Raises:
         ContractError: naming the metric or the column.
     """
-    where, device = f"{_name(algorithm)}.update", _device(algorithm)
+    where, device = f"{_name(algorithm)}.update", device_of(algorithm)
     metrics, back = _pair(where, result, "metrics and columns to write back (often {})")
     for part, found in (("metrics", metrics), ("columns to write back", back)):
         if not _is_mapping(found, str, object):
@@ -703,7 +703,7 @@ def check_world(algorithm: WorldModel, spec: PolicySpec) -> None:
     Raises:
         ContractError: naming the method, what it gave, and what was expected.
     """
-    name, device = _name(algorithm), _device(algorithm)
+    name, device = _name(algorithm), device_of(algorithm)
     latent = latent_tensors(spec)
     carry, noise = _zeros(latent, device), _noise(spec.noise, device)
     size = (BATCH, spec.action.size)
@@ -770,7 +770,8 @@ def _any_units(action: ActionSpec, device: torch.device) -> Tensor:
     return units
 
 
-def _device(algorithm: object) -> torch.device:
+def device_of(algorithm: object) -> torch.device:
+    """The device of an algorithm's weights; the CPU where it has none."""
     network = module(cast("Algorithm", algorithm))
     tensors = [*network.parameters(), *network.buffers()]
     return tensors[0].device if tensors else torch.device("cpu")

@@ -14,8 +14,8 @@ from torch import Tensor
 from agentzoo.runtime.policy.noise import draw, with_plan_axes
 from agentzoo.runtime.spec import MEMORY, NoiseSpec, ObsSpec, PolicySpec
 
-from .algorithm import Algorithm, PlanningAlgorithm, module
-from .contract import ContractError, asked
+from .algorithm import Algorithm, PlanningAlgorithm
+from .contract import ContractError, asked, device_of
 
 DRAWS = 8  # of an action, from one state
 TOLERANCE = 1e-5
@@ -93,13 +93,13 @@ def _check_deterministic(algorithm: Algorithm, spec: PolicySpec, inputs: Inputs)
 
     A deterministic action may use the noise, as the best of some samples does.
     """
-    drawn = _noise(spec, ("action",), DRAWS, _device(algorithm))
+    drawn = _noise(spec, ("action",), DRAWS, device_of(algorithm))
     if not drawn:
         return
     carry, obs, noise = (_repeated(inputs[part]) for part in ("carry", "obs", "noise"))
 
     def units(mode: bool) -> Tensor:
-        flag = torch.full((DRAWS,), mode, device=_device(algorithm))
+        flag = torch.full((DRAWS,), mode, device=device_of(algorithm))
         return algorithm.step(dict(carry), dict(obs), noise | drawn, flag)[0]["prev_action"]
 
     sampled = units(mode=False)
@@ -113,7 +113,7 @@ def _check_deterministic(algorithm: Algorithm, spec: PolicySpec, inputs: Inputs)
 
 def _check_explore(algorithm: Algorithm, spec: PolicySpec, carry: Mapping[str, Tensor]) -> None:
     """Refuse exploring that draws by itself, or that leaves a box from its bound."""
-    where, device = f"{type(algorithm).__name__}.explore", _device(algorithm)
+    where, device = f"{type(algorithm).__name__}.explore", device_of(algorithm)
     specs = with_plan_axes(spec.noise, spec.plan and spec.plan.idle)
     specs |= {key: one for key, one in algorithm.noise_spec.items() if one.role == "explore"}
     noise, repeated = _drawn(specs, DRAWS, device), _repeated(carry)
@@ -145,7 +145,7 @@ def _check_explore(algorithm: Algorithm, spec: PolicySpec, carry: Mapping[str, T
 def _step_inputs(algorithm: Algorithm, spec: PolicySpec, number: int) -> Inputs:
     """Inputs of a second step, of two elements; in those of number 1 an episode begins."""
     obs, noise = _seen(algorithm, spec, 2 * number, first=True)
-    mode = torch.zeros(2, dtype=torch.bool, device=_device(algorithm))
+    mode = torch.zeros(2, dtype=torch.bool, device=device_of(algorithm))
     carry, _ = algorithm.step(algorithm.initial(2), obs, noise, mode)
     obs, noise = _seen(algorithm, spec, 2 * number + 1, first=bool(number))
     return {"carry": dict(carry), "obs": obs, "noise": noise}
@@ -162,7 +162,7 @@ def _planner_inputs(algorithm: PlanningAlgorithm, spec: PolicySpec, number: int)
 
 def _imagine_inputs(algorithm: PlanningAlgorithm, spec: PolicySpec, inputs: Inputs) -> Inputs:
     """Inputs of an imagined step from what the filter gave."""
-    device = _device(algorithm)
+    device = device_of(algorithm)
     latent = {k: x for k, x in inputs["carry"].items() if k not in ("prev_action", MEMORY)}
     action = torch.zeros(2, spec.action.size, device=device)
     return {
@@ -176,7 +176,7 @@ def _seen(
     algorithm: Algorithm, spec: PolicySpec, step: int, *, first: bool
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Observations and noise of two elements at a step, all different."""
-    rng, device = np.random.default_rng(step), _device(algorithm)
+    rng, device = np.random.default_rng(step), device_of(algorithm)
     arrays = {key: _observation(rng, one) for key, one in spec.obs.items()}
     obs = {key: torch.from_numpy(array).to(device) for key, array in arrays.items()}
     obs["is_first"] = torch.full((2,), first, device=device)
@@ -216,7 +216,7 @@ def _repeated(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _step(algorithm: Algorithm) -> Call:
     def call(given: Inputs) -> Mapping[str, Tensor]:
-        mode = torch.zeros(2, dtype=torch.bool, device=_device(algorithm))
+        mode = torch.zeros(2, dtype=torch.bool, device=device_of(algorithm))
         carry, action = algorithm.step(given["carry"], given["obs"], given["noise"], mode)
         return {**carry, ACTION: action}
 
@@ -237,13 +237,6 @@ def _imagine(algorithm: PlanningAlgorithm) -> Call:
 
 
 # -- comparison ----------------------------------------------------------------------------------
-
-
-def _device(algorithm: Algorithm) -> torch.device:
-    """The device of its weights."""
-    network = module(algorithm)
-    tensors = [*network.parameters(), *network.buffers()]
-    return tensors[0].device if tensors else torch.device("cpu")
 
 
 def _first(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -229,10 +229,8 @@ def check_acting(learned: Learned, steps: int = 5) -> None:
     Raises:
         ContractError: if not.
     """
-    env, where = (
-        make_env(learned.agent.env),
-        f"{type(module(learned.agent.algorithm)).__name__}.step",
-    )
+    env = make_env(learned.agent.env)
+    where = f"{type(module(learned.agent.algorithm)).__name__}.step"
     one, other = learned.agent.session(seed=5), learned.agent.session(seed=5)
     obs, _ = env.reset(seed=1)
     for _ in range(steps):

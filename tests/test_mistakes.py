@@ -35,6 +35,7 @@ from tests.agents.toys import (
     ToyConfig,
     agent,
 )
+from tests.train.test_loop import counters
 
 
 def refused(match: str) -> Any:
@@ -42,12 +43,12 @@ def refused(match: str) -> Any:
 
 
 QUICK = {"prefill": 20, "update_every": 10, "log_every": 10, "report_every": 0}
-Learn = Callable[..., None]
+Learn = Callable[..., int]
 
 
 @pytest.fixture
 def learn(tmp_path: Path) -> Learn:
-    """Learns with an algorithm whose parts are replaced, for a few updates."""
+    """Learns with an algorithm whose parts are replaced, and gives the number of updates."""
 
     numbers = count()
 
@@ -56,18 +57,22 @@ def learn(tmp_path: Path) -> Learn:
         env: Any = PENDULUM,
         fields: Mapping[str, object] = QUICK,
         **parts: object,
-    ) -> None:
+    ) -> int:
         mine: Any = type("Mine", (base,), {"sampler": StreamSampler(), **parts})
         made = agent("MyAgent", mine)(env, preset="debug", device="cpu", seed=1, **fields)
         steps = 200 if "envs" in fields else 60
-        made.learn(steps, run=tmp_path / f"run{next(numbers)}", log="none", progress=False)
+        run = tmp_path / f"run{next(numbers)}"
+        made.learn(steps, run=run, log="none", progress=False)
+        return counters(run).updates
 
     return learned
 
 
 def test_without_a_mistake_it_learns(learn: Learn) -> None:
     for base in (Toy, LatentStoreAlgorithm, PlannerAlgorithm, PathIntegralAlgorithm):
-        learn(base)
+        assert (
+            learn(base) == 10
+        )  # two at the end of prefill, and after every 10 of the 40 steps left
 
 
 # -- acting --------------------------------------------------------------------------------------
