@@ -22,7 +22,7 @@ from .distributions import (
 from .layers import MLP, Activation, Normalization, RMSNorm, elu_
 
 ENTROPY_SAMPLES = 100  # of a tanh-normal whose mode takes none
-NEWTON_STEPS = 20  # a thousandth of the action where they are slowest
+NEWTON_STEPS = 4  # 1e-5 of the action where they are slowest, which is rounding
 INSIDE = 1e-6  # an action is taken this far inside its bounds before its tanh is undone
 
 
@@ -192,18 +192,22 @@ class TanhNormalActor(nn.Module):
 def tanh_normal_mode(mean: Tensor, std: Tensor) -> Tensor:
     """Mode of tanh(u) under u ~ Normal(mean, std), before tanh: (...).
 
-    A maximum of the density of tanh(u) solves u = mean + 2 std^2 tanh(u); the highest one has the
-    mean's sign (plus for 0). Newton's steps from mean +- 2 std^2, which is beyond it, fall onto it
-    from one side, since what they solve is convex there. Where the derivative nears 0, as it does
-    round 2 std^2 = 1 and a mean of 0, a step gains only a third.
+    A maximum of the density of tanh(u) solves u = m + s tanh(u) with m = mean and s = 2 std^2; the
+    highest one has the mean's sign (plus for 0). Newton's steps find it. Where s is far from 1 it
+    lies close to m + s, which is beyond it. Round s = 1 and m = 0 the derivative nears 0 and steps
+    from there gain a third each; tanh(u) = u - u^3 / 3 makes it u = sqrt(3 (s - 1)) for m = 0 and
+    the cube root of 3 m for s = 1, whose sum is close to it and seldom short of it.
     """
     side = torch.where(mean < 0, -1.0, 1.0)
     mean, twice = mean.abs(), 2 * std.square()
-    u = mean + twice
+    above, below = F.relu(twice - 1), 1 - twice
+    near = torch.sqrt(3 * above) + (3 * mean).pow(1 / 3) + 0.5 * (above + mean)
+    u = torch.minimum(mean + twice, near)
     for _ in range(NEWTON_STEPS):
         t = torch.tanh(u)
-        slope = (1 - twice * (1 - t.square())).clamp(min=1e-6)  # rounding may make it negative
-        u = u - (u - mean - twice * t) / slope
+        pull = twice * t
+        slope = (below + pull * t).clamp(min=1e-6)  # rounding may make it negative
+        u = u - (u - mean - pull) / slope
     return side * u
 
 

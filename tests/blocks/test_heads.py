@@ -114,6 +114,22 @@ def test_exact_mode_is_what_a_grid_search_finds() -> None:
         assert torch.tanh(found).item() == pytest.approx(expected.item(), abs=1e-3), (m, s)
 
 
+def test_exact_mode_solves_its_equation_also_where_the_slope_vanishes() -> None:
+    """u = mean + 2 std^2 tanh(u), by bisection between the mean and mean + 2 std^2."""
+    mean = torch.cat([torch.zeros(1), torch.logspace(-7, 1.5, 200)]).double()[:, None]
+    twice = torch.cat([torch.logspace(-8, 2, 200), 1 + torch.linspace(-0.2, 0.2, 101)]).double()
+    std = (twice / 2).sqrt().float()
+    twice = 2 * std.double().square()
+    low, high = torch.broadcast_tensors(mean + 0 * twice, mean + twice)
+    low = torch.where((mean == 0) & (twice > 1), 1e-9, low)  # 0 is the valley's
+    for _ in range(200):
+        middle = (low + high) / 2
+        is_beyond = middle > mean + twice * torch.tanh(middle)
+        low, high = torch.where(is_beyond, low, middle), torch.where(is_beyond, middle, high)
+    found = tanh_normal_mode(mean.float(), std).double()
+    assert (torch.tanh(found) - torch.tanh(high)).abs().max() < 2e-5
+
+
 def test_exact_mode_points_where_the_mean_does_however_wide() -> None:
     mean = torch.linspace(-5, 5, 101)[:, None].expand(-1, 50)
     mode = tanh_normal_mode(mean, torch.logspace(-4, 1, 50).expand_as(mean))
