@@ -35,14 +35,18 @@ class Measured:
 _V3 = {"size": "1m", "units": None, "hidden": None, "classes": None, "depth": None}
 _V3_PAPER = {**_V3, "deter": None, "batch_size": 16, "batch_length": 65}
 _V3_CPU = {**_V3, "deter": 256, "batch_length": 17, "imag_last": 4}
-_DREAMER = {"deter": 200, "hidden": 200, "units": 400, "batch_size": 50, "batch_length": 50}
-# benchmarks/README.md, 2026-11-30; a user's other sizes are not measured
+_V1 = {"deter": 200, "hidden": 200, "units": 400, "batch_size": 50, "batch_length": 50}
+_V2 = {"deter": 600, "hidden": 600, "units": 400, "depth": 48, "batch_size": 16, "batch_length": 50}
+# benchmarks/README.md, 2026-12-01; a user's other sizes are not measured
 MEASURED = (
-    Measured("DreamerV3", images=True, times=1.32, fields=_V3_PAPER),
-    Measured("DreamerV3", images=False, times=1.26, fields=_V3_PAPER),
-    Measured("DreamerV3", images=True, times=1.28, fields={**_V3_CPU, "batch_size": 16}),
-    Measured("DreamerV3", images=False, times=0.85, fields={**_V3_CPU, "batch_size": 32}),
-    Measured("Dreamer", images=False, times=1.75, fields=_DREAMER),
+    Measured("DreamerV3", images=True, times=2.15, fields={**_V3_PAPER, "size": "12m"}),
+    Measured("DreamerV3", images=True, times=1.46, fields=_V3_PAPER),
+    Measured("DreamerV3", images=False, times=1.63, fields=_V3_PAPER),
+    Measured("DreamerV3", images=True, times=1.22, fields={**_V3_CPU, "batch_size": 16}),
+    Measured("DreamerV3", images=False, times=1.09, fields={**_V3_CPU, "batch_size": 32}),
+    Measured("Dreamer", images=True, times=1.84, fields={**_V1, "depth": 32}),
+    Measured("Dreamer", images=False, times=2.86, fields=_V1),
+    Measured("DreamerV2", images=True, times=2.11, fields=_V2),
 )
 
 
