@@ -6,10 +6,10 @@
 
 An update is one gradient step of model, actor and value on 16 prepared windows of 64 random steps,
 imagining 15 steps from each, in float32. Every side has a process of its own, so that peak
-memory is its own; they take turns (paired_timing.py). --compiled adds sheeprl's compiled losses,
-which take minutes to compile, and TorchRL's compiled recurrence. TorchRL learns from state only
-here: its image networks are another architecture. Without the peers' interpreters, ours is measured
-alone.
+memory is its own; they take turns (paired_timing.py). --compiled adds our compiled imagination,
+sheeprl's compiled losses, which take minutes to compile, and TorchRL's compiled recurrence. TorchRL
+learns from state only here: its image networks are another architecture. Without the peers'
+interpreters, ours is measured alone.
 
 The floor is what the side's own products and convolutions would take at the rates of one large
 product and one large convolution, measured in the same turns.
@@ -88,6 +88,14 @@ def started(world: str, given: argparse.Namespace) -> dict[str, Peer]:
     sides = {
         OURS: Peer("agentzoo_dreamer_v3.py", sys.executable, set_to, threads, environment=ours)
     }
+    if given.compiled:
+        sides[f"{OURS}, compiled"] = Peer(
+            "agentzoo_dreamer_v3.py",
+            sys.executable,
+            {**set_to, "compile": 1},
+            threads,
+            environment=ours,
+        )
     torchrl = None if set_to["image"] else given.torchrl_python
     for name, script, python in (
         (PEER, "sheeprl_dreamer_v3.py", given.peer_python),
@@ -137,7 +145,7 @@ def compare(world: str, given: argparse.Namespace) -> tuple[Times, Convolution]:
 def main() -> None:
     parser = arguments("How long one DreamerV3 update takes.", 6, 2)
     parser.add_argument("--worlds", nargs="+", default=list(WORLDS), choices=list(WORLDS))
-    parser.add_argument("--compiled", action="store_true", help="the peers compiled, too")
+    parser.add_argument("--compiled", action="store_true", help="each side compiled, too")
     parser.add_argument("--torchrl-python", help="the interpreter where torchrl is installed")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)

@@ -12,10 +12,11 @@ from answers import BATCHES, answer
 from torch import nn
 
 from agentzoo.agents.dreamer_v3 import DreamerV3Algorithm, DreamerV3Config
-from agentzoo.algorithm import Batch, NoiseSource
+from agentzoo.algorithm import Batch
 from agentzoo.config import configure
 from agentzoo.runtime.spec import ActionSpec, ObsSpec
 from agentzoo.train.allocator import keep_freed_memory
+from agentzoo.train.cuda_graph import EagerUpdate
 
 SET = ("batch_size", "horizon", "units", "hidden", "deter", "classes", "depth")
 
@@ -66,13 +67,18 @@ class Updates:
         model = nn.ModuleList([net.encoder, net.rssm, net.decoder, net.reward, net.cont])
         self.modules = {"model": model, "actor": net.actor, "value": net.value}
         self.batches = [batch(net, obs, seed) for seed in range(BATCHES)]
+        self.eager = self.update = EagerUpdate(net, torch.device("cpu"))
+        if sizes["compile"]:
+            self.update = EagerUpdate(net, torch.device("cpu"), compiled=True)
+            self.update(self.batches[0], 0)
         self.done = 0
 
     def __call__(self) -> None:
-        """One gradient step of model, actor and value."""
+        """One gradient step of model, actor and value; the first is eager, to count operations."""
+        update = self.update if self.done else self.eager
         data = self.batches[self.done % BATCHES]
         self.done += 1
-        self.algorithm.update(data, NoiseSource(self.done))
+        update(data, self.done)
 
 
 if __name__ == "__main__":
