@@ -6,7 +6,8 @@ A run becomes AGENT/TASK/seedK/ with its metrics.jsonl, its command and the expo
 results.json; AGENT/TASK/ gets random.json (the random policy, same seeds) and curve.png. A task's
 folder is called after its variant where it has one: TASK@dmc_proprio_paper. The comparison in
 docs/results.md, curves.png and the tables in seeds.md are made of what is kept here. Runs of the
-trial of `standardize` are copied by hand: standardize/TASK_FORM.jsonl, TASK_FORM.json the score.
+trial of `standardize` (docs/trials.md) are copied by hand: standardize/TASK_FORM.jsonl,
+TASK_FORM.json the score.
 """
 
 import argparse
@@ -29,6 +30,7 @@ from agentzoo.train.plots import learning_curve
 
 ROOT = Path(__file__).parent
 PAGE, SEEDS = ROOT.with_suffix(".md"), ROOT / "seeds.md"
+TRIALS = ROOT.parent / "trials.md"
 MARKERS = "<!-- made by build.py: {} -->\n", "<!-- end -->\n"
 EPISODES, FIRST_SEED = 20, 1_000_000  # training draws its own seeds from the run's
 BIN = 10_000  # environment steps; a bin labelled s holds the episodes that end in (s - BIN, s]
@@ -387,8 +389,8 @@ def main(runs: Sequence[str], variant: str | None) -> None:
         draw(folder)
     draw_all()
     SEEDS.write_text(details(), encoding="utf-8")
-    page = filled(PAGE.read_text(encoding="utf-8"), "comparison", comparison())
-    PAGE.write_text(filled(page, "standardize", trial()), encoding="utf-8")
+    for page, name, text in ((PAGE, "comparison", comparison()), (TRIALS, "standardize", trial())):
+        page.write_text(filled(page.read_text(encoding="utf-8"), name, text), encoding="utf-8")
     print(comparison())
 
 
