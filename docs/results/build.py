@@ -56,7 +56,15 @@ VARIANTS = {
     "from_cartpole-swingup": "cpu, after cartpole-swingup",
     "reward_from_cartpole-swingup": "cpu, reward head alone after cartpole-swingup",
     "cpu_pixels_latent64": "cpu_pixels, 64 latents",
+    "1m": "cpu, 1M parameters",
     "sb3": "its defaults",
+}
+EARLIER = {  # variants that stand on docs/trials.md where the task has another one
+    "raw",
+    "no_warmup",
+    "from_cartpole-swingup",
+    "reward_from_cartpole-swingup",
+    "cpu_pixels_latent64",
 }
 
 
@@ -232,13 +240,14 @@ def row(folder: Path) -> str:
     means, mine, published = [run.mean for run in runs], ours(folder), theirs(folder)
     far = sum(far_above(run, random) for run in runs)
     steps = min(read_metrics(path)[-1]["env_step"] for path in seeds(folder))
-    cells = [NAMES[folder.parent.name], task_of(folder), variant_of(folder), f"{steps:,.0f}"]
-    cells += [spread(means), f"{far} of {len(runs)}", f"{random.mean:.0f}"]
+    cells = [f"{NAMES[folder.parent.name]}, {variant_of(folder)}", task_of(folder), f"{steps:,.0f}"]
+    cells += [spread(means), f"{random.mean:.0f}", f"{far} of {len(runs)}"]
     if mine is None:
-        cells += ["", "", "", ""]
+        cells += ["", ""]
     else:
-        cells += [bounded(mine.mean[-1], mine.low[-1], mine.high[-1])]
-        cells += [f"{mine.mean.mean():.0f}", *at_equal_steps(mine, published)]
+        last = bounded(mine.mean[-1], mine.low[-1], mine.high[-1])
+        pairs = zip((last, f"{mine.mean.mean():.0f}"), at_equal_steps(mine, published), strict=True)
+        cells += [f"{own}; authors {other}" if other else own for own, other in pairs]
     return f"| {' | '.join([*cells, final(folder)])} |"
 
 
@@ -262,15 +271,29 @@ def bounded(mean: float, low: float, high: float) -> str:
 
 
 HEAD = [
-    "| agent | task | preset | steps | policy | far above random | random | last bin "
-    "| area | published, last bin | published, area | published, end |",
-    "|---|---|---|---:|---|---|---:|---|---:|---|---:|---|",
+    "| agent, preset | task | steps | policy | random | far above random | last bin | area "
+    "| published, end |",
+    "|---|---|---:|---|---:|---|---|---|---|",
 ]
 
 
 def comparison() -> str:
-    """The table of agent x task."""
-    return "\n".join([*HEAD, *map(row, folders())]) + "\n"
+    """The table of agent x task; agents of other libraries come last."""
+    shown = [folder for folder in folders() if not is_earlier(folder)]
+    shown.sort(key=lambda folder: folder.name.endswith("@sb3"))
+    return "\n".join([*HEAD, *map(row, shown)]) + "\n"
+
+
+def earlier() -> str:
+    """The table of settings that others have taken the place of."""
+    return "\n".join([*HEAD, *map(row, filter(is_earlier, folders()))]) + "\n"
+
+
+def is_earlier(folder: Path) -> bool:
+    """Whether it has one of the earlier variants, and its task another one."""
+    task, _, variant = folder.name.partition("@")
+    others = {path.name.partition("@")[2] for path in folder.parent.glob(f"{task}*")}
+    return variant in EARLIER and bool(others - EARLIER)
 
 
 def details() -> str:
@@ -389,7 +412,11 @@ def main(runs: Sequence[str], variant: str | None) -> None:
         draw(folder)
     draw_all()
     SEEDS.write_text(details(), encoding="utf-8")
-    for page, name, text in ((PAGE, "comparison", comparison()), (TRIALS, "standardize", trial())):
+    for page, name, text in (
+        (PAGE, "comparison", comparison()),
+        (TRIALS, "earlier", earlier()),
+        (TRIALS, "standardize", trial()),
+    ):
         page.write_text(filled(page.read_text(encoding="utf-8"), name, text), encoding="utf-8")
     print(comparison())
 
