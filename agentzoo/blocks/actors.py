@@ -202,7 +202,7 @@ def tanh_normal_mode(mean: Tensor, std: Tensor) -> Tensor:
     mean, twice = mean.abs(), 2 * std.square()
     above, below = F.relu(twice - 1), 1 - twice
     near = torch.sqrt(3 * above) + (3 * mean).pow(1 / 3) + 0.5 * (above + mean)
-    u = torch.minimum(mean + twice, near)
+    u = torch.minimum(mean + twice, near).detach()  # a root has no slope at 0; the steps have it
     for _ in range(NEWTON_STEPS):
         t = torch.tanh(u)
         pull = twice * t

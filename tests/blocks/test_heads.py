@@ -130,6 +130,15 @@ def test_exact_mode_solves_its_equation_also_where_the_slope_vanishes() -> None:
     assert (torch.tanh(found) - torch.tanh(high)).abs().max() < 2e-5
 
 
+def test_exact_mode_has_the_gradient_of_its_equation() -> None:
+    mean = torch.tensor([-2.0, -0.3, 1e-3, 0.4, 1.5], requires_grad=True)
+    std = torch.tensor([0.1, 0.5, 0.6, 1.0, 2.0])
+    mode = tanh_normal_mode(mean, std)
+    (slope,) = torch.autograd.grad(mode.sum(), mean)
+    expected = 1 / (1 - 2 * std.square() * (1 - torch.tanh(mode).square()))
+    assert torch.allclose(slope, expected.detach(), rtol=1e-4)
+
+
 def test_exact_mode_points_where_the_mean_does_however_wide() -> None:
     mean = torch.linspace(-5, 5, 101)[:, None].expand(-1, 50)
     mode = tanh_normal_mode(mean, torch.logspace(-4, 1, 50).expand_as(mean))
