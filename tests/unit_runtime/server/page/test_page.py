@@ -326,6 +326,8 @@ def test_commands_that_a_worker_does_not_read_do_not_pile_up(bundle: Path) -> No
         await visitor.hear("playing")
         (show,) = live.server.page.shows
         os.kill(show.process.pid, signal.SIGSTOP)
+        # until then the thread that reads may go on, long on a busy machine
+        os.waitid(os.P_PID, show.process.pid, os.WSTOPPED | os.WNOWAIT)
         try:
             for _ in range(400):  # 2 MB
                 await visitor.say(**pause)
