@@ -70,9 +70,8 @@ def learn(tmp_path: Path) -> Learn:
 
 def test_without_a_mistake_it_learns(learn: Learn) -> None:
     for base in (Toy, LatentStoreAlgorithm, PlannerAlgorithm, PathIntegralAlgorithm):
-        assert (
-            learn(base) == 10
-        )  # two at the end of prefill, and after every 10 of the 40 steps left
+        # two at the end of prefill, and after every 10 of the 40 steps left
+        assert learn(base) == 10
 
 
 # -- acting --------------------------------------------------------------------------------------

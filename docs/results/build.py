@@ -278,15 +278,19 @@ HEAD = [
 
 
 def comparison() -> str:
-    """The table of agent x task; agents of other libraries come last."""
-    shown = [folder for folder in folders() if not is_earlier(folder)]
-    shown.sort(key=lambda folder: folder.name.endswith("@sb3"))
-    return "\n".join([*HEAD, *map(row, shown)]) + "\n"
+    """The table of agent x task."""
+    return "\n".join([*HEAD, *map(row, standing())]) + "\n"
 
 
 def earlier() -> str:
     """The table of settings that others have taken the place of."""
     return "\n".join([*HEAD, *map(row, filter(is_earlier, folders()))]) + "\n"
+
+
+def standing() -> list[Path]:
+    """The folders that the page shows: no earlier settings, agents of other libraries last."""
+    shown = [folder for folder in folders() if not is_earlier(folder)]
+    return sorted(shown, key=lambda folder: folder.name.endswith("@sb3"))
 
 
 def is_earlier(folder: Path) -> bool:
@@ -364,10 +368,10 @@ def draw(folder: Path) -> None:
 
 
 def draw_all() -> None:
-    """Every agent and task in one picture: ours and, where there is one, the authors' curve."""
+    """One picture of what the page shows: our curves and, where there is one, the authors'."""
     from matplotlib.figure import Figure
 
-    shown = [(folder, curve) for folder in folders() if (curve := ours(folder)) is not None]
+    shown = [(folder, curve) for folder in standing() if (curve := ours(folder)) is not None]
     columns = 4
     lines = -(-len(shown) // columns)
     figure = Figure(figsize=(3.4 * columns, 2.5 * lines), layout="constrained")
@@ -382,7 +386,8 @@ def draw_all() -> None:
         panel.axhline(
             read_results(folder / "random.json").mean, color="#e08a1e", ls=":", label="random"
         )
-        panel.set_title(f"{NAMES[folder.parent.name]}, {folder.name}", fontsize="small")
+        title = f"{NAMES[folder.parent.name]}, {folder.name.removesuffix('@sb3')}"
+        panel.set_title(title, fontsize="small", wrap=True)
         panel.xaxis.set_major_formatter(lambda step, _: f"{step / 1000:g}k")
         panel.set_ylim(bottom=0)
         panel.grid(alpha=0.25)
