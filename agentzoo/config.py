@@ -88,6 +88,14 @@ class AgentConfig:
         one_of("kernels", self.kernels, ("fast", "plain"))
         one_of("capture", self.capture, ("auto", "on", "off"))
 
+    @classmethod
+    def decided_by(cls, field: str) -> tuple[str, ...]:
+        """Fields that a value of `field` decides as long as they are None, as a size does.
+
+        Where a later layer sets `field`, an earlier one's values of these no longer count.
+        """
+        return ()
+
     def schedule(self, repeat: int) -> Schedule:
         """Schedule of updates: by ratio where there is one, else in bursts.
 
@@ -153,6 +161,9 @@ def configure(
 ) -> Config:
     """A configuration from layers of field values; later layers win.
 
+    A size of a later layer wins over its parts of earlier ones (`decided_by`): `size="12m"` beside
+    a preset that has a width of its own is 12m throughout.
+
     Args:
         config_class: the agent's configuration.
         layers: a preset's fields, then the user's overrides.
@@ -168,6 +179,9 @@ def configure(
             if key not in hints:
                 known = suggestion(key, hints)
                 raise ConfigError(f"{name} has no configuration field {key!r}; {known}")
+            for part in config_class.decided_by(key):
+                if part not in layer:
+                    values.pop(part, None)
             values[key] = typed(key, value, hints[key])
     return config_class(**values)
 

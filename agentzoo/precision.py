@@ -37,6 +37,8 @@ _V3_PAPER = {**_V3, "deter": None, "batch_size": 16, "batch_length": 65}
 _V3_CPU = {**_V3, "deter": 256, "batch_length": 17, "imag_last": 4}
 _V1 = {"deter": 200, "hidden": 200, "units": 400, "batch_size": 50, "batch_length": 50}
 _V2 = {"deter": 600, "hidden": 600, "units": 400, "depth": 48, "batch_size": 16, "batch_length": 50}
+_TD1 = {"size": "1m", "latent": None, "units": None, "encoder_units": None, "encoder_layers": None,
+        "members": None, "batch_size": 128, "batch_length": 4}  # fmt: skip
 # benchmarks/README.md, 2026-12-01; a user's other sizes are not measured
 MEASURED = (
     Measured("DreamerV3", images=True, times=2.15, fields={**_V3_PAPER, "size": "12m"}),
@@ -47,6 +49,7 @@ MEASURED = (
     Measured("Dreamer", images=True, times=1.84, fields={**_V1, "depth": 32}),
     Measured("Dreamer", images=False, times=2.86, fields=_V1),
     Measured("DreamerV2", images=True, times=2.11, fields=_V2),
+    Measured("TDMPC2", images=False, times=1.69, fields=_TD1),
 )
 
 

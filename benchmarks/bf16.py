@@ -27,7 +27,7 @@ import torch
 from gpu.cases import ACTION_SIZE, Pictures, random_batch
 from models import STATE_SIZE, seconds, setting
 
-from agentzoo import Dreamer, DreamerV2, DreamerV3
+from agentzoo import TDMPC2, Dreamer, DreamerV2, DreamerV3
 from agentzoo.agent import Agent
 from agentzoo.algorithm import Batch, NoiseSource
 from agentzoo.environment import open_environment
@@ -37,7 +37,11 @@ SEEDS = (0, 1, 2)
 DECISIONS = 2_000  # random ones that --losses learns from
 LAST = 50  # updates whose mean counts
 SMALL = {"batch_size": 8, "batch_length": 17}  # batches of --losses
-FASTER = {"lr": 1e-3, "warmup": 20}  # of DreamerV3 there; as published, 200 updates only warm up
+# settings there: of DreamerV3 200 updates as published only warm up, TD-MPC2's batch is small
+HERE: Mapping[type[Agent], Mapping[str, Any]] = {
+    DreamerV3: {**SMALL, "lr": 1e-3, "warmup": 20},
+    TDMPC2: {},
+}
 TIMES = """\
 | case | float32, s: median (min) | bfloat16, s | times: median (least, most) |
 |---|---:|---:|---:|"""
@@ -97,6 +101,8 @@ CASES = {
     "dreamer_v2-atari_code": Case(DreamerV2, GreyPictures, "atari_code"),
     "dreamer_v2-cpu": Case(DreamerV2, Numbers, "cpu"),
     "dreamer_v2-cpu_pixels": Case(DreamerV2, Pictures, "cpu_pixels"),
+    "tdmpc2-cpu": Case(TDMPC2, Numbers, "cpu"),
+    "tdmpc2-cpu_1m": Case(TDMPC2, Numbers, "cpu_1m"),
 }
 
 
@@ -186,7 +192,7 @@ def windows(
 def learned(case: Case, precision: str, seed: int, updates: int) -> dict[str, float]:
     """Means of the losses in the last updates, by name."""
     kind = "obs=state" if case.world is Numbers else "render=fast"
-    fields = {**SMALL, **(FASTER if case.agent is DreamerV3 else {})}
+    fields = HERE.get(case.agent, SMALL)
     agent = case.build(f"dmc:cartpole-swingup?repeat=4&{kind}", precision, seed, **fields)
     transitions = played(agent.env, tuple(agent.spec.obs))
     draw, last = np.random.default_rng(seed), []

@@ -605,6 +605,11 @@ class DreamerV3Config(AgentConfig):
         if not 1 <= sizes.classes <= 256:
             raise ConfigError(f"classes={sizes.classes} has to be 1 to 256; replay stores a byte")
 
+    @classmethod
+    def decided_by(cls, field: str) -> tuple[str, ...]:
+        """A size decides its numbers."""
+        return Sizes._fields if field == "size" else ()
+
     @property
     def sizes(self) -> Sizes:
         """The five numbers of this size, each unless it is set by itself."""

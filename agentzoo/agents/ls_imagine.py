@@ -1217,6 +1217,11 @@ class LSImagineConfig(AgentConfig):
         _at_least("long_cap", self.long_cap, 1, "a long transition to learn from")
         _at_least("max_interval", self.max_interval, 2, "a jump that is longer than a step")
 
+    @classmethod
+    def decided_by(cls, field: str) -> tuple[str, ...]:
+        """A size decides its numbers."""
+        return JumpSizes._fields if field == "size" else ()
+
     @property
     def sizes(self) -> JumpSizes:
         """The five numbers of this size, each unless it is set by itself."""

@@ -600,6 +600,11 @@ class TDMPC2Config(AgentConfig):
         if self.bins < 3 or self.bins % 2 == 0:
             raise ConfigError(f"bins={self.bins} has to be odd and at least 3")
 
+    @classmethod
+    def decided_by(cls, field: str) -> tuple[str, ...]:
+        """A size decides its numbers."""
+        return ModelSizes._fields if field == "size" else ()
+
     @property
     def sizes(self) -> ModelSizes:
         """The numbers of this size, each unless it is set by itself."""
@@ -653,6 +658,12 @@ _CPU: dict[str, object] = {
     "proposals": 8,
     "replay_rows": 100_000,
 }
+# the authors' networks of this size and their rate, at which the policy prior lives: 1e-3 ends it
+_CPU_1M: dict[str, object] = {
+    **{name: value for name, value in _CPU.items() if name not in ModelSizes._fields},
+    "lr": 3e-4,
+    "precision": "auto",
+}
 _DEBUG: dict[str, object] = {
     **_CPU,
     "total_steps": 2_000,
@@ -692,6 +703,7 @@ class TDMPC2(Agent):
         "dmc_state": {},
         "dmc_pixels": {"frames": 3},
         "cpu": _CPU,
+        "cpu_1m": _CPU_1M,
         # a sixteenth of the latent dimensions are filters, and 4 of them see too little
         "cpu_pixels": {**_CPU, "prefill": 5_000, "latent": 256, "batch_size": 64, "frames": 3},
         "debug": _DEBUG,

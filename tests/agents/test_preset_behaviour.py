@@ -120,6 +120,7 @@ SLOW = [
     Case(DreamerV3, "debug_pixels", PIXELS),
     Case(TDMPC2, "dmc_pixels", PIXELS),
     Case(TDMPC2, "cpu", STATE),
+    Case(TDMPC2, "cpu_1m", STATE),
     Case(TDMPC2, "cpu_pixels", PIXELS),
     Case(TDMPC2, "debug", PENDULUM),
     Case(TDMPC2, "debug_pixels", PIXELS),

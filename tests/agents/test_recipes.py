@@ -14,7 +14,7 @@ from agentzoo import TDMPC2, Dreamer, DreamerV2, DreamerV3, LSImagine, PlaNet
 from agentzoo.agent import Agent
 from agentzoo.agents.registry import OWN
 from agentzoo.algorithm import Algorithm, Choosing, NoiseSource
-from agentzoo.config import configure
+from agentzoo.config import configure, to_json
 from agentzoo.runtime.errors import ConfigError
 from agentzoo.runtime.spec import ActionSpec, ObsSpec
 from tests.agents.builders import (
@@ -360,6 +360,31 @@ def test_presets_are_settings(kind: type[Agent], preset: str) -> None:
     if kind is PlaNet:
         assert config.update_every == 0  # a burst at each episode's end
         assert config.plan.candidates >= config.plan.elites
+
+
+@pytest.mark.parametrize(
+    ("kind", "preset", "size", "expected"),
+    [
+        (DreamerV3, "cpu", "12m", (256, 256, 2048, 16, 16)),
+        (DreamerV3, "debug", "1m", (64, 64, 512, 4, 4)),
+        (LSImagine, "cpu", "12m", (256, 256, 2048, 16, 16)),
+        (TDMPC2, "cpu", "5m", (512, 512, 256, 2, 5)),
+        (TDMPC2, "cpu_pixels", "1m", (128, 384, 256, 2, 2)),
+    ],
+)
+def test_a_size_beside_a_preset_is_that_size(
+    kind: type[Agent], preset: str, size: str, expected: tuple[int, ...]
+) -> None:
+    preset_fields = kind.presets[preset]
+    asked: Any = configure(kind.config_class, preset_fields, {"size": size})
+    assert tuple(asked.sizes) == expected
+    # unless a number of it is asked for as well, in whatever order
+    for fields in ({"size": size, "units": 96}, {"units": 96, "size": size}):
+        both: Any = configure(kind.config_class, preset_fields, fields)
+        assert both.sizes.units == 96
+    # what was written is read back as it was
+    written = to_json(both)
+    assert to_json(configure(kind.config_class, written)) == written
 
 
 @pytest.mark.parametrize(
