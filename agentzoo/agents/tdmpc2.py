@@ -30,10 +30,12 @@ from ..algorithm import (
     WriteBack,
     same_for_all,
 )
+from ..blocks import acting
 from ..blocks.actions import to_env
 from ..blocks.distributions import symexp, symlog
 from ..blocks.ema import ema_update, target_copy
 from ..blocks.encoders import image_keys, join_images, join_vectors, vector_keys
+from ..blocks.fast import kernels
 from ..blocks.fast.mish import mish
 from ..blocks.layers import MLP, LayerNorm
 from ..blocks.normalize import percentile
@@ -259,18 +261,19 @@ class TDMPC2Algorithm(nn.Module):
 
     def update(self, batch: Batch, noise: NoiseSource) -> tuple[Metrics, WriteBack]:
         """One gradient step of the model and its values, then one of the policy."""
-        with self._autocast():
+        c = self.config
+        with acting.autocast(self, c.precision), kernels(c.kernels):
             loss, states, metrics = self._model_loss(batch, noise)
         params = [p for one in ("encoder", "model") for p in self._optimizers[one].params]
-        grads, norm = clip_by_global_norm(ranks().grad(loss, params), self.config.grad_clip)
+        grads, norm = clip_by_global_norm(ranks().grad(loss, params), c.grad_clip)
         split = len(self._optimizers["encoder"].params)
         self._optimizers["encoder"].step(grads[:split])
         self._optimizers["model"].step(grads[split:])
-        with self._autocast():
+        with acting.autocast(self, c.precision), kernels(c.kernels):
             loss, more = self._policy_loss(states, noise)
         optimizer = self._optimizers["policy"]
         more["opt/policy_grad_norm"] = optimizer.step(ranks().grad(loss, optimizer.params))
-        ema_update(self.target_q, self.q, self.config.tau)
+        ema_update(self.target_q, self.q, c.tau)
         metrics = {**metrics, "opt/model_grad_norm": norm, **more}
         return {name: value.detach() for name, value in metrics.items()}, {}
 
@@ -357,11 +360,6 @@ class TDMPC2Algorithm(nn.Module):
             return None
         shape = self.q.mask_shape((ranks().count * B, T))  # members come first, then the batch
         return ranks().share(same_for_all(noise).uniform(*shape), 1)
-
-    def _autocast(self) -> torch.autocast:
-        # sums, likelihoods and norms stay float32 by promotion
-        device = self.bins.device.type
-        return torch.autocast(device, torch.bfloat16, enabled=self.config.precision == "bf16")
 
     def _make_optimizers(self) -> dict[str, Adam]:
         """The encoder learns more slowly; both count in the same clip, so theirs is left out."""
@@ -595,6 +593,15 @@ class TDMPC2Config(AgentConfig):
                 "units, encoder_units and encoder_layers have to be at least 1, and members at "
                 f"least 2; the sizes are {', '.join(map(str, self.sizes))}"
             )
+        if (self.update_every, self.train_ratio) != (1, 0):
+            raise ConfigError(
+                f"update_every={self.update_every} and train_ratio={self.train_ratio} have no "
+                "effect here: TDMPC2 makes a number of updates at each decision; set updates"
+            )
+        for low, high in (("discount_min", "discount_max"), ("log_std_min", "log_std_max")):
+            least, most = getattr(self, low), getattr(self, high)
+            if least > most:
+                raise ConfigError(f"{low}={least} is above {high}={most}; set either of them")
         if self.batch_length < 2:
             raise ConfigError(f"batch_length={self.batch_length} has to be at least 2")
         if self.bins < 3 or self.bins % 2 == 0:

@@ -41,6 +41,13 @@ def test_terms_agree(case: str, kind: str) -> None:
 
 
 @pytest.mark.parametrize("case", CASES)
+def test_terms_agree_without_kernels_too(case: str) -> None:
+    plain = dict(differences(case, (("kernels", "plain"),)))
+    assert {t: a for t, a in plain.items() if not a <= TOLERANCES[t.partition("/")[0]]} == {}
+    assert plain != dict(differences(case)), "the kernels were not switched off"
+
+
+@pytest.mark.parametrize("case", CASES)
 def test_case_holds_what_is_promised(case: str) -> None:
     stored = Case.read(case)
     algorithm = stored.build({})
