@@ -78,6 +78,7 @@ class ReplayBuffer:
                 f"{chunk_size} transitions each; give at least {chunk_size * envs}"
             )
         self.streams = [Stream() for _ in range(envs)]
+        self.overlong = 0  # episodes that were longer than what a stream holds
         shutil.rmtree(self.folder, ignore_errors=True)
         for env in range(envs):
             self._folder(env).mkdir(parents=True)
@@ -176,7 +177,7 @@ class ReplayBuffer:
             stream.open_start = stream.count
         stream.count += 1
         if transition["is_last"]:
-            stream.finished.append((stream.open_start, stream.count - stream.open_start))
+            self._finish(stream)
         if position == self.chunk_size - 1:
             self._seal(env)
             self._evict(stream)
@@ -205,7 +206,7 @@ class ReplayBuffer:
             chunk.path.unlink()
             chunk.path, chunk.records = None, records
             self._seal(env)
-        stream.finished.append((stream.open_start, stream.count - stream.open_start))
+        self._finish(stream)
 
     def sample(
         self, sampler: Sampler, batch: int, length: int, rng: np.random.Generator
@@ -353,7 +354,15 @@ class ReplayBuffer:
         while stream.finished and stream.finished[0][0] < stream.first:
             stream.finished.popleft()
 
+    def _finish(self, stream: Stream) -> None:
+        """Count the open episode as finished, unless its beginning was dropped already."""
+        if stream.open_start >= stream.first:
+            stream.finished.append((stream.open_start, stream.count - stream.open_start))
+        else:
+            self.overlong += 1
+
     def _locate(self, stream: Stream, number: int) -> tuple[Chunk, int]:
+        assert number >= stream.first, (number, stream.first)
         index, position = divmod(number - stream.first, self.chunk_size)
         return stream.chunks[index], position
 

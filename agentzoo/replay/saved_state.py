@@ -66,6 +66,8 @@ class SavedState:
         found = np.empty((size // 16, 2), np.int64)
         read_column(path, [found], self.checksum(env, path.name))
         pairs = [(int(start), int(length)) for start, length in found]
+        # earlier versions kept an episode whose beginning had been dropped
+        pairs = [(start, length) for start, length in pairs if start < 0 or start >= first]
         edges = [(first, 0), *pairs, (count, 0)]
         if any(length < 1 for _, length in pairs) or any(
             start + length > after for (start, length), (after, _) in pairwise(edges)

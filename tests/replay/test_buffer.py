@@ -118,6 +118,38 @@ def test_oldest_chunks_are_dropped_with_the_episodes_that_began_in_them(tmp_path
     assert batch["state"][..., 0].min() >= 30
 
 
+@pytest.mark.parametrize("closed", [True, False], ids=["ended", "cut"])
+def test_an_episode_that_replay_cannot_hold_is_not_given(tmp_path, closed: bool):
+    replay = buffer(tmp_path / "replay", capacity=16)
+    add_episode(replay, 5)
+    add_episode(replay, 43, closed=closed)
+    if not closed:
+        replay.end(0)
+    assert (replay.episodes, replay.overlong) == (0, 1)
+    add_episode(replay, 6)
+    assert list(replay.streams[0].finished) == [(48, 6)]
+    batch, _ = draw(replay, 4)
+    assert batch["state"][..., 0].min() >= 48
+    # windows across episodes take what is left of it
+    across, _ = draw(replay, 4, StreamSampler(), batch=400)
+    assert across["state"][..., 0].min() == replay.streams[0].first
+    replay.save(tmp_path / "saved")
+    again = buffer(tmp_path / "again", capacity=16)
+    again.restore(tmp_path / "saved")
+    assert list(again.streams[0].finished) == [(48, 6)]
+
+
+def test_an_episode_without_its_beginning_in_an_earlier_checkpoint_is_left_out(tmp_path):
+    replay = buffer(tmp_path / "replay", capacity=16)
+    add_episode(replay, 43)
+    replay.streams[0].finished.append((0, 43))  # as earlier versions kept it
+    replay.save(tmp_path / "saved")
+    again = buffer(tmp_path / "again", capacity=16)
+    again.restore(tmp_path / "saved")
+    assert list(again.streams[0].finished) == []
+    assert (again.streams[0].first, again.streams[0].count) == (24, 43)
+
+
 def test_latents_are_written_back_to_their_own_transitions(tmp_path):
     replay = buffer(tmp_path)
     add_episode(replay, 30)
