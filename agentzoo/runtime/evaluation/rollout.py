@@ -50,6 +50,7 @@ RESAMPLED = 1 << 21  # numbers of a bootstrap in memory at once
 EPISODES, RETURN = 10_000, 1e30  # what a results.json may hold: as many, up to that in magnitude
 LEVEL = 0.95  # of the bootstrap interval
 MAX_STEPS = 100_000  # decisions of an episode, after which it counts as one without an end
+SEEDS = 1 << 32  # that every environment takes: NumPy's RandomState has seeds of 32 bits
 FPS = 30.0  # of a film whose environment does not say
 
 
@@ -334,6 +335,11 @@ def evaluate(
         raise ConfigError(
             f"evaluate got episodes={episodes}, envs={envs}, max_steps={max_steps}; expected at "
             "least 1"
+        )
+    if not 0 <= seed <= SEEDS - episodes:
+        raise ConfigError(
+            f"evaluate got seed={seed} for {episodes} episodes; expected 0 <= seed <= "
+            f"2**32 - {episodes}, since environments take seeds of 32 bits"
         )
     name = _resolved(policy.spec, env, override)
     seeds = range(seed, seed + episodes)

@@ -75,6 +75,13 @@ def test_episode_i_has_environment_and_noise_seed_base_plus_i(policy):
     assert result.returns[1] == pytest.approx(total)
 
 
+@pytest.mark.parametrize("seed", [-1, 2**32 - 3, 5_000_000_000])
+def test_seeds_that_environments_do_not_take_are_refused(policy, seed: int):
+    expected = rf"seed={seed} for 4 episodes; expected 0 <= seed <= 2\*\*32 - 4"
+    with pytest.raises(ConfigError, match=expected):
+        evaluate(policy, Diary(), episodes=4, seed=seed)
+
+
 def test_number_of_environments_changes_nothing(cartpole):
     one = evaluate(cartpole, episodes=5, seed=3, deterministic=False)
     three = evaluate(cartpole, episodes=5, seed=3, deterministic=False, envs=3)
