@@ -462,7 +462,8 @@ class LSImagineAlgorithm(nn.Module):
                 for one in seen.closed
             ]
         for buffer, numbers in ((self.jump_statistics, jumps), (self.score_statistics, scores)):
-            buffer.copy_(torch.tensor([numbers.count, numbers.mean, numbers.squares]))
+            found = [numbers.count, numbers.mean, numbers.squares]
+            buffer.copy_(torch.tensor(found, dtype=buffer.dtype))  # float32 would stop counting
         return {**transitions, **latents, **added}, late, Memory(episodes, videos)
 
     def pool(self) -> None:
@@ -1309,6 +1310,8 @@ class LSImagine(Agent):
         "debug": _DEBUG,
     }
 
+    _is_new = False  # whether nothing was loaded into its networks
+
     def __init__(
         self,
         env: EnvLike | None = None,
@@ -1333,13 +1336,20 @@ class LSImagine(Agent):
         return goal if world.suite == "vizdoom" else {"repeat": 1, **goal}
 
     def _build(self, env: EnvLike) -> None:
-        """Build as every agent does; one that is new reads its map network."""
-        is_new = not hasattr(self, "algorithm")
+        """Build as every agent does; one that is new opens its scorer."""
+        is_new = self._is_new = not hasattr(self, "algorithm")
         super()._build(env)
         config, algorithm = self.config, self.algorithm
         assert isinstance(config, LSImagineConfig)
         assert isinstance(algorithm, LSImagineAlgorithm)
         if is_new and config.scorer:
             algorithm.scorer = open_scorer(config)  # what is wrong with it is said at once
-        if is_new and algorithm.maps is not None:
+
+    def _wire(self, obs: Mapping[str, ObsSpec], action: ActionSpec) -> None:
+        """Make the networks; a new agent's map network is read, a loaded one's came with it."""
+        super()._wire(obs, action)
+        config, algorithm = self.config, self.algorithm
+        assert isinstance(config, LSImagineConfig)
+        assert isinstance(algorithm, LSImagineAlgorithm)
+        if self._is_new and algorithm.maps is not None:
             algorithm.maps.load_state_dict(MapModel.load(config.map_network).for_goal(config.goal))

@@ -14,11 +14,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import agentzoo
+from agentzoo.affordance.map_network import MapModel, MapNetwork
 from agentzoo.ranks import Ranks, RunningMoments
 from agentzoo.runtime.errors import ConfigError, RunError
 from agentzoo.train.checkpoint import Counters, newest
 from agentzoo.train.logger import read_metrics
-from tests.train import ranks_precision, ranks_run, ranks_updates
+from tests.train import ranks_maps, ranks_precision, ranks_run, ranks_updates
 
 ROOT = Path(__file__).parents[2]
 
@@ -161,6 +162,18 @@ def test_auto_is_one_word_for_all_processes(tmp_path: Path) -> None:
         written = json.loads((tmp_path / word / "config.json").read_text("utf-8"))
         assert written["config"]["precision"] == word
     assert not (tmp_path / "none").exists()
+
+
+def test_processes_that_draw_a_seed_keep_their_map_network(tmp_path: Path) -> None:
+    """Each draws its own seed and takes rank 0's: networks are drawn anew, maps are not."""
+    torch.manual_seed(0)
+    network = MapModel(MapNetwork(1), ("Cut a tree",), (64, 64))
+    network.save(tmp_path / "network")
+    finish(start(2, ranks_maps.__file__, tmp_path))
+    learned = load_file(newest(tmp_path / "run" / "checkpoints") / "model.safetensors")
+    given = network.for_goal("Cut a tree")
+    assert given
+    assert all(torch.equal(learned[f"maps.{name}"], tensor) for name, tensor in given.items())
 
 
 def test_another_number_of_processes_is_refused(learned: Path) -> None:
