@@ -378,7 +378,8 @@ class Agent:
                 total = budget if run is not None else counters.env_step + budget
                 unit = "environment steps" if dataset is None else "updates"
                 done = f"{counters.env_step:,} of {total:,} {unit}"
-                if newest is not None and counters.env_step >= total:
+                finished = counters.env_step >= total and not counters.final_due
+                if newest is not None and finished:
                     if ranks().first:
                         print(f"{folder} is finished: {done}")
                     return None
@@ -450,11 +451,12 @@ class Agent:
         dataset = None if offline is None else open_dataset(offline)
         if dataset is not None and env is None and self._source is None:
             env = dataset.env or None
-        before = self.env
+        before, source = self.env, self._source
         if env is not None:
             self._build(env)
         require_environment(self._source)
         elsewhere = self.env != before or (dataset is None) != (self.offline is None)
+        elsewhere |= not isinstance(self._source, str) and self._source is not source
         if self.run is not None and elsewhere:
             self._leave_run(before)  # another task is another run, and so is a data set
         if dataset is not None:
@@ -501,19 +503,19 @@ class Agent:
 
         A new run decides by the number of `updates` that it will make whether it compiles.
         """
-        self.run_dir = folder
         newest = checkpoint.newest(folder / "checkpoints")
         if newest is not None:
             checkpoint.require_whole(newest)
             _require_same_source(folder, read_settings(newest).get("offline"), dataset)
-        self.offline = None if dataset is None else _record(dataset)
+        offline = None if dataset is None else _record(dataset)
         if newest is None:
+            self._descend(parts, dataset)
             self._choose_compile(updates)
-            self._descend(parts)
+            self.offline = offline
             folder.mkdir(parents=True, exist_ok=True)
             if ranks().first:
                 write_settings(folder, self._settings())
-            self.run = folder
+            self.run = self.run_dir = folder
             return Counters(), None
         require_same_ranks(folder, newest)
         settings = read_settings(newest)
@@ -523,6 +525,7 @@ class Agent:
         if wanted(self.config) == "auto":
             self._set("compile", settings["config"].get("compile", "off"))
         self._require_same_settings(newest)
+        self._require_descent(folder, settings)
         require_compiling(self.config, self.device.type)
         self._loaded = None
         slower = slower_here(self.config.precision, device=self.device.type)
@@ -531,9 +534,10 @@ class Agent:
         self.seed = settings["seed"]
         self.parent = Parent(**settings["parent"]) if "parent" in settings else None
         self._require_same_parts(folder, parts)
+        self.offline = offline
         self._wire(self.spec.obs, self.spec.action)
         self._load_weights(newest)
-        self.run = folder
+        self.run = self.run_dir = folder
         counters = Counters.read(ranks().own(newest / "training"))
         self.env_steps = self.steps_before + (0 if self.offline else counters.env_step)
         if self.offline is not None:
@@ -547,7 +551,7 @@ class Agent:
         assert newest is not None, f"{self.run} has a checkpoint from its start on"
         self._origin_env, self._loaded, self.run = env, newest, None
 
-    def _descend(self, parts: tuple[str, ...]) -> None:
+    def _descend(self, parts: tuple[str, ...], dataset: Dataset | None) -> None:
         """Name the policy that was loaded for the parent of a new run, which draws other seeds."""
         if ranks().count > 1 and (parts or self._loaded is not None):
             raise RunError(
@@ -564,7 +568,7 @@ class Agent:
         parent = Parent.of(self._loaded, self._origin_env, self.env_steps)
         # transitions of another task have its rewards
         same = parent.has_optimizer and self.env == parent.env and self.env != ""
-        same = same and self.offline is None  # whose transitions are the data set's
+        same = same and dataset is None  # whose transitions are the data set's
         # several learners' transitions are in as many folders
         same = same and Counters.read(self._loaded / "training").ranks == 1
         whole = not parts and self._parts == ()  # an optimiser of some parts fits no others
@@ -585,6 +589,19 @@ class Agent:
     def _parts(self) -> tuple[str, ...]:
         """Parts that alone learn in its run; () is all of them."""
         return () if self.parent is None else self.parent.parts
+
+    def _require_descent(self, folder: Path, settings: Mapping[str, Any]) -> None:
+        """A policy that was loaded goes on with its own run, or with one that began with it."""
+        own = self.run_dir is not None and folder.resolve() == self.run_dir.resolve()
+        if self._loaded is None or own:
+            return
+        ours = Parent.of(self._loaded, self._origin_env, self.env_steps).sha256
+        if settings.get("parent", {}).get("sha256") != ours:
+            raise RunError(
+                f"the run {folder} did not begin with the policy that was loaded from "
+                f"{self._loaded}; name another folder to continue from that, or go on with the run "
+                f"itself: agentzoo resume {folder}"
+            )
 
     def _require_same_parts(self, folder: Path, parts: tuple[str, ...]) -> None:
         """A resumed run goes on with the parts that it began with."""
@@ -683,6 +700,7 @@ class Agent:
         overrides = _overrides_of(cls.config_class, training["overrides"], settings["config"])
         preset = training["preset"]
         agent = cls(device=device, seed=settings["seed"], preset=preset, **overrides)
+        agent._seed_given = False  # a run that continues from it draws its own
         agent.env_steps = training["env_steps"]
         agent.run_dir, agent.took = run, "" if run is None else which
         agent._loaded, agent._origin_env = folder, settings["env"]
@@ -826,7 +844,10 @@ class Agent:
             specs = spaces_of(source)  # they decide on pictures, and a protocol on actions, too
         if built:
             self._require_same_spaces(*specs)
-        self.env = source if isinstance(source, str) else self.env
+        if isinstance(source, str):
+            self.env = source
+        elif source is not self._source:
+            self.env = ""  # nothing says which task it is
         self._source = source
         if built:
             self.spec = replace(self.spec, env=self.env)

@@ -115,12 +115,13 @@ class Evaluate(Callback):
     def on_total(self, training: Run) -> None:
         """Evaluate the final policy."""
         if self.plan.final:
-            self.run(training, self.plan.final)
+            training.counters.final_due = not self.run(training, self.plan.final)
 
-    def run(self, training: Run, episodes: int) -> None:
+    def run(self, training: Run, episodes: int) -> bool:
         """Evaluate now, log the mean return, keep the policy if it is the best so far.
 
-        An evaluation that the run's end overtakes is left.
+        Returns:
+            Whether it was evaluated: an evaluation that the run's end overtakes is left.
         """
         assert self._env is not None, "an evaluation is due that was not planned"
         counters = training.counters
@@ -129,7 +130,7 @@ class Evaluate(Callback):
         try:
             result = evaluate(training.learner.policy, self._env, episodes=episodes, seed=seed)
         except _RunStoppedError:
-            return
+            return False
         counters.evaluations += 1
         line = {
             "eval/mean_reward": result.mean,
@@ -142,6 +143,7 @@ class Evaluate(Callback):
         training.log(line)
         for callback in training.callbacks:
             callback.on_evaluation(training, result.mean)
+        return True
 
 
 class _RunStoppedError(Exception):

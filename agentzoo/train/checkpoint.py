@@ -59,6 +59,7 @@ class Counters:
         best_return: the best evaluation's mean return, None before the first.
         best_step: env_step of that evaluation; `best/` in the run's folder has its weights.
         interrupted: the checkpoint was taken because the user stopped the run.
+        final_due: the final policy is still to be evaluated, since the user stopped that.
         ranks: processes that learn together; `started`, `transitions` and `waited` are one's own.
     """
 
@@ -74,6 +75,7 @@ class Counters:
     best_return: float | None = None
     best_step: int = 0
     interrupted: bool = False
+    final_due: bool = False
     ranks: int = 1
 
     def write(self, folder: Path) -> None:
@@ -108,7 +110,7 @@ def _is_counter(name: str, value: object) -> bool:
     """Whether a counter may have this value."""
     if name not in {FILED.get(one.name, one.name) for one in fields(Counters)}:
         return False
-    if name == "interrupted":
+    if name in ("interrupted", "final_due"):
         return isinstance(value, bool)
     if name == "best_return":
         return value is None or type(value) in (int, float)
@@ -155,14 +157,16 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     return load_tensors(path.read_bytes())
 
 
-def save(root: Path, number: int, write: Callable[[Path], None], *, kept: int = KEPT) -> Path:
+def save(
+    root: Path, number: int, write: Callable[[Path], None], *, kept: int | None = KEPT
+) -> Path:
     """Write a checkpoint under a temporary name, make it durable, rename it, drop old ones.
 
     Args:
         root: the run's `checkpoints` folder.
         number: the checkpoint's number, larger than any before.
         write: fills the empty folder it is given.
-        kept: how many remain, this one included.
+        kept: how many remain, this one included; None is all.
 
     Returns:
         The checkpoint's folder.
@@ -187,9 +191,22 @@ def save(root: Path, number: int, write: Callable[[Path], None], *, kept: int = 
         shutil.rmtree(partial, ignore_errors=True)  # makes room for the run to go on
         raise
     _sync_folder(root)
+    if kept is not None:
+        keep_newest(root, kept)
+    return final
+
+
+def keep_newest(root: Path, kept: int) -> None:
+    """Remove all checkpoints of a folder but the newest."""
     for old in whole(root)[:-kept]:
         shutil.rmtree(old)
-    return final
+
+
+def remove_beyond(root: Path, number: int) -> None:
+    """Remove the checkpoints of a folder whose numbers are larger: of a sitting that was killed."""
+    for one in whole(root):
+        if int(one.name) > number:
+            shutil.rmtree(one)
 
 
 def require_whole(checkpoint: Path, names: Collection[str] | None = None) -> None:

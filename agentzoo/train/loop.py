@@ -117,6 +117,7 @@ class Training:
         self._interval = config.checkpoint_every * self._envs
         self._due_checkpoint = self._next(self._interval)
         self._grace = checkpoint_grace(config, self.adapter)
+        self._overlong = 0  # episodes longer than replay that were told of
         self._overdue = 0  # steps that each environment may have taken since a checkpoint was due
         self._due_log = self._next(config.log_every)
         self._first_update = self.counters.updates
@@ -130,6 +131,8 @@ class Training:
         Raises:
             RunError: if it has diverged, or another learner is lost.
         """
+        if self.ranks.first:
+            self._forget_later_best()
         try:
             self._run(total)
         except LostRankError as error:
@@ -150,7 +153,9 @@ class Training:
                     self._checkpoint()
                 while self.counters.env_step < total and not self._stopping():
                     self._advance(total)
+                self.counters.final_due = False
                 if self.counters.env_step >= total:
+                    self.stop = self.signalled is not None  # a callback has nothing left to end
                     self._tell("on_total")
             self.counters.interrupted = self.counters.env_step < total
             if self.counters.interrupted:
@@ -301,6 +306,14 @@ class Training:
                 f"{self.replay.folder} has no room: {self.replay.unsealed / 1e6:,.0f} MB "
                 "wait in memory; make room on the disk"
             )
+        if self.replay.overlong > self._overlong:
+            self._overlong = self.replay.overlong
+            self.bar.warn(
+                f"{self._overlong:,} episodes of this sitting were longer than the "
+                f"{self.replay.capacity:,} transitions that replay holds of an environment: their "
+                "beginnings are gone, and what learns from whole episodes leaves them out; set "
+                "replay_rows higher, or envs lower"
+            )
         self._metrics, self._finished = [], []
         self._logged = (now, counters.env_step, counters.updates)
         self._due_log = self._next(self.learner.config.log_every)
@@ -389,6 +402,8 @@ class Training:
         except OSError as error:
             self._lose_checkpoint(error, checkpoint.newest(root), last)
         else:
+            if self.ranks.first:
+                checkpoint.keep_newest(self.folder / "best", 1)
             self._tell("on_checkpoint", path)
 
     def _save(self, root: Path) -> Path:
@@ -420,6 +435,12 @@ class Training:
         for name, optimizer in algorithm.optimizers().items():
             self.ranks.require_same(optimizer.state_dict(), f"the numbers of the optimiser {name}")
 
+    def _forget_later_best(self) -> None:
+        """Remove best policies of evaluations that the checkpoint does not know of."""
+        checkpoint.remove_beyond(self.folder / "best", self.counters.evaluations)
+        if checkpoint.newest(self.folder / "best") is None:
+            self.counters.best_return = None  # an earlier version kept none but the last
+
     def keep_best(self, mean_reward: float) -> bool:
         """Keep these weights as `best/` if no evaluation before had so high a mean return."""
         counters = self.counters
@@ -431,7 +452,8 @@ class Training:
             self.learner.save(folder, counters.env_step)
 
         try:
-            checkpoint.save(self.folder / "best", counters.evaluations, write, kept=1)
+            # the one before stands until a checkpoint knows of this one
+            checkpoint.save(self.folder / "best", counters.evaluations, write, kept=None)
         except OSError as error:
             self.bar.warn(f"the best policy so far cannot be kept: {error}; make room on the disk")
         return True

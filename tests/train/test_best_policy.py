@@ -209,6 +209,57 @@ def test_a_stop_during_the_final_evaluation_ends_it_after_the_episode(tmp_path: 
     assert not any("eval/mean_reward" in line for line in read_metrics(tmp_path))
 
 
+def test_a_final_evaluation_that_was_stopped_is_made_when_the_run_goes_on(tmp_path: Path):
+    fields = {"preset": "debug", "device": "cpu", "seed": 3, "eval_every": 0, "final_episodes": 5}
+    Stopped.training, Stopped.played = None, 0
+    TOY(Stopped, **fields).learn(100, run=tmp_path, callbacks=[Tell()], progress=False)
+    assert counters(tmp_path).final_due
+    Stopped.training = None
+    TOY(Stopped, **fields).learn(100, run=tmp_path, progress=False)
+    found = counters(tmp_path)
+    assert (found.final_due, found.evaluations, found.env_step) == (False, 1, 100)
+    line = next(line for line in read_metrics(tmp_path) if "eval/mean_reward" in line)
+    assert line["eval/episodes"] == 5
+    assert newest(tmp_path / "best") is not None
+    TOY(Stopped, **fields).learn(100, run=tmp_path, progress=False)
+    assert counters(tmp_path).evaluations == 1  # now it is finished
+
+
+class StopAtTheEnd(Callback):
+    def on_step(self, training: Training) -> None:
+        training.stop = training.counters.env_step >= 100
+
+
+def test_a_callback_that_stops_at_the_last_step_leaves_the_final_evaluation(tmp_path: Path):
+    fields = {"preset": "debug", "device": "cpu", "seed": 3, "eval_every": 0, "final_episodes": 2}
+    TOY(Scored, **fields).learn(100, run=tmp_path, callbacks=[StopAtTheEnd()], progress=False)
+    assert counters(tmp_path).evaluations == 1
+
+
+def test_the_best_of_a_killed_sitting_gives_way(tmp_path: Path):
+    class Fail(Callback):
+        def on_step(self, training: Training) -> None:
+            if training.counters.env_step >= 500:
+                raise RuntimeError("no reason")
+
+    fields = {"preset": "debug", "device": "cpu", "seed": 3, "eval_every": 50}
+    fields |= {"checkpoint_every": 300, "eval_episodes": 1, "final_episodes": 1}
+    rising = Script({0: 1.0, 320: 5.0})
+    with pytest.raises(RuntimeError, match="no reason"):
+        TOY(Scored, **fields).learn(800, run=tmp_path, callbacks=[rising, Fail()], progress=False)
+    known = counters(tmp_path)
+    kept = sorted(int(one.name) for one in (tmp_path / "best").iterdir())
+    assert kept[-1] > known.evaluations >= kept[0], "both sides of the checkpoint are kept"
+    # other evaluations than before: the run pays less, and the old best is no policy of it
+    TOY(Scored, **fields | {"eval_every": 400}).learn(
+        800, run=tmp_path, callbacks=[Script({0: 1.0})], progress=False
+    )
+    found, best = counters(tmp_path), TOY.load(tmp_path, which="best", device="cpu")
+    assert found.best_return == 20.0
+    assert best.env_steps == found.best_step
+    assert len(list((tmp_path / "best").iterdir())) == 1
+
+
 def test_only_an_evaluated_run_has_a_best_policy(tmp_path: Path):
     agent = TOY("gym:Pendulum-v1", preset="debug", device="cpu", seed=3)
     agent.learn(200, run=tmp_path / "run", progress=False)

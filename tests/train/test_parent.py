@@ -5,11 +5,13 @@ import json
 from functools import partial
 from pathlib import Path
 
+import gymnasium as gym
 import pytest
 import torch
 
 from agentzoo import Dreamer, PlaNet
 from agentzoo.agent import Agent
+from agentzoo.environment import EnvLike
 from agentzoo.runtime.errors import ConfigError, RunError
 from agentzoo.train.checkpoint import Counters, newest
 from agentzoo.train.parent import WARMUP
@@ -47,7 +49,7 @@ class First(Keep):
         self.optimizer = training.learner.algorithm.optimizer.state_dict()
 
 
-def go_on(agent: Agent, run: Path, steps: int = 600, env: str | None = None) -> First:
+def go_on(agent: Agent, run: Path, steps: int = 600, env: EnvLike | None = None) -> First:
     keep = First()
     agent.learn(steps, env, run=run, callbacks=[keep], progress=False)
     return keep
@@ -134,6 +136,64 @@ def test_the_same_agent_may_be_given_another_task(tmp_path: Path, monkeypatch: p
     assert agent.env_steps == 1_200
     found = Counters.read(newest(two / "checkpoints") / "training")
     assert found.env_step == 600
+
+
+def test_a_function_is_another_task_than_a_string(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+
+    def slower() -> gym.Env:
+        return gym.make("Pendulum-v1", max_episode_steps=100)
+
+    agent = TOY(PENDULUM, preset="debug", device="cpu", seed=3)
+    agent.learn(200, progress=False)
+    one = agent.run
+    keep = go_on(agent, tmp_path / "other", 200, slower)
+    assert (agent.env, agent.spec.env) == ("", "")
+    assert keep.training.counters.env_step == 200
+    assert one is not None
+    assert parent_of(tmp_path / "other")["sha256"] == sha256(newest(one / "checkpoints"))
+    settings = json.loads((newest(tmp_path / "other/checkpoints") / "config.json").read_text())
+    assert settings["env"] == settings["training"].get("env", "") == ""
+    # the same function goes on, another one begins anew
+    agent.learn(200, slower, progress=False)
+    assert agent.run == tmp_path / "other"
+    agent.learn(200, lambda: gym.make("Pendulum-v1"), progress=False)
+    assert agent.run not in (one, tmp_path / "other")
+    assert counters(one).env_step == 200
+
+
+def test_a_run_from_a_policy_goes_on_by_the_same_lines(first: Path, tmp_path: Path):
+    go_on(TOY.load(first, device="cpu"), tmp_path / "run", 200)
+    begun = parent_of(tmp_path / "run")
+    again = TOY.load(first, device="cpu")
+    keep = go_on(again, tmp_path / "run", 400)
+    assert parent_of(tmp_path / "run") == begun
+    assert (counters(tmp_path / "run").env_step, keep.training.counters.env_step) == (400, 400)
+    assert again.env_steps == 1_200
+
+
+def test_a_loaded_policy_does_not_go_on_with_a_stranger_s_run(first: Path, tmp_path: Path):
+    stranger = TOY(PENDULUM, preset="debug", device="cpu", seed=3)
+    stranger.learn(200, run=tmp_path / "run", progress=False)
+    agent = TOY.load(first, device="cpu")
+    weights = {name: tensor.clone() for name, tensor in agent.algorithm.state_dict().items()}
+    with pytest.raises(RunError, match=r"run did not begin with the policy .*agentzoo resume"):
+        agent.learn(400, run=tmp_path / "run", progress=False)
+    assert agent.run_dir == first
+    assert all(torch.equal(weights[k], v) for k, v in agent.algorithm.state_dict().items())
+    # a policy's own run is no stranger's, whichever of its policies it is
+    TOY.load(first, device="cpu").learn(900, run=first, progress=False)
+    assert counters(first).env_step == 900
+
+
+def test_a_refused_run_leaves_the_agent_s_own(tmp_path: Path):
+    one = TOY(PENDULUM, preset="debug", device="cpu", seed=3)
+    one.learn(200, run=tmp_path / "one", progress=False)
+    two = TOY(PENDULUM, preset="debug", device="cpu", seed=5)
+    two.learn(200, run=tmp_path / "two", progress=False)
+    with pytest.raises(RunError, match="seed was 5, is 3"):
+        one.learn(400, run=tmp_path / "two", progress=False)
+    assert (one.run, one.run_dir) == (tmp_path / "one", tmp_path / "one")
 
 
 # -- parts of an agent ------------------------------------------------------------------------
