@@ -41,6 +41,7 @@ class Version:
         folder: its bundle's.
         provider: what it runs on.
         revision: that was asked for; "" for a folder.
+        plan: changes of its planner's settings, as models.toml has them; "" is none.
         batcher: computes its requests.
         sessions: open ones.
         steps: under way that belong to no session.
@@ -54,6 +55,7 @@ class Version:
     folder: Path
     provider: str
     revision: str
+    plan: str = ""
     batcher: Batcher = field(init=False)
     sessions: int = 0
     steps: int = 0
@@ -169,6 +171,7 @@ def _open(settings: ModelSettings, locate: Locate, number: int) -> Version:
         folder=folder,
         provider=found.provider,
         revision=settings.revision,
+        plan=settings.plan,
     )
 
 

@@ -6,6 +6,7 @@ server's key in its first message, since a key in an address ends up in logs and
 
 import asyncio
 import json
+import logging
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,6 +26,8 @@ from .job import Job
 from .runs import Runs
 from .shows import MESSAGE_LIMIT as FRAME_LIMIT
 from .shows import Show, Shows
+
+log = logging.getLogger(__name__)
 
 PATH = "/page/socket"
 FILES = {
@@ -53,6 +56,7 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-cache",
 }
+FAILED = 1011  # close code of RFC 6455, section 7.4.1: something unexpected
 UNAUTHORIZED = 4401  # close code; 4000 to 4999 are an application's own (RFC 6455, section 7.4.2)
 KEY_S = 10.0  # for the first message
 MESSAGE_LIMIT = 1 << 14
@@ -62,7 +66,7 @@ WAITS = UNREAD + FRAME_LIMIT  # with more, answers wait; a show never sends so m
 STATS_S = 1.0
 MOST_SOCKETS = 64
 SPEEDS = (0.05, 8.0)
-SEEDS = 1 << 53  # what a browser's numbers hold
+SEEDS = 1 << 32  # that every environment takes
 LARGEST = 1e6  # of an action's numbers, which are from -1 to 1; JSON has some that no float holds
 
 
@@ -220,6 +224,9 @@ class Visitor:
                     await self._answer(message.data)
         except ConnectionError:
             pass  # gone in the middle of an answer
+        except Exception:  # the websocket is open: an answer in HTTP would be noise in it
+            log.exception("a visitor of the page could not be answered")
+            await self.channel.close(code=FAILED, message=b"failed; the server's log says why")
         finally:
             telling.cancel()
             await self._leave()
@@ -279,10 +286,10 @@ class Visitor:
             command = cast("dict[str, object]", message)
             about = str(command.get("do", ""))[:20]
             await self._do(about, command)
+        except AgentZooError as error:  # some are ValueErrors, too
+            await self._reply({"kind": "refused", "about": about, "error": str(error)[:500]})
         except (ValueError, RecursionError):
             await self._reply({"kind": "refused", "about": about, "error": "that was no JSON"})
-        except AgentZooError as error:
-            await self._reply({"kind": "refused", "about": about, "error": str(error)[:500]})
 
     async def _do(self, what: str, message: Mapping[str, object]) -> None:
         if what in ("watch", "play"):
@@ -305,13 +312,12 @@ class Visitor:
     def _job(self, view: str, message: Mapping[str, object]) -> tuple[str, Job]:
         name, seed, mode = (message.get(key) for key in ("model", "seed", "deterministic"))
         if not isinstance(name, str) or type(seed) is not int or not 0 <= seed < SEEDS:
-            raise ServingError("name a model, and a seed from 0 to 2**53 - 1", "malformed")
+            raise ServingError("name a model, and a seed from 0 to 2**32 - 1", "malformed")
         if mode is not None and not isinstance(mode, bool):
             raise ServingError("deterministic is true, false or null", "malformed")
         version = self.page.service.current(name)
-        return name, Job(
-            view=view, folder=str(version.folder.resolve()), seed=seed, deterministic=mode
-        )
+        folder = str(version.folder.resolve())
+        return name, Job(view=view, folder=folder, seed=seed, deterministic=mode, plan=version.plan)
 
     async def _leave(self) -> None:
         show, self.show = self.show, None

@@ -2,6 +2,7 @@
 
 import json
 import math
+import stat
 import sys
 import time
 from collections.abc import Iterator
@@ -113,6 +114,15 @@ def _number(value: object) -> float | None:
     return float(value)
 
 
+def _changed(path: Path) -> float | None:
+    """Time of a file's last writing; None where there is no plain file any more."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime if stat.S_ISREG(found.st_mode) else None
+
+
 class Runs:
     """The runs below one folder, newest first."""
 
@@ -123,7 +133,8 @@ class Runs:
 
     def refresh(self) -> list[RunCurves]:
         """The runs there are, each read up to its end."""
-        newest = sorted(self._found(), key=lambda one: one.stat().st_mtime, reverse=True)
+        found = {path: when for path in self._found() if (when := _changed(path)) is not None}
+        newest = sorted(found, key=lambda one: found[one], reverse=True)
         names = {
             path.parent.relative_to(self.folder).as_posix(): path.parent
             for path in newest[:MOST_RUNS]
@@ -133,8 +144,11 @@ class Runs:
             for name, folder in names.items()
         }
         self._runs = known
-        for run in known.values():
-            run.refresh()
+        for name, run in list(known.items()):
+            try:
+                run.refresh()
+            except OSError:  # another user's, or removed meanwhile
+                del known[name]
         return list(known.values())
 
     def find(self, name: str) -> RunCurves | None:

@@ -7,6 +7,7 @@ that person's alone.
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import struct
 import subprocess
@@ -19,12 +20,15 @@ from typing import Protocol
 
 from prometheus_client import Counter
 
-from ...errors import ServingError
+from ...errors import AgentZooError, ServingError
 from .job import Job
+
+log = logging.getLogger(__name__)
 
 ROOT = Path(__file__).resolve().parents[4]  # the folder that holds the package
 MESSAGE_LIMIT = 1 << 22
 UNREAD = 1 << 16  # bytes of commands that a worker has not read; with more, further ones wait
+GONE = "its process ended; the server's log says why"
 SILENT_S = 60.0  # a worker that says nothing for so long hangs
 PATIENCE_S = 3.0  # between the last watcher's leaving and the end
 KILL_S = 2.0
@@ -236,6 +240,9 @@ class Shows:
                 why = await self._play(show)
         except TimeoutError:
             why = f"it was ended after {self.time_s:.0f} s, which is this server's limit"
+        except (OSError, ValueError, KeyError, AgentZooError):
+            why = "its process could not be heard; the server's log says why"
+            log.exception("a show of %s ended", show.job.folder)
         finally:
             show.why, show.is_ending = why, True
             await _ended(show.process)
@@ -259,11 +266,14 @@ class Shows:
             except TimeoutError:
                 head = b""
             except asyncio.IncompleteReadError:
-                return show.why or "its process ended; the server's log says why"
+                return show.why or GONE
             now = time.monotonic()
             if head:
                 heard = now
-                await self._deliver(show, head, process.stdout)
+                try:
+                    await self._deliver(show, head, process.stdout)
+                except asyncio.IncompleteReadError:
+                    return show.why or GONE
             elif now - heard > SILENT_S and not show.is_paused:
                 return f"it said nothing for {SILENT_S:.0f} s"
             alone_since = None if show.audience else (alone_since or now)

@@ -24,6 +24,7 @@ import numpy as np
 from ...bundle.load import load_policy
 from ...envs import for_evaluation, make_env, resolve
 from ...errors import AgentZooError, ConfigError
+from ...policy.planners import parse_plan
 from ...policy.policy import Policy, PolicyState
 from ...policy.spaces import env_action, model_action
 from ...spec import ActionSpec, Array, Arrays
@@ -122,6 +123,17 @@ class Clock:
 # -- an episode beside its dream -----------------------------------------------------------------
 
 
+def policy_of(job: Job) -> Policy:
+    """The policy that the server serves, its planner's settings included.
+
+    Raises:
+        AgentZooError: if it cannot be opened.
+    """
+    plan = parse_plan(job.plan) if job.plan else None
+    mode = job.deterministic
+    return load_policy(job.folder, provider="cpu", deterministic=mode, plan=plan)
+
+
 class Watching:
     """Episodes of one policy, one after the other, each beside what the model dreams of it."""
 
@@ -132,7 +144,7 @@ class Watching:
             AgentZooError: if one of them cannot be opened.
         """
         self.job, self.line = job, line
-        self.policy = load_policy(job.folder, provider="cpu", deterministic=job.deterministic)
+        self.policy = policy_of(job)
         self.spec = self.policy.spec
         self.world: World | None = load_world(job.folder) if has_world(job.folder) else None
         self.env = stack.enter_context(opened(self.policy))
@@ -244,7 +256,7 @@ class Playing:
         self.job, self.line = job, line
         self.world = load_world(job.folder, deterministic=job.deterministic)
         self.spec = self.world.spec
-        policy = load_policy(job.folder, provider="cpu", deterministic=job.deterministic)
+        policy = policy_of(job)
         fps, start = _real_start(policy, job, stack)
         if start is None:
             starts = self.world.starts()

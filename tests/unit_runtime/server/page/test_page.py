@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import struct
+import sys
 import threading
 import time
 import tracemalloc
@@ -22,13 +23,17 @@ from typer.testing import CliRunner
 from agentzoo import PlaNet
 from agentzoo.cli.main import app as cli
 from agentzoo.cli.watch import model_to_watch
+from agentzoo.runtime import load_policy
 from agentzoo.runtime.errors import ConfigError, RunError
+from agentzoo.runtime.policy.planners import parse_plan
 from agentzoo.runtime.policy.spaces import action_spec
 from agentzoo.runtime.server import ServerSettings
 from agentzoo.runtime.server.history import BOUNDS, History
+from agentzoo.runtime.server.page import shows
 from agentzoo.runtime.server.page.frames import frame, read_frame, shown
+from agentzoo.runtime.server.page.job import Job
 from agentzoo.runtime.server.page.runs import Runs
-from agentzoo.runtime.server.page.worker import MOST_STEPS, Line, units_of
+from agentzoo.runtime.server.page.worker import MOST_STEPS, Line, policy_of, units_of
 from tests.unit_runtime.server.live import Live, serving
 
 KEY = "open-sesame"
@@ -432,9 +437,59 @@ def test_an_episode_ends_when_its_time_is_up_and_its_process_with_it(bundle: Pat
     assert not Path(f"/proc/{pid}").exists()
 
 
+def test_a_worker_that_dies_inside_a_frame_ends_the_show(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stub announces 100,000 bytes, sends 500 and ends."""
+    stub = """
+import struct, sys
+sys.stdin.readline()
+ready = b'{"kind": "ready", "dreams": false}'
+out = sys.stdout.buffer
+out.write(struct.pack("<I", len(ready)) + b"T" + ready)
+out.write(struct.pack("<I", 100_000) + b"F" + bytes(500))
+"""
+
+    async def started() -> asyncio.subprocess.Process:
+        pipes = {"stdin": asyncio.subprocess.PIPE, "stdout": asyncio.subprocess.PIPE}
+        return await asyncio.create_subprocess_exec(sys.executable, "-c", stub, **pipes)
+
+    monkeypatch.setattr(shows, "started", started)
+
+    async def script(visitor: Visitor) -> dict[str, Any]:
+        await visitor.say(do="watch", model="a", seed=1, deterministic=None)
+        return await visitor.hear("ended")
+
+    with serving(bundle) as live:
+        assert "its process ended" in visit(live, script)["why"]
+
+
+def test_a_run_that_cannot_be_read_is_left_out_of_the_list(bundle: Path, tmp_path: Path) -> None:
+    for name in ("good", "folder", "gone"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "good" / "metrics.jsonl").write_text('{"env_step": 1, "a": 2}\n')
+    (tmp_path / "folder" / "metrics.jsonl").mkdir()
+    (tmp_path / "gone" / "metrics.jsonl").symlink_to(tmp_path / "nowhere")
+
+    async def script(visitor: Visitor) -> list[str]:
+        await visitor.say(do="runs")
+        return [one["name"] for one in (await visitor.hear("runs"))["runs"]]
+
+    with serving(bundle, runs=tmp_path) as live:
+        assert visit(live, script) == ["good"]
+
+
+def test_the_page_plans_as_the_server_does() -> None:
+    zoo = str(Path(__file__).parents[4] / "zoo/tdmpc2-dmc-reacher-easy")
+    for plan in ("off", "candidates=64,elites=8", ""):
+        served = load_policy(zoo, plan=parse_plan(plan) if plan else None)
+        assert policy_of(Job(view="watch", folder=zoo, plan=plan)).digest == served.digest
+
+
 @pytest.mark.parametrize(
     ("message", "match"),
     [
+        ({"do": "watch", "model": "a", "seed": 1 << 32}, "a seed from 0"),
         ({"do": "watch", "model": "a"}, "a seed from 0"),
         ({"do": "watch", "model": "a", "seed": -1}, "a seed from 0"),
         ({"do": "watch", "model": "a", "seed": 1.5}, "a seed from 0"),
