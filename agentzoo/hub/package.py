@@ -61,6 +61,8 @@ MARKS = {VIDEO: (4, b"ftyp"), CURVE: (0, b"\x89PNG\r\n\x1a\n")}  # what stands w
 HEADER_LIMIT = (
     25_000_000  # bytes of a safetensors header; huggingface_hub constants.py has the same
 )
+AXES_LIMIT = 64  # of a tensor, which PyTorch has no more of
+LARGEST_SIZE = 1 << 53
 WIDTHS = {  # bytes of a number
     **dict.fromkeys(("BOOL", "U8", "I8"), 1),
     **dict.fromkeys(("F16", "BF16", "I16", "U16"), 2),
@@ -283,7 +285,9 @@ def _check_metadata(path: Path, value: object) -> None:
 def _span(path: Path, name: str, value: object) -> tuple[int, int]:
     """First and last byte of a tensor."""
     tensor = read_fields(_Tensor, value, f"{path.name}.{name[:80]}")
-    width, plain = WIDTHS.get(tensor.dtype), min(tensor.shape, default=0) >= 0
+    sizes = tensor.shape
+    plain = len(sizes) <= AXES_LIMIT and all(0 <= size <= LARGEST_SIZE for size in sizes)
+    width = WIDTHS.get(tensor.dtype)
     if len(tensor.data_offsets) == 2 and width is not None and plain:
         start, end = tensor.data_offsets
         if 0 <= start <= end and prod(tensor.shape) * width == end - start:

@@ -130,9 +130,9 @@ def read_recording(content: bytes, ports: Mapping[str, Port], file: str) -> Arra
 def _check_members(
     members: Sequence[zipfile.ZipInfo], ports: Mapping[str, Port], file: str
 ) -> None:
-    found = sorted(one.filename.removesuffix(".npy") for one in members)
-    if found != sorted(ports):
-        differing = ", ".join(sorted({*found} ^ ports.keys())) or "some arrays twice"
+    found, expected = sorted(one.filename for one in members), sorted(f"{n}.npy" for n in ports)
+    if found != expected:
+        differing = ", ".join(sorted({*found} ^ {*expected})) or "some arrays twice"
         raise BundleError(f"{file} lacks or adds {differing:.200}; export the policy again")
     packed = {one.compress_type for one in members}
     if not packed <= {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:

@@ -5,11 +5,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from ..errors import BundleError
-from ..policy.noise import with_plan_axes
-from ..spec import ActionSpec, ObsSpec, PolicySpec, TensorSpec
+from ..errors import BundleError, ConfigError, SpaceError
+from ..policy.planners import check, check_draws, check_roles
+from ..spec import ActionSpec, ObsSpec, PlanSpec, PolicySpec, TensorSpec
 
 TENSOR_LIMIT = 1 << 28  # numbers in one tensor of one batch element
+AXES_LIMIT = 16  # of one batch element; NumPy has 64
 INDEX_LIMIT = 1 << 62  # of a class: what int64 holds with room to add
 DTYPES = ("bool", "float16", "float32", "float64", "uint8", "int8", "int16", "int32", "int64")
 INDICES = ("uint8", "int8", "int16", "int32", "int64", "uint16", "uint32", "uint64")
@@ -26,13 +27,35 @@ def check_spec(spec: PolicySpec, *, has_world: bool = False) -> None:
         BundleError: naming the field, what stands there and what was expected.
     """
     for shape in _shapes(spec):
-        if min(shape, default=0) < 0 or math.prod(shape) > TENSOR_LIMIT:
-            raise BundleError(f"the manifest holds the shape {shape}, which no policy has")
-    for dtype in (one.dtype for one in (*spec.obs.values(), *spec.carry.values())):
+        if not is_shape(shape):
+            raise BundleError(f"the manifest holds the shape {shape!s:.80}, which no policy has")
+    tensors = (*spec.obs.values(), *spec.carry.values(), *spec.probes.values())
+    for dtype in (one.dtype for one in tensors):
         if dtype not in DTYPES:
             raise BundleError(f'the manifest holds the dtype "{dtype:.40}", which no policy has')
     check_spaces(spec.obs, spec.action)
     _check_prev_action(spec, is_needed=has_world or spec.plan is not None)
+    if spec.plan is not None:
+        _check_planner(spec, spec.plan)
+
+
+def is_shape(shape: Sequence[int]) -> bool:
+    """Whether a tensor of one batch element may have this shape; looks at each size first."""
+    plain = len(shape) <= AXES_LIMIT and all(0 <= size <= TENSOR_LIMIT for size in shape)
+    return plain and math.prod(shape) <= TENSOR_LIMIT
+
+
+def _check_planner(spec: PolicySpec, plan: PlanSpec) -> None:
+    """A planner's settings, its noise, and where it keeps its plan."""
+    try:
+        check(plan, spec.action)
+        check_roles(spec)
+        check_draws(plan, spec.noise)
+    except (ConfigError, SpaceError) as error:
+        raise BundleError(f"the manifest holds a planner that cannot plan: {error}") from error
+    for name, expected in plan.memory(spec.action.size).items():
+        if spec.carry.get(name) != expected:
+            raise _wrong(f"the carry holds {name} as {spec.carry.get(name)}", f"{expected}")
 
 
 def check_spaces(obs: Mapping[str, ObsSpec], action: ActionSpec) -> None:
@@ -67,7 +90,8 @@ def _shapes(spec: PolicySpec) -> Sequence[tuple[int, ...]]:
     tensors = [
         *spec.obs.values(),
         *spec.carry.values(),
-        *with_plan_axes(spec.noise, spec.plan).values(),
+        *spec.noise.values(),
+        *spec.probes.values(),
     ]
     shapes = [one.shape for one in tensors]
     return [*shapes, *(one.source for one in spec.obs.values()), spec.action.shape]

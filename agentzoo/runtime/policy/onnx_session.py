@@ -342,7 +342,7 @@ def _open(file: str, content: bytes, provider: Provider, threads: int) -> _Sessi
     options.log_severity_level = 3  # errors
     try:
         session: _Session = ort.InferenceSession(content, options, providers=wanted)
-    except _refusals() as error:
+    except (*_refusals(), UnicodeDecodeError) as error:
         raise BundleError(
             f"onnxruntime cannot open {file}: {_first_line(error)}; export the policy again"
         ) from error
@@ -401,7 +401,10 @@ def _refusals() -> tuple[type[Exception], ...]:
 
 
 def _compare(file: str, kind: str, nodes: Sequence[_Node], ports: Mapping[str, Port]) -> None:
-    found = {node.name: node for node in nodes}
+    try:
+        found = {node.name: node for node in nodes}
+    except UnicodeDecodeError as error:
+        raise BundleError(f"{file} holds a name that is no text ({error}); export again") from error
     if found.keys() != ports.keys():
         differing = ", ".join(sorted(found.keys() ^ ports.keys()))
         raise BundleError(
@@ -409,7 +412,8 @@ def _compare(file: str, kind: str, nodes: Sequence[_Node], ports: Mapping[str, P
         )
     for name, port in ports.items():
         shape, dtype = found[name].shape, NUMPY_TYPES.get(found[name].type, found[name].type)
-        if (tuple(shape[1:]), dtype) != (port.shape, port.dtype) or isinstance(shape[0], int):
+        differs = (tuple(shape[1:]), dtype) != (port.shape, port.dtype)
+        if not shape or isinstance(shape[0], int) or differs:
             raise BundleError(
                 f"{file} has the {kind} {name} of shape {shape} and type {dtype}, expected "
                 f"{['batch', *port.shape]} and {port.dtype}; export it again"

@@ -429,13 +429,13 @@ def first_candidates(search: Search, spec: PlanSpec, draws: Draws) -> Array:
 # -- settings --------------------------------------------------------------------------------------
 
 
-def replanned(spec: PolicySpec, changes: Changes | Literal["off"]) -> PolicySpec:
+def replanned(spec: PolicySpec, changes: Changes | str) -> PolicySpec:
     """The same policy with some of its planner's settings changed.
 
     Args:
         spec: a planning agent's.
-        changes: settings by name; "off" leaves the search out, so that the policy network acts by
-            itself.
+        changes: settings by name, or as a command line has them; "off" leaves the search out, so
+            that the policy network acts by itself.
 
     Raises:
         ConfigError: if the policy has no planner, a setting is unknown or ill-typed, or they
@@ -445,6 +445,8 @@ def replanned(spec: PolicySpec, changes: Changes | Literal["off"]) -> PolicySpec
         raise ConfigError(
             f"the policy is a {spec.agent}, which acts without planning; leave out plan"
         )
+    if isinstance(changes, str):
+        changes = parse_plan(changes)
     plan = unplanned(spec) if isinstance(changes, str) else _changed(spec.plan, changes)
     check(plan, spec.action)
     check_draws(plan, spec.noise)
@@ -471,6 +473,10 @@ def unplanned(spec: PolicySpec) -> PlanSpec:
 
 
 def _changed(plan: PlanSpec, changes: Changes) -> PlanSpec:
+    if not isinstance(changes, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ConfigError(
+            f'plan is {changes!r:.80}, expected "off" or settings such as {{"candidates": 200}}'
+        )
     known = {one.name: one.type for one in fields(plan) if one.name not in STRUCTURE}
     for name, value in changes.items():
         if name not in known:
@@ -502,8 +508,8 @@ def parse_plan(text: str) -> Changes | Literal["off"]:
         value = _number(number)
         if not equals or value is None:
             raise ConfigError(
-                f'--plan takes "off" or settings such as candidates=200,elites=20; it was given '
-                f"{part.strip()!r}"
+                f'plan takes "off" or settings such as candidates=200,elites=20; it was given '
+                f"{part.strip()!r:.80}"
             )
         changes[name.strip()] = value
     return changes
@@ -552,6 +558,11 @@ def _check_mppi(spec: MPPISpec) -> None:
         raise ConfigError(
             f"the planner's proposals are {spec.proposals} and its iterations {spec.iterations}, "
             "but the agent has no policy network; choose 0 proposals and at least one iteration"
+        )
+    if spec.heads and not spec.iterations and not spec.proposals:
+        raise ConfigError(
+            "the planner has no iterations and no proposals, so there is nothing to choose from; "
+            'plan="off" lets the policy network act by itself'
         )
     if not 0 <= spec.discount <= 1:
         raise ConfigError(f"the planner's discount is {spec.discount}, expected from 0 to 1")

@@ -3,6 +3,9 @@
 import hashlib
 import json
 import shutil
+import zipfile
+from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -143,7 +146,15 @@ def test_foreign_folder(tmp_path):
             r"prev_action of float32 and shape \(9,\), expected model units",
         ),
         (lambda m: m["policy"]["noise"]["latent"].update(shape=[1 << 30]), "which no policy has"),
+        (lambda m: m["policy"]["carry"]["deter"].update(shape=[1] * 70), "which no policy has"),
+        (lambda m: m["policy"]["carry"]["deter"].update(shape=[-1]), "which no policy has"),
+        # their product would be computed for minutes
+        (lambda m: m["policy"]["carry"]["deter"].update(shape=[10**19] * 100_000), "no policy has"),
         (lambda m: m["policy"]["carry"]["deter"].update(dtype="O"), 'dtype "O"'),
+        (
+            lambda m: m["policy"].update(probes={"p": {"shape": [1], "dtype": "tensor(float16)"}}),
+            r'dtype "tensor\(float16\)"',
+        ),
         (lambda m: m["graphs"]["policy.onnx"]["inputs"].pop("is_first"), "names the graphs'"),
     ],
 )
@@ -158,6 +169,25 @@ def test_a_planner_s_carry_holds_the_previous_action(bundles, tmp_path):
     shutil.copytree(bundles("planning")[0], folder)
     edit(folder, lambda m: m["policy"]["carry"].pop("prev_action"))
     with pytest.raises(BundleError, match="lacks prev_action in model units, which planners"):
+        load_policy(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda p: p["carry"].pop("plan"), "the carry holds plan as None, expected"),
+        (lambda p: p["carry"]["plan"].update(shape=[7, 5]), "the carry holds plan as"),
+        (lambda p: p["plan"].update(elites=10_000), "cannot plan: .*10000 elites of 128"),
+        (lambda p: p["plan"].update(horizon=0), "cannot plan: .*horizon is 0"),
+        (lambda p: p["plan"].update(iterations=0, proposals=0), "cannot plan: .*no iterations"),
+        (lambda p: p["noise"].pop("perturb"), "cannot plan: .*of the role perturb"),
+    ],
+)
+def test_a_planner_that_cannot_plan_is_no_bundle(tmp_path, change, match):
+    zoo = Path(__file__).parents[3] / "zoo/tdmpc2-dmc-reacher-easy"
+    folder = shutil.copytree(zoo, tmp_path / "planner")
+    edit(folder, lambda manifest: change(manifest["policy"]))
+    with pytest.raises(BundleError, match=match):
         load_policy(folder)
 
 
@@ -199,6 +229,38 @@ def test_graph_of_another_policy(folder, bundles):
     replace(folder, "policy.onnx", (bundles("discrete")[0] / "policy.onnx").read_bytes())
     with pytest.raises(BundleError, match="the manifest differ in their inputs"):
         load_policy(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda g: g.input[0].type.tensor_type.ClearField("shape"), r"of shape \[\]"),
+        (None, "a name that is no text"),
+    ],
+    ids=["no shape", "no text"],
+)
+def test_a_graph_with_odd_inputs(folder, change, match):
+    model = onnx.load(folder / "policy.onnx")
+    if change is None:
+        name = model.graph.input[-1].name.encode()
+        content = model.SerializeToString().replace(name, b"\xff" * len(name))
+    else:
+        change(model.graph)
+        content = model.SerializeToString()
+    replace(folder, "policy.onnx", content)
+    with pytest.raises(BundleError, match=match):
+        load_policy(folder)
+
+
+def test_a_trace_whose_arrays_are_named_otherwise(folder):
+    whole = folder / "golden.npz"
+    packed = BytesIO()
+    with zipfile.ZipFile(whole) as old, zipfile.ZipFile(packed, "w") as new:
+        for one in old.namelist():
+            new.writestr(one.removesuffix(".npy") if one == "margin.npy" else one, old.read(one))
+    replace(folder, "golden.npz", packed.getvalue())
+    with pytest.raises(BundleError, match=r"golden\.npz lacks or adds margin, margin\.npy"):
+        verify(folder)
 
 
 def test_garbage_graph(folder):

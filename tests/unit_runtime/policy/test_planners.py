@@ -377,6 +377,7 @@ def test_some_settings_are_replaced_and_the_others_kept():
     spec = replanned(planning_spec(), {"candidates": 40, "horizon": 5})
     assert spec.plan == CEMSpec(horizon=5, candidates=40, elites=20, iterations=10)
     assert replanned(planning_spec(), {}) == planning_spec()
+    assert replanned(planning_spec(), "candidates=40,horizon=5") == spec
 
 
 @pytest.mark.parametrize(
@@ -387,6 +388,10 @@ def test_some_settings_are_replaced_and_the_others_kept():
         ({"candidate": 50}, r"no setting 'candidate'; did you mean \"candidates\""),
         ({"horizon": 2.5}, r"horizon is 2\.5, expected a whole number"),
         ({"horizon": True}, "horizon is True, expected a whole number"),
+        ("on", "plan takes \"off\" or settings such as .*given 'on'"),
+        ("", "plan takes .*given ''"),
+        (False, 'plan is False, expected "off" or settings'),
+        ([("horizon", 2)], "plan is .*expected"),
         ({"candidates": 10_000_000}, "would draw .* random numbers, 268,435,456 are allowed"),
     ],
 )
@@ -521,7 +526,7 @@ def test_the_command_lines_settings_are_read():
         "temperature": 0.25,
     }
     for text in ("candidates", "candidates=many", ""):
-        with pytest.raises(ConfigError, match='--plan takes "off" or settings such as'):
+        with pytest.raises(ConfigError, match='plan takes "off" or settings such as'):
             parse_plan(text)
 
 
