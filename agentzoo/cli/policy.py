@@ -44,13 +44,15 @@ def evaluate(
     from agentzoo.hub import require_own_folder
     from agentzoo.runtime import Policy
     from agentzoo.runtime import evaluate as score
-    from agentzoo.runtime.evaluation.results import write_results
+    from agentzoo.runtime.evaluation.results import results_file, write_results
     from agentzoo.runtime.evaluation.rollout import MAX_STEPS
 
     from .open_policy import folder_of, open_policy
 
     for out in (one for one in (record, video) if one is not None):
         require_own_folder(out)  # before the episodes are played
+    if record is not None:
+        results_file(record)
     folder = folder_of(source)
     policy = open_policy(source, provider=provider, plan=plan)
     if check:

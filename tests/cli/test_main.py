@@ -154,3 +154,22 @@ def test_an_episode_may_be_as_long_as_max_steps_says(
     code, out, _ = said(capsys, *scored, "--max-steps=1e3")
     assert code == 0
     assert "1 episode" in out
+
+
+@pytest.mark.parametrize(
+    ("option", "name", "match"),
+    [
+        ("--record", "score.txt", r"score\.txt is a file; name a \.json file for the score"),
+        ("--video", "film.xyz", r"film\.xyz, expected an mp4"),
+    ],
+)
+def test_a_file_that_cannot_be_written_is_said_before_anything_is_played(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str, name: str, match: str
+) -> None:
+    pytest.importorskip("dm_control")
+    (tmp_path / "score.txt").write_text("mine")
+    scored = ("evaluate", "zoo:dreamer-dmc-cartpole-swingup", option, str(tmp_path / name))
+    code, out, err = said(capsys, *scored)
+    assert (code, out) == (2, "")
+    assert re.search(match, err)
+    assert (tmp_path / "score.txt").read_text() == "mine"

@@ -382,6 +382,12 @@ class RemotePolicy:
         self._asked = self._answered + 1  # it speaks first
         try:
             self._connection = Connection(self.url, headers=headers, timeout_s=self.timeout_s)
+        except ValueError as error:  # a port beyond 65,535, a name that is none
+            self._asked = self._answered
+            raise ConfigError(
+                f"{self.url} is no address of a server ({error}); give one such as "
+                "ws://127.0.0.1:8000"
+            ) from error
         except (WebSocketException, OSError) as error:
             raise ServingError(
                 f"{self.url} cannot be reached ({error}); look at its address, its key and "

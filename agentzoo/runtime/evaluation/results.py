@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ..bundle.manifest import MANIFEST, RESULTS, UNPLANNED, policy_digest, read_json, read_manifest
 from ..envs import for_evaluation, resolve, settings_of
-from ..errors import BundleError
+from ..errors import BundleError, ConfigError
 from ..files import at_home, stands, write_plain
 from ..policy.planners import can_leave_out, replanned
 from ..spec import PolicySpec
@@ -37,8 +37,7 @@ def write_results(found: Evaluation, path: Path) -> Path:
         BundleError: if the folder is a bundle and the score is not its own, of fewer episodes than
             those that are written there, or a link is in the way.
     """
-    path = at_home(path)
-    path = path if path.suffix == ".json" else path / RESULTS
+    path = results_file(path)
     folder = path.parent
     check_episodes(found)  # what could not be read back is not written
     if path.name in (RESULTS, UNPLANNED) and stands(folder / MANIFEST):
@@ -51,6 +50,20 @@ def write_results(found: Evaluation, path: Path) -> Path:
         _require_no_fewer(found, path)
     folder.mkdir(parents=True, exist_ok=True)
     return write_plain(path, json.dumps(found.to_json(), indent=1) + "\n")
+
+
+def results_file(path: str | Path) -> Path:
+    """The file of a score: a .json file, or the results.json of a folder, which may be missing.
+
+    Raises:
+        ConfigError: if another kind of file stands there.
+    """
+    path = at_home(path)
+    if path.suffix == ".json":
+        return path
+    if path.is_file():
+        raise ConfigError(f"{path} is a file; name a .json file for the score, or a folder")
+    return path / RESULTS
 
 
 def require_own(found: Evaluation, spec: PolicySpec, digest: str, where: Path | str) -> None:

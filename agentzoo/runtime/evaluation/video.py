@@ -26,13 +26,15 @@ class VideoWriter:
 
         Raises:
             MissingExtraError: without imageio-ffmpeg, which brings its own encoder.
-            ConfigError: if `fps` is not positive.
+            ConfigError: if `fps` is not positive, or the file is no mp4.
         """
         if find_spec("imageio_ffmpeg") is None:
             raise MissingExtraError("imageio-ffmpeg", "video")
         if not fps > 0:
             raise ConfigError(f"the film's fps is {fps}, expected a positive number")
         self.path, self.fps = at_home(path), fps
+        if self.path.suffix.lower() != ".mp4":
+            raise ConfigError(f"the film is to be {path}, expected an mp4; name it FILM.mp4")
         self._shape: tuple[int, ...] = ()
         self._writer: Generator[None, object, None] | None = None
 

@@ -168,13 +168,20 @@ class WorldObservation(gym.Wrapper[Any, Any, Any, Any]):
         self.world = source if isinstance(source, World) else source.world
         self.observation_space = feature_space(self.world)
         self._state: PolicyState | None = None
+        self._seed = self._episode = 0
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Array, dict[str, Any]]:
-        """Begin an episode; its noise follows from the seed."""
+        """Begin an episode; its noise follows from the last seed and the episodes since."""
         obs, info = self.env.reset(seed=seed, options=options)
-        start = self.world.start(seed=derive_seed(self.world.seed, "episode", seed or 0))
+        if seed is not None:
+            self._seed, self._episode = seed, 0
+        address = derive_seed(self.world.seed, "episode", self._seed)
+        if self._episode:
+            address = derive_seed(address, "next", self._episode)
+        self._episode += 1
+        start = self.world.start(seed=address)
         self._state = self.world.encode(obs, start, episode_start=np.ones(1, bool))
         return self.world.features(self._state)[0], info
 

@@ -155,6 +155,9 @@ def test_nobody_there_is_a_sentence():
         RemotePolicy("127.0.0.1:8000")
     with pytest.raises(ConfigError, match="not the address of a server"):
         RemotePolicy("ftp://x")
+    for wrong in ("ws://127.0.0.1:99999", "ws://127.0.0.1:abc", "ws://[::1", "ws://a..b:80"):
+        with pytest.raises(ConfigError, match="no address of a server"):
+            RemotePolicy(wrong)
 
 
 def test_a_seed_is_checked_here(live):

@@ -352,6 +352,27 @@ def test_the_real_environment_through_the_models_eyes(agents) -> None:
     env.close()
 
 
+def test_unseeded_episodes_draw_noise_of_their_own(agents) -> None:
+    """CartPole's first observation is put back, so that noise alone differs."""
+
+    class Same(gym.ObservationWrapper):
+        def observation(self, observation):
+            return np.zeros_like(observation)
+
+    agent = agents("dreamer-discrete")
+
+    def states() -> list[np.ndarray]:
+        env = WorldObservation(Same(make_env(agent.env)), agent)
+        found = [env.reset(seed=5)[0], *(env.reset()[0] for _ in range(3)), env.reset(seed=5)[0]]
+        env.close()
+        return found
+
+    first, *later, again = states()
+    np.testing.assert_array_equal(first, again)
+    assert len({one.tobytes() for one in (first, *later)}) == 4
+    assert all(np.array_equal(x, y) for x, y in zip(states(), [first, *later, again], strict=True))
+
+
 def test_spaces_come_back_from_their_specs() -> None:
     space = gym.spaces.Dict(
         {
