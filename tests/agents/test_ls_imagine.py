@@ -415,12 +415,12 @@ def test_an_environment_without_a_map_is_refused(
         LSImagine(Plain(**shapes), preset="debug", device="cpu", seed=0)
 
 
-def test_zooming_without_a_frame_is_refused() -> None:
+def test_zooming_without_a_frame_is_refused(tmp_path: Path) -> None:
     agent = LSImagine(
         Plain(image=(48, 48, 3), map=(48, 48, 1)), preset="debug", device="cpu", seed=0
     )
     with pytest.raises(ConfigError, match="long_branch=True zooms into the large frame"):
-        agent.learn(10, progress=False)
+        agent.learn(10, run=tmp_path / "run", progress=False)
 
 
 @pytest.mark.parametrize(

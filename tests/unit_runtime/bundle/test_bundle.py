@@ -184,7 +184,7 @@ def test_a_planner_s_carry_holds_the_previous_action(bundles, tmp_path):
     ],
 )
 def test_a_planner_that_cannot_plan_is_no_bundle(tmp_path, change, match):
-    zoo = Path(__file__).parents[3] / "zoo/tdmpc2-dmc-reacher-easy"
+    zoo = Path(__file__).parents[3] / "zoo/tdmpc2-dmc-cheetah-run"
     folder = shutil.copytree(zoo, tmp_path / "planner")
     edit(folder, lambda manifest: change(manifest["policy"]))
     with pytest.raises(BundleError, match=match):

@@ -480,7 +480,7 @@ def test_a_run_that_cannot_be_read_is_left_out_of_the_list(bundle: Path, tmp_pat
 
 
 def test_the_page_plans_as_the_server_does() -> None:
-    zoo = str(Path(__file__).parents[4] / "zoo/tdmpc2-dmc-reacher-easy")
+    zoo = str(Path(__file__).parents[4] / "zoo/tdmpc2-dmc-cheetah-run")
     for plan in ("off", "candidates=64,elites=8", ""):
         served = load_policy(zoo, plan=parse_plan(plan) if plan else None)
         assert policy_of(Job(view="watch", folder=zoo, plan=plan)).digest == served.digest
