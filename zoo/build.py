@@ -104,11 +104,12 @@ def size(folder: Path) -> int:
 
 HEAD = """# The zoo
 
-Made by `make zoo`. Each agent is a folder of `zoo/` (the one that ships comes with the package),
-with its weights, ONNX graphs, card, learning curve, film, and its score over {episodes} fresh
-episodes by ONNX Runtime, with the 95 % bootstrap interval. `zoo/recipes.toml` says how each was
-trained: `make zoo ARGS=NAME` does it again, `agentzoo evaluate zoo:NAME --check` plays the scored
-episodes again. There are {count}.
+Made by `make zoo`. Each agent is a folder with its weights, ONNX graphs, card, learning curve,
+film, and its score over {episodes} fresh episodes by ONNX Runtime, with the 95 % bootstrap
+interval. {shipped} comes with the package. The others lie in `zoo/` of a checkout,
+and their `zoo:` names are known where it was installed with `pip install -e`.
+`zoo/recipes.toml` says how each was trained: `make zoo ARGS=NAME` does it again,
+`agentzoo evaluate zoo:NAME --check` plays the scored episodes again. There are {count}.
 
 | | name | agent | task | sees | steps | preset | score | interval |
 |---|---|---|---|---|---:|---|---:|---|
@@ -125,7 +126,9 @@ def page() -> str:
     """docs/zoo.md: what stands in the zoo, as a table with pictures."""
     found = standing()
     rows = [line(*one) for one in found]
-    return HEAD.format(episodes=EPISODES, count=len(found)) + "\n".join(rows) + "\n"
+    shipped = ", ".join(f"`zoo:{name}`" for name, recipe, _ in found if recipe.ships)
+    head = HEAD.format(episodes=EPISODES, shipped=shipped, count=len(found))
+    return head + "\n".join(rows) + "\n"
 
 
 def line(name: str, recipe: Recipe, folder: Path) -> str:
