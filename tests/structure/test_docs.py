@@ -51,6 +51,64 @@ def test_every_page_is_in_the_index() -> None:
     assert [name for name in pages if f"({name})" not in index] == ["index.md"]
 
 
+def defined(code: str) -> set[str]:
+    """Functions, classes, methods as `Class.method`, and constants of a module."""
+    names: set[str] = set()
+    for node in ast.parse(code).body:
+        match node:
+            case ast.FunctionDef() | ast.AsyncFunctionDef():
+                names.add(node.name)
+            case ast.ClassDef():
+                methods = [m for m in node.body if isinstance(m, ast.FunctionDef)]
+                names |= {node.name, *(f"{node.name}.{method.name}" for method in methods)}
+            case ast.Assign() | ast.AnnAssign():
+                targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+                found = itertools.chain.from_iterable(map(ast.walk, targets))
+                names |= {each.id for each in found if isinstance(each, ast.Name)}
+            case _:
+                pass
+    return names
+
+
+DEFINED = {
+    path.relative_to(ROOT / "agentzoo").as_posix(): defined(path.read_text(encoding="utf-8"))
+    for path in sorted((ROOT / "agentzoo").rglob("*.py"))
+}
+
+
+def missing_names(text: str) -> list[str]:
+    """References `folder/file.py:name`, and the names listed behind them, that lead nowhere.
+
+    A name behind a reference may be of another file.
+    """
+    everywhere = set[str]().union(*DEFINED.values())
+    missing: list[str] = []
+    reference = r"`(?:agentzoo/)?([\w/]+/\w+\.py):([\w.]+)`((?:, `[\w.]+`)*)"
+    for file, name, more in re.findall(reference, text):
+        missing += [] if name in DEFINED.get(file, set()) else [f"{file}:{name}"]
+        missing += [one for one in re.findall(r"`([\w.]+)`", more) if one not in everywhere]
+    return missing
+
+
+@pytest.mark.parametrize("page", PAGES[4:], ids=lambda page: page.name)
+def test_references_to_code_lead_to_names(page: Path) -> None:
+    assert missing_names(page.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("`blocks/kl.py:balanced`", ["blocks/kl.py:balanced"]),
+        ("`blocks/replay.py:EpisodeSampler`", ["blocks/replay.py:EpisodeSampler"]),
+        ("`agentzoo/blocks/rssm.py:RSSM`, `Nothing`", ["Nothing"]),
+        ("`blocks/latents.py:CategoricalLatent.sample`", []),
+        ("`agents/ls_imagine.py:GOALS`, `DreamerV2Algorithm.behavior_losses`", []),
+    ],
+)
+def test_missing_names_are_found(text: str, expected: list[str]) -> None:
+    assert missing_names(text) == expected
+
+
 def test_the_changelog_stands_in_two_folders_and_has_no_relative_links() -> None:
     links = re.findall(r"\]\(([^)]+)\)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"))
     assert [link for link in links if not link.startswith("https://")] == []
