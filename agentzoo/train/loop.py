@@ -309,10 +309,10 @@ class Training:
         if self.replay.overlong > self._overlong:
             self._overlong = self.replay.overlong
             self.bar.warn(
-                f"{self._overlong:,} episodes of this sitting were longer than the "
-                f"{self.replay.capacity:,} transitions that replay holds of an environment: their "
-                "beginnings are gone, and what learns from whole episodes leaves them out; set "
-                "replay_rows higher, or envs lower"
+                f"episodes longer than the {self.replay.capacity:,} transitions that replay holds "
+                f"of an environment: {self._overlong:,} in this sitting; their beginnings are "
+                "gone, and what learns from whole episodes leaves them out; set replay_rows "
+                "higher, or envs lower"
             )
         self._metrics, self._finished = [], []
         self._logged = (now, counters.env_step, counters.updates)

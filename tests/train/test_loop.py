@@ -734,3 +734,16 @@ class TestRefusals:
         (tmp_path / "model.safetensors").unlink()
         with pytest.raises(BundleError, match=r"has no model.safetensors"):
             TOY.load(tmp_path)
+
+
+def test_an_episode_longer_than_replay_is_told_of_and_the_run_can_go_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fields = {"replay_rows": 1_024, "eval_every": 0, "final_episodes": 0, "checkpoint_every": 0}
+    fields |= {"checkpoint_grace": 10_000, "update_every": 1_000}
+    toy(lambda: Short(length=2_500), **fields).learn(2_600, run=tmp_path, progress=False)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "longer than the 1,024 transitions that replay holds of an environment: 1 in" in said
+    assert "set replay_rows higher, or envs lower" in said
+    toy(lambda: Short(length=2_500), **fields).learn(2_700, run=tmp_path, progress=False)
+    assert counters(tmp_path).env_step == 2_700
