@@ -49,7 +49,7 @@ MEASURED = (
     Measured("Dreamer", images=True, times=1.84, fields={**_V1, "depth": 32}),
     Measured("Dreamer", images=False, times=2.86, fields=_V1),
     Measured("DreamerV2", images=True, times=2.11, fields=_V2),
-    Measured("TDMPC2", images=False, times=1.69, fields=_TD1),
+    Measured("TDMPC2", images=False, times=1.75, fields=_TD1),
 )
 
 

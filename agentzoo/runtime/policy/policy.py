@@ -146,8 +146,10 @@ class Policy:
         self.spec, self.step, self.digest = spec, step, digest
         self.seed = spec.seed if seed is None else seed
         self.deterministic = spec.deterministic if deterministic is None else deterministic
-        if not 0 <= self.seed < SEEDS:
-            raise ConfigError(f"the seed is {self.seed}, expected 0 <= seed < 2**63; pass another")
+        if not isinstance(self.seed, int | np.integer) or not 0 <= self.seed < SEEDS:
+            raise ConfigError(
+                f"the seed is {self.seed!r}, expected 0 <= seed < 2**63; pass another whole number"
+            )
         self._noise = with_plan_axes(spec.noise, spec.plan)
         self.reset()
         start = self.start(1)

@@ -337,7 +337,7 @@ def is_batched(specs: Mapping[str, ObsSpec], observation: Observation) -> bool:
     _refuse_reset(observation)
     key, spec = next(iter(specs.items()))
     value = observation.get(key, 0) if isinstance(observation, Mapping) else observation
-    return np.ndim(value) == len(spec.source) + 1
+    return _array(key, value).ndim == len(spec.source) + 1
 
 
 def _refuse_reset(observation: object) -> None:

@@ -46,6 +46,17 @@ def test_elements_of_a_batch_draw_their_own_noise(policy):
     assert len(np.unique(actions, axis=0)) == 4
 
 
+@pytest.mark.parametrize("seed", [-1, 1 << 63, 1.5, "3"])
+def test_a_seed_is_a_whole_number(policy, seed):
+    with pytest.raises(ConfigError, match=r"the seed is .*, expected 0 <= seed < 2\*\*63"):
+        policy.session(seed=seed)
+
+
+def test_a_ragged_observation_is_a_sentence_in_predict_as_well(policy):
+    with pytest.raises(ObservationError, match="cannot be made an array"):
+        policy.predict([[0.0, 1.0], [1.0]])
+
+
 def test_same_seed_same_actions_and_another_seed_others(policy):
     runs = [[policy.session(seed=s).act(obs) for obs in VECTORS[:3]] for s in (1, 1, 2)]
     assert np.array_equal(runs[0], runs[1])
