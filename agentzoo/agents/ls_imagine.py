@@ -1310,8 +1310,6 @@ class LSImagine(Agent):
         "debug": _DEBUG,
     }
 
-    _is_new = False  # whether nothing was loaded into its networks
-
     def __init__(
         self,
         env: EnvLike | None = None,
@@ -1336,20 +1334,22 @@ class LSImagine(Agent):
         return goal if world.suite == "vizdoom" else {"repeat": 1, **goal}
 
     def _build(self, env: EnvLike) -> None:
-        """Build as every agent does; one that is new opens its scorer."""
-        is_new = self._is_new = not hasattr(self, "algorithm")
+        """Build as every agent does; one that is new reads its map network."""
+        is_new = not hasattr(self, "algorithm")
         super()._build(env)
         config, algorithm = self.config, self.algorithm
         assert isinstance(config, LSImagineConfig)
         assert isinstance(algorithm, LSImagineAlgorithm)
         if is_new and config.scorer:
             algorithm.scorer = open_scorer(config)  # what is wrong with it is said at once
+        if is_new and algorithm.maps is not None:
+            algorithm.maps.load_state_dict(MapModel.load(config.map_network).for_goal(config.goal))
 
     def _wire(self, obs: Mapping[str, ObsSpec], action: ActionSpec) -> None:
-        """Make the networks; a new agent's map network is read, a loaded one's came with it."""
+        """Make the networks, anew where several processes agree on a seed; maps are kept."""
+        before: LSImagineAlgorithm | None = vars(self).get("algorithm")
         super()._wire(obs, action)
-        config, algorithm = self.config, self.algorithm
-        assert isinstance(config, LSImagineConfig)
+        algorithm = self.algorithm
         assert isinstance(algorithm, LSImagineAlgorithm)
-        if self._is_new and algorithm.maps is not None:
-            algorithm.maps.load_state_dict(MapModel.load(config.map_network).for_goal(config.goal))
+        if before is not None and before.maps is not None and algorithm.maps is not None:
+            algorithm.maps.load_state_dict(before.maps.state_dict())
