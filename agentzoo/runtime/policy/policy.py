@@ -146,7 +146,7 @@ class Policy:
         self.spec, self.step, self.digest = spec, step, digest
         self.seed = spec.seed if seed is None else seed
         self.deterministic = spec.deterministic if deterministic is None else deterministic
-        if not isinstance(self.seed, int | np.integer) or not 0 <= self.seed < SEEDS:
+        if not hasattr(self.seed, "__index__") or not 0 <= self.seed < SEEDS:  # NumPy's, too
             raise ConfigError(
                 f"the seed is {self.seed!r}, expected 0 <= seed < 2**63; pass another whole number"
             )
