@@ -27,7 +27,7 @@ def check_spec(spec: PolicySpec, *, has_world: bool = False) -> None:
         BundleError: naming the field, what stands there and what was expected.
     """
     for shape in _shapes(spec):
-        if not is_shape(shape):
+        if not _is_shape(shape):
             raise BundleError(f"the manifest holds the shape {shape!s:.80}, which no policy has")
     tensors = (*spec.obs.values(), *spec.carry.values(), *spec.probes.values())
     for dtype in (one.dtype for one in tensors):
@@ -39,7 +39,7 @@ def check_spec(spec: PolicySpec, *, has_world: bool = False) -> None:
         _check_planner(spec, spec.plan)
 
 
-def is_shape(shape: Sequence[int]) -> bool:
+def _is_shape(shape: Sequence[int]) -> bool:
     """Whether a tensor of one batch element may have this shape; looks at each size first."""
     plain = len(shape) <= AXES_LIMIT and all(0 <= size <= TENSOR_LIMIT for size in shape)
     return plain and math.prod(shape) <= TENSOR_LIMIT

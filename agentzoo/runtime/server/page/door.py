@@ -15,6 +15,7 @@ from typing import cast
 from aiohttp import WSMsgType, web
 
 from ...errors import AgentZooError, ServingError
+from ...evaluation.rollout import SEEDS
 from ...world import has_world
 from ..connections import ClientConnection
 from ..history import History
@@ -66,7 +67,6 @@ WAITS = UNREAD + FRAME_LIMIT  # with more, answers wait; a show never sends so m
 STATS_S = 1.0
 MOST_SOCKETS = 64
 SPEEDS = (0.05, 8.0)
-SEEDS = 1 << 32  # that every environment takes
 LARGEST = 1e6  # of an action's numbers, which are from -1 to 1; JSON has some that no float holds
 
 

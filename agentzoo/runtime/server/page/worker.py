@@ -130,8 +130,7 @@ def policy_of(job: Job) -> Policy:
         AgentZooError: if it cannot be opened.
     """
     plan = parse_plan(job.plan) if job.plan else None
-    mode = job.deterministic
-    return load_policy(job.folder, provider="cpu", deterministic=mode, plan=plan)
+    return load_policy(job.folder, provider="cpu", deterministic=job.deterministic, plan=plan)
 
 
 class Watching:
