@@ -22,7 +22,7 @@ test: $(VENV)/.dev  ## the fast tests
 	$(PYTEST) -n $(WORKERS) -m "not slow and not gpu" $(ARGS)
 
 slow: $(VENV)/.dev  ## the tests that take minutes
-	$(PYTEST) -n $(WORKERS) -m "slow and not gpu" $(ARGS) || test $$? -eq 5  # 5: there is none
+	$(PYTEST) -n $(WORKERS) --dist loadgroup -m "slow and not gpu" $(ARGS) || test $$? -eq 5  # 5: there is none
 
 check: $(VENV)/.dev  ## format, lint and types, changing nothing
 	$(BIN)/ruff format --check .

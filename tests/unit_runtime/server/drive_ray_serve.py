@@ -32,7 +32,7 @@ from ray.util import list_named_actors
 
 from agentzoo.runtime import RemotePolicy, load_policy
 from agentzoo.runtime.errors import ServingError
-from agentzoo.runtime.server.replica import SESSION, replica_of
+from agentzoo.runtime.server.replica import MARK, SESSION, replica_of
 from tests.unit_runtime.server.wires import outputs, tensor
 
 URL = "127.0.0.1:8000"  # as in the configuration
@@ -178,6 +178,8 @@ class Load(threading.Thread):
     def end(self) -> Counter[str]:
         self.is_over.set()
         self.join(60)
+        if self.remote is not None:
+            self.remote.close()  # an open websocket keeps its replica busy, see `spread`
         return self.seen
 
 
@@ -251,7 +253,8 @@ def swap(bundle: Path, deploy: Callable[[], None]) -> dict[str, Any]:
     acting.start()
     deploy()
 
-    wait_for(lambda: {version for _, version in on_both()} == {"2"})
+    names = sorted({replica_of(one.session) for one in sequences})
+    wait_for(lambda: versions(names) == {"2"})
     is_over.set()
     acting.join(60)
     answers.update(one.act() for one in [*sequences, *episodes])
@@ -260,11 +263,11 @@ def swap(bundle: Path, deploy: Callable[[], None]) -> dict[str, Any]:
     return {"swapped": answers}
 
 
-def fresh(number: int) -> tuple[str, str]:
+def fresh(number: int, session: str) -> tuple[str, str]:
     """Replica and version of a sequence that begins now; it ends at once."""
     parameters = {"sequence_id": 2 + number, "sequence_start": True, "sequence_end": True}
     try:
-        status, said, found = Request(OBSERVATIONS[:1], parameters).answer()
+        status, said, found = Request(OBSERVATIONS[:1], parameters, session).answer()
     except TimeoutError:  # where a replica takes long to start
         return "", ""
     if status != 200:
@@ -272,10 +275,21 @@ def fresh(number: int) -> tuple[str, str]:
     return replica_of(found[SESSION]), said["model_version"]
 
 
-def on_both() -> set[tuple[str, str]]:
-    """Replicas with their versions, if two of them answer; else nothing."""
-    found = {fresh(number) for number in range(POLICIES)} - {("", "")}
-    return found if len({replica for replica, _ in found}) == 2 else set()
+def versions(names: list[str]) -> set[str]:
+    """The versions that sequences begin with at these replicas; "" where one is not reached.
+
+    Each is named by a session id: else only the less busy one might be asked, again and again. Of
+    several requests each proxy gets some.
+    """
+    asked = [(name, number) for name in names for number in range(POLICIES // 2)]
+    answers = [(name, *fresh(number, f"{name}{MARK}version")) for name, number in asked]
+    return {version if found == name else "" for name, found, version in answers}
+
+
+def are_two_reached() -> bool:
+    """Whether there are two replicas and every proxy knows both."""
+    names = [one.rpartition("#")[2] for one in replicas()]
+    return len(names) == 2 and "" not in versions(names)
 
 
 def told_to_end(episodes: list[Episode], deploy: Callable[[], None]) -> dict[str, Any]:
@@ -336,7 +350,7 @@ def spread(bundle: Path) -> tuple[list[Sequence], list[Episode]]:
     are opened by turns.
     """
     # an actor is there before it answers, and the proxy hears of it later still
-    wait_for(on_both)
+    wait_for(are_two_reached)
     sequences, episodes = list[Sequence](), list[Episode]()
     for seed in range(POLICIES):
         episodes.append(Episode(bundle, seed))

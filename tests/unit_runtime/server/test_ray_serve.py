@@ -71,7 +71,8 @@ def seen(interpreter: Path, made: Path, tmp_path_factory: pytest.TempPathFactory
     return json.loads(done.stdout.splitlines()[-1])
 
 
-pytestmark = pytest.mark.slow
+# in one worker: `seen` runs once, and no second cluster beside it
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray_serve")]
 
 
 def test_sessions_stay_with_their_replicas(seen: Any) -> None:
