@@ -281,13 +281,13 @@ def versions(names: list[str]) -> set[str]:
     Each is named by a session id: else only the less busy one might be asked, again and again. Of
     several requests each proxy gets some.
     """
-    asked = [(name, number) for name in names for number in range(POLICIES // 2)]
+    asked = [(name, number) for name in names for number in range(POLICIES)]
     answers = [(name, *fresh(number, f"{name}{MARK}version")) for name, number in asked]
     return {version if found == name else "" for name, found, version in answers}
 
 
 def are_two_reached() -> bool:
-    """Whether there are two replicas and every proxy knows both."""
+    """Whether there are two replicas and both answer through the proxies that were asked."""
     names = [one.rpartition("#")[2] for one in replicas()]
     return len(names) == 2 and "" not in versions(names)
 
